@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` builds real images and shows them, `make test` passes every
+# test. Both install what they need (Debian packages when root) on a machine that has only a Rust
+# toolchain, gcc, make and git.
+
+CARGO ?= cargo
+IMAGES := target/test-images
+PACKAGES := busybox-static ca-certificates docker-registry git iproute2 mmdebstrap uidmap
+
+.PHONY: help setup images build test lint unit demo fuzz clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
+
+setup: ## Install the Debian packages that tests and the demo use
+	@tests/setup $(PACKAGES)
+
+images: setup ## Make the root filesystems that tests and the demo build on
+	@tests/images/make $(IMAGES)
+
+build: ## Build the binary
+	$(CARGO) build --locked -p cofferdam
+
+lint: ## Formatting, lints and documentation, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+unit: images build ## Every test, without the lints
+	$(CARGO) test --locked --workspace
+
+test: setup lint unit ## Everything that must pass
+
+demo: images build ## Build a real application, run it, change a line and build again
+	@examples/demo
+
+fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
+	@fuzz/run
+
+clean: ## Remove everything that was built
+	$(CARGO) clean

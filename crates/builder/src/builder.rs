@@ -1,0 +1,131 @@
+//! A running builder: its parts, and the builds it has.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cofferdam_solver::{EventStream, Job, Solver};
+use tokio::sync::Notify;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::gateway::bridge::Bridge;
+use crate::runtime::OpRuntime;
+use crate::worker::Worker;
+
+/// How long a finished build can still be asked for its events.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// A running builder.
+pub(crate) struct Builder {
+    /// The shared parts.
+    pub(crate) context: Arc<Context>,
+    /// Schedules all builds.
+    pub(crate) solver: Arc<Solver<OpRuntime>>,
+    /// What the builder says about itself.
+    pub(crate) worker: Worker,
+    builds: Mutex<HashMap<String, Build>>,
+    arrived: Notify,
+}
+
+struct Build {
+    job: Arc<Job<OpRuntime>>,
+    bridge: Option<Arc<Bridge>>,
+}
+
+impl Builder {
+    /// Puts a builder together.
+    pub(crate) fn new(
+        context: Arc<Context>,
+        solver: Arc<Solver<OpRuntime>>,
+        worker: Worker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            solver,
+            worker,
+            builds: Mutex::default(),
+            arrived: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Build>> {
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a build under its ref.
+    pub(crate) fn add(
+        &self,
+        job: Arc<Job<OpRuntime>>,
+        bridge: Arc<Bridge>,
+    ) -> Result<(), Failure> {
+        let id = job.id().to_owned();
+        let mut builds = self.lock();
+        if builds.contains_key(&id) {
+            return Err(Failure::unknown(format!("job ID {id} exists")));
+        }
+        builds.insert(id, Build { job, bridge: Some(bridge) });
+        drop(builds);
+        self.arrived.notify_waiters();
+        Ok(())
+    }
+
+    /// Ends a build: its bridge answers no more, its events stay for a moment.
+    pub(crate) fn finish(self: &Arc<Self>, id: &str) {
+        if let Some(build) = self.lock().get_mut(id) {
+            build.bridge = None;
+            build.job.close();
+        }
+        self.context.remove_build(id);
+        let builder = Arc::clone(self);
+        let id = id.to_owned();
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            builder.lock().remove(&id);
+        });
+    }
+
+    /// The bridge of build `id`, which may be on its way.
+    pub(crate) async fn bridge(&self, id: &str, wait: Duration) -> Result<Arc<Bridge>, Failure> {
+        self.wait_for(id, wait, |build| build.bridge.clone()).await
+    }
+
+    /// The events of build `id`, which may be on its way.
+    pub(crate) async fn events(&self, id: &str, wait: Duration) -> Result<EventStream, Failure> {
+        self.wait_for(id, wait, |build| Some(build.job.events())).await
+    }
+
+    async fn wait_for<T>(
+        &self,
+        id: &str,
+        wait: Duration,
+        find: impl Fn(&Build) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let look = async {
+            loop {
+                let arrived = self.arrived.notified();
+                tokio::pin!(arrived);
+                arrived.as_mut().enable();
+                if let Some(found) = self.lock().get(id).and_then(&find) {
+                    return found;
+                }
+                arrived.await;
+            }
+        };
+        tokio::time::timeout(wait, look)
+            .await
+            .map_err(|_| Failure::not_found(format!("no such job {id}")))
+    }
+
+    /// Cancels every build, for the end of the process.
+    pub(crate) fn cancel_all(&self) {
+        for build in self.lock().values() {
+            build.job.cancel();
+        }
+    }
+
+    /// Whether no build is running.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lock().values().all(|build| build.bridge.is_none())
+    }
+}

@@ -1,0 +1,237 @@
+//! Importing a cache: its records and where their layers are.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use cofferdam_digest::Digest;
+use cofferdam_image::registry::Repository;
+use cofferdam_image::{Descriptor, Document, ImageConfig, Manifest, Platform, Reference, media};
+use cofferdam_session::Session;
+use cofferdam_solver::Step;
+use futures::FutureExt;
+
+use super::config::{CacheConfig, MAX_RECORDS, MEDIA_TYPE};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::snapshot::Snapshot;
+use crate::source::image::{RegistryBlobs, SessionBlobs};
+use crate::source::layers::{BlobSource, RemoteLayers};
+
+/// Largest config of a cache manifest.
+const MAX_CONFIG: u64 = 64 << 20;
+/// Where an image's config keeps an inline cache.
+const INLINE_KEY: &str = "moby.buildkit.cache.v0";
+
+/// A cache that was read.
+pub(crate) struct ImportedCache {
+    records: HashMap<Digest, Vec<(Descriptor, Digest)>>,
+    blobs: Arc<dyn BlobSource>,
+    name: String,
+}
+
+/// What a client wants imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImportRequest {
+    /// `registry` or `local`.
+    pub(crate) kind: String,
+    /// Its attributes.
+    pub(crate) attrs: std::collections::BTreeMap<String, String>,
+}
+
+impl ImportRequest {
+    /// How progress names the cache.
+    pub(crate) fn name(&self) -> String {
+        match self.attrs.get("ref") {
+            Some(reference) => reference.clone(),
+            None => {
+                let digest = Digest::of(format!("{:?}", self.attrs));
+                format!("{}:{}", self.kind, &digest.hex()[..12])
+            }
+        }
+    }
+}
+
+impl ImportedCache {
+    /// The output stored under `key`, its layers not yet fetched.
+    pub(crate) fn lookup(
+        &self,
+        context: &Arc<Context>,
+        key: &Digest,
+        output: usize,
+        step: &Step,
+    ) -> Option<Snapshot> {
+        let layers = self.records.get(&output_key(key, output))?.clone();
+        if layers.is_empty() {
+            return Some(Snapshot::scratch());
+        }
+        let blobs = Arc::clone(&self.blobs);
+        let name = format!("imported from {}", self.name);
+        let log = step.progress.clone();
+        let remote = RemoteLayers::new(&context.store, blobs, layers, name, log);
+        Some(Snapshot::remote(Arc::new(remote)))
+    }
+
+    /// Reads the cache that `request` names.
+    pub(crate) async fn load(
+        context: &Arc<Context>,
+        request: &ImportRequest,
+        sessions: &[String],
+    ) -> Result<Self, Failure> {
+        match request.kind.as_str() {
+            "registry" => Self::from_registry(context, request, sessions).await,
+            "local" => Self::from_client(context, request, sessions).await,
+            other => Err(Failure::invalid(format!("unknown cache importer: {other:?}"))),
+        }
+    }
+
+    async fn from_registry(
+        context: &Arc<Context>,
+        request: &ImportRequest,
+        sessions: &[String],
+    ) -> Result<Self, Failure> {
+        let text = request
+            .attrs
+            .get("ref")
+            .ok_or_else(|| Failure::invalid("registry cache importer needs a ref"))?;
+        let reference = Reference::parse(text).map_err(Failure::of)?;
+        let repository = context.repository(&reference, sessions.to_vec());
+        let fetched = repository.fetch(&reference.target()).await.map_err(Failure::of)?;
+        let records = match fetched.document {
+            Document::Manifest(manifest) if manifest.config.media_type == MEDIA_TYPE => {
+                let bytes = blob(&repository, &manifest.config).await?;
+                records(&parse(&bytes)?, &manifest.layers)
+            }
+            Document::Manifest(manifest) => inline(&repository, &manifest).await?,
+            Document::Index(index) => {
+                let config =
+                    index.manifests.iter().find(|entry| entry.media_type == MEDIA_TYPE);
+                match config {
+                    Some(config) => {
+                        let bytes = blob(&repository, config).await?;
+                        records(&parse(&bytes)?, &index.manifests)
+                    }
+                    None => inline_of_index(&repository, &reference).await?,
+                }
+            }
+        };
+        let blobs = Arc::new(RegistryBlobs::new(repository));
+        Ok(Self { records, blobs, name: text.clone() })
+    }
+
+    async fn from_client(
+        context: &Arc<Context>,
+        request: &ImportRequest,
+        sessions: &[String],
+    ) -> Result<Self, Failure> {
+        let attr = |key: &str| {
+            request.attrs.get(key).cloned().ok_or_else(|| {
+                Failure::invalid(format!("local cache importer requires {key}"))
+            })
+        };
+        let (source, digest) = (attr("src")?, attr("digest")?);
+        let digest = Digest::parse(&digest).map_err(Failure::of)?;
+        let open = |session: Arc<Session>| {
+            let blobs = SessionBlobs::new(session, format!("local:{source}"));
+            async move {
+                let bytes = blobs.small(&digest, cofferdam_image::MAX_DOCUMENT).await?;
+                Ok((blobs, bytes))
+            }
+            .boxed()
+        };
+        let (blobs, bytes) = context.any_session(sessions, open).await?;
+        let (config, layers) = match Document::parse(&bytes, None).map_err(Failure::of)? {
+            Document::Manifest(manifest) => (Some(manifest.config), manifest.layers),
+            Document::Index(index) => {
+                let found = index.manifests.iter().find(|entry| entry.media_type == MEDIA_TYPE);
+                (found.cloned(), index.manifests)
+            }
+        };
+        let config = config
+            .filter(|config| config.media_type == MEDIA_TYPE)
+            .ok_or_else(|| Failure::invalid(format!("{source} holds no build cache")))?;
+        let bytes = blobs.small(&config.digest, MAX_CONFIG).await?;
+        let records = records(&parse(&bytes)?, &layers);
+        Ok(Self { records, blobs: Arc::new(blobs), name: source })
+    }
+}
+
+/// The key of one output of a record: the record's own for the first.
+pub(super) fn output_key(key: &Digest, output: usize) -> Digest {
+    if output == 0 { *key } else { Digest::of(format!("{key}@{output}")) }
+}
+
+fn parse(bytes: &[u8]) -> Result<CacheConfig, Failure> {
+    let config: CacheConfig = serde_json::from_slice(bytes)
+        .map_err(|error| Failure::invalid(format!("malformed build cache: {error}")))?;
+    if config.records.len() > MAX_RECORDS {
+        return Err(Failure::invalid("build cache has too many records"));
+    }
+    Ok(config)
+}
+
+async fn blob(repository: &Repository, descriptor: &Descriptor) -> Result<Bytes, Failure> {
+    repository.small_blob(descriptor).await.map_err(Failure::of)
+}
+
+type Records = HashMap<Digest, Vec<(Descriptor, Digest)>>;
+
+/// Records whose every layer is described completely.
+fn records(config: &CacheConfig, descriptors: &[Descriptor]) -> Records {
+    let by_digest: HashMap<Digest, &Descriptor> =
+        descriptors.iter().map(|descriptor| (descriptor.digest, descriptor)).collect();
+    let mut found = Records::new();
+    for record in &config.records {
+        let Some(chain) = config.chain(record) else { continue };
+        let layers: Option<Vec<(Descriptor, Digest)>> = chain
+            .iter()
+            .map(|layer| {
+                let annotations = layer.annotations.as_ref()?;
+                let mut descriptor = (*by_digest.get(&layer.blob?)?).clone();
+                if !media::is_layer(&descriptor.media_type) {
+                    descriptor.media_type = annotations.media_type.clone();
+                }
+                Some((descriptor, annotations.diff_id?))
+            })
+            .collect();
+        if let Some(layers) = layers {
+            found.insert(record.digest, layers);
+        }
+    }
+    found
+}
+
+/// An inline cache: records in the image's config, about the image's own layers.
+async fn inline(repository: &Repository, manifest: &Manifest) -> Result<Records, Failure> {
+    let bytes = blob(repository, &manifest.config).await?;
+    let config = ImageConfig::parse(&bytes).map_err(Failure::of)?;
+    let Some(encoded) = config.extra.get(INLINE_KEY).and_then(|value| value.as_str()) else {
+        return Err(Failure::unknown("the image holds no build cache"));
+    };
+    let json = base64::engine::general_purpose::STANDARD
+        .decode(encoded)
+        .map_err(|error| Failure::invalid(format!("malformed inline cache: {error}")))?;
+    let mut cache = parse(&json)?;
+    let diff_ids = &config.rootfs.diff_ids;
+    for ((layer, descriptor), diff_id) in
+        cache.layers.iter_mut().zip(&manifest.layers).zip(diff_ids)
+    {
+        layer.blob = Some(descriptor.digest);
+        layer.annotations = Some(super::config::LayerAnnotations {
+            media_type: descriptor.media_type.clone(),
+            diff_id: Some(*diff_id),
+            size: descriptor.size,
+        });
+    }
+    Ok(records(&cache, &manifest.layers))
+}
+
+async fn inline_of_index(
+    repository: &Repository,
+    reference: &Reference,
+) -> Result<Records, Failure> {
+    let resolved =
+        repository.resolve(&reference.target(), &Platform::host()).await.map_err(Failure::of)?;
+    inline(repository, &resolved.manifest).await
+}

@@ -1,0 +1,214 @@
+//! What every part of a builder shares: store, launcher, gate, sessions, registries.
+//!
+//! Knows which build has which session, so that a step can ask its own clients, and nobody
+//! else's, for files, credentials and secrets. Never keeps a secret.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cofferdam_egress::{Attachment, GATE_ADDRESS, Gate, StepRecord};
+use cofferdam_image::registry;
+use cofferdam_sandbox::{Launcher, Network};
+use cofferdam_session::{LookupError, Session, SessionManager};
+use cofferdam_solver::Step;
+use cofferdam_store::{IdRange, Store};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::cache::Imports;
+use crate::config::Config;
+use crate::downloads::Downloads;
+use crate::failure::Failure;
+
+/// Largest resolver configuration that is read.
+const MAX_RESOLV_CONF: u64 = 64 << 10;
+
+/// One build as its steps see it.
+#[derive(Clone, Default)]
+pub(crate) struct BuildInfo {
+    /// Sessions of the build's client.
+    pub(crate) sessions: Vec<String>,
+    /// Caches the build may look into.
+    pub(crate) imports: Arc<Imports>,
+}
+
+/// The shared parts of a builder.
+pub(crate) struct Context {
+    /// State on disk.
+    pub(crate) store: Arc<Store>,
+    /// Starts sandboxes.
+    pub(crate) launcher: Launcher,
+    /// The way to the network, when there is one.
+    pub(crate) gate: Option<Gate>,
+    /// Open sessions.
+    pub(crate) sessions: Arc<SessionManager>,
+    /// Registries.
+    pub(crate) registries: Arc<registry::Client>,
+    /// Plain downloads.
+    pub(crate) http: reqwest::Client,
+    /// Configuration.
+    pub(crate) config: Config,
+    /// Downloads between key and use.
+    pub(crate) downloads: Downloads,
+    builds: Mutex<HashMap<String, BuildInfo>>,
+}
+
+impl Context {
+    /// Puts the parts together.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        launcher: Launcher,
+        gate: Option<Gate>,
+        registries: Arc<registry::Client>,
+        http: reqwest::Client,
+        config: Config,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            launcher,
+            gate,
+            sessions: SessionManager::new(),
+            registries,
+            http,
+            config,
+            downloads: Downloads::default(),
+            builds: Mutex::default(),
+        })
+    }
+
+    /// How ids are written to disk.
+    pub(crate) fn store_ids(&self) -> IdRange {
+        self.store.ids()
+    }
+
+    /// Makes a build known under its job id.
+    pub(crate) fn add_build(&self, job: &str, info: BuildInfo) {
+        self.lock().insert(job.to_owned(), info);
+    }
+
+    /// Forgets a build.
+    pub(crate) fn remove_build(&self, job: &str) {
+        self.lock().remove(job);
+    }
+
+    /// The caches of a build.
+    pub(crate) fn imports_of(&self, job: &str) -> Arc<Imports> {
+        self.lock().get(job).map(|build| Arc::clone(&build.imports)).unwrap_or_default()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, BuildInfo>> {
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The builds that want a step, in the order they came.
+    pub(crate) fn builds_of(&self, step: &Step) -> Vec<BuildInfo> {
+        let builds = self.lock();
+        step.jobs().iter().filter_map(|job| builds.get(&**job).cloned()).collect()
+    }
+
+    /// The sessions of the builds that want a step.
+    pub(crate) fn sessions_of(&self, step: &Step) -> Vec<String> {
+        self.builds_of(step).into_iter().flat_map(|build| build.sessions).collect()
+    }
+
+    /// Tries `attempt` with each session in turn until one succeeds; the last error wins.
+    pub(crate) async fn any_session<'a, T: Send>(
+        &self,
+        ids: &[String],
+        attempt: impl Fn(Arc<Session>) -> BoxFuture<'a, Result<T, Failure>> + Send,
+    ) -> Result<T, Failure> {
+        let mut last = Failure::of(LookupError::None);
+        for id in ids {
+            match self.sessions.get(id).await {
+                Err(error) => last = Failure::of(error),
+                Ok(session) => match attempt(session).await {
+                    Ok(value) => return Ok(value),
+                    Err(failure) => last = failure,
+                },
+            }
+        }
+        Err(last)
+    }
+
+    /// A secret's bytes from any client that wants the step.
+    pub(crate) async fn secret(&self, step: &Step, id: &str) -> Result<Vec<u8>, Failure> {
+        let ids = self.sessions_of(step);
+        self.any_session(&ids, |session| {
+            async move { session.get_secret(id).await.map_err(Failure::of) }.boxed()
+        })
+        .await
+    }
+
+    /// A session that forwards agent `id`.
+    pub(crate) async fn agent_session(
+        &self,
+        step: &Step,
+        id: &str,
+    ) -> Result<Arc<Session>, Failure> {
+        let ids = self.sessions_of(step);
+        self.any_session(&ids, |session| {
+            async move {
+                session.check_agent(id).await.map_err(Failure::of)?;
+                Ok(session)
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Gives a step the network.
+    pub(crate) async fn attach(&self, tun: OwnedFd, step: &str) -> Result<Attachment, Failure> {
+        let gate = self.gate.as_ref().ok_or_else(|| {
+            Failure::unknown("this builder has no egress gate: use --network=none for the step")
+        })?;
+        gate.attach(tun, step).await.map_err(Failure::of)
+    }
+
+    /// Keeps what a step connected to, in the log of the builder.
+    pub(crate) fn record_connections(&self, step: &Step, record: StepRecord) {
+        for connection in record.connections {
+            tracing::info!(vertex = %step.digest, ?connection, "egress");
+        }
+    }
+
+    /// Whether the configuration gives every step the host's network.
+    pub(crate) fn host_network_by_default(&self) -> bool {
+        self.config.worker.oci.network_mode == "host"
+    }
+
+    /// A step's resolver configuration: the gate, the host's own, or nothing.
+    pub(crate) fn resolv_conf(&self, network: Network) -> Vec<u8> {
+        let mut text = String::new();
+        match network {
+            Network::None => return Vec::new(),
+            Network::Gate => text.push_str(&format!("nameserver {GATE_ADDRESS}\n")),
+            Network::Host if self.config.dns.nameservers.is_empty() => {
+                return read_host_resolv_conf();
+            }
+            Network::Host => {
+                for server in &self.config.dns.nameservers {
+                    text.push_str(&format!("nameserver {server}\n"));
+                }
+            }
+        }
+        if !self.config.dns.search_domains.is_empty() {
+            text.push_str(&format!("search {}\n", self.config.dns.search_domains.join(" ")));
+        }
+        if !self.config.dns.options.is_empty() {
+            text.push_str(&format!("options {}\n", self.config.dns.options.join(" ")));
+        }
+        text.into_bytes()
+    }
+}
+
+fn read_host_resolv_conf() -> Vec<u8> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    if let Ok(file) = std::fs::File::open("/etc/resolv.conf") {
+        // Without it a step has no resolver, which its own error will say better than ours.
+        let _ = file.take(MAX_RESOLV_CONF).read_to_end(&mut text);
+    }
+    text
+}
+

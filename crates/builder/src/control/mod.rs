@@ -1,0 +1,11 @@
+//! `moby.buildkit.v1.Control`: the API that every BuildKit client speaks first.
+
+mod filter;
+mod health;
+mod service;
+mod solve;
+mod status;
+mod usage;
+
+pub(crate) use health::HealthService;
+pub(crate) use service::ControlService;

@@ -1,0 +1,136 @@
+//! The service itself: each call checked, handed on, and its failure given a code.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_wire::moby::buildkit::v1 as wire;
+use cofferdam_wire::moby::buildkit::v1::Control;
+use connectrpc::{
+    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
+    ServiceStream,
+};
+
+use super::{solve, status, usage};
+use crate::builder::Builder;
+use crate::failure::Failure;
+
+/// How long `Status` waits for its build: clients open both at the same time.
+const STATUS_WAIT: Duration = Duration::from_secs(6);
+/// Response header by which clients correct for their clock.
+const TIMESTAMP: &str = "buildkit-current-timestamp";
+
+/// The control API over a builder.
+pub(crate) struct ControlService {
+    builder: Arc<Builder>,
+}
+
+impl ControlService {
+    /// The API of `builder`.
+    pub(crate) const fn new(builder: Arc<Builder>) -> Self {
+        Self { builder }
+    }
+}
+
+fn no_history(call: &str) -> ConnectError {
+    ConnectError::unimplemented(format!("{call}: this builder keeps no build history"))
+}
+
+impl Control for ControlService {
+    async fn disk_usage(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, wire::DiskUsageRequest>,
+    ) -> ServiceResult<wire::DiskUsageResponse> {
+        let request = request.to_owned_message();
+        Response::ok(usage::disk_usage(&self.builder.context, request).await?)
+    }
+
+    async fn prune(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, wire::PruneRequest>,
+    ) -> ServiceResult<ServiceStream<wire::UsageRecord>> {
+        let gone = usage::prune(&self.builder.context, request.to_owned_message()).await?;
+        Response::stream_ok(futures::stream::iter(gone.into_iter().map(Ok)))
+    }
+
+    async fn solve(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, wire::SolveRequest>,
+    ) -> ServiceResult<wire::SolveResponse> {
+        let request = request.to_owned_message();
+        let id = request.Ref.clone();
+        match solve::solve(&self.builder, request).await {
+            Ok(response) => Response::ok(response),
+            Err(failure) => {
+                tracing::info!(build = id, %failure, "build failed");
+                Err(failure.into())
+            }
+        }
+    }
+
+    async fn status(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, wire::StatusRequest>,
+    ) -> ServiceResult<ServiceStream<wire::StatusResponse>> {
+        let id = request.to_owned_message().Ref;
+        let events = self.builder.events(&id, STATUS_WAIT).await?;
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+        Ok(Response::stream(status::responses(events)).with_header(TIMESTAMP, now))
+    }
+
+    async fn session(
+        &self,
+        context: RequestContext,
+        requests: InboundStream<wire::BytesMessage>,
+    ) -> ServiceResult<ServiceStream<wire::BytesMessage>> {
+        let stream = self
+            .builder
+            .context
+            .sessions
+            .open(context.headers(), requests)
+            .await
+            .map_err(Failure::of)?;
+        Response::stream_ok(stream)
+    }
+
+    async fn list_workers(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, wire::ListWorkersRequest>,
+    ) -> ServiceResult<wire::ListWorkersResponse> {
+        let filters = request.to_owned_message().filter;
+        let worker = &self.builder.worker;
+        let record = if worker.matches(&filters) { vec![worker.record()] } else { Vec::new() };
+        Response::ok(wire::ListWorkersResponse { record, ..Default::default() })
+    }
+
+    async fn info(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, wire::InfoRequest>,
+    ) -> ServiceResult<wire::InfoResponse> {
+        Response::ok(wire::InfoResponse {
+            buildkitVersion: buffa::MessageField::some(crate::worker::version()),
+            ..Default::default()
+        })
+    }
+
+    async fn listen_build_history(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, wire::BuildHistoryRequest>,
+    ) -> ServiceResult<ServiceStream<wire::BuildHistoryEvent>> {
+        Err(no_history("ListenBuildHistory"))
+    }
+
+    async fn update_build_history(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, wire::UpdateBuildHistoryRequest>,
+    ) -> ServiceResult<wire::UpdateBuildHistoryResponse> {
+        Err(no_history("UpdateBuildHistory"))
+    }
+}

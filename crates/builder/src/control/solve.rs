@@ -1,0 +1,350 @@
+//! `Control.Solve`: one build from request to response.
+//!
+//! The call lasts as long as the build. When it is dropped, because the client went away, or
+//! when the client's session ends, the build is cancelled and everything it held is released.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use cofferdam_digest::Digest;
+use cofferdam_graph::Edge;
+use cofferdam_wire::moby::buildkit::v1::{SolveRequest, SolveResponse};
+use cofferdam_wire::pb;
+use tokio_util::sync::CancellationToken;
+
+use crate::builder::Builder;
+use crate::cache::export as cache_export;
+use crate::cache::export::ExportRequest;
+use crate::cache::import::ImportRequest;
+use crate::context::BuildInfo;
+use crate::export::{Attributes, Export, Kind, Output, Refs, vertex_digest};
+use crate::failure::Failure;
+use crate::gateway::bridge::{Answer, AnswerRefs, Bridge};
+use crate::gateway::entitlements::Granted;
+
+/// Newest wire behaviour this builder has, in BuildKit's numbering.
+const COMPATIBILITY: i64 = 30;
+/// Frontend attribute that is an exporter attribute too.
+const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
+/// Where an image's config keeps an inline cache.
+const INLINE_KEY: &str = "moby.buildkit.cache.v0";
+
+/// Ends a build whichever way its call ends.
+struct Ending {
+    builder: Arc<Builder>,
+    id: String,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.builder.finish(&self.id);
+    }
+}
+
+/// Runs a build.
+pub(super) async fn solve(
+    builder: &Arc<Builder>,
+    request: SolveRequest,
+) -> Result<SolveResponse, Failure> {
+    check(&request)?;
+    let wanted = exporters(&request)?;
+    let granted = Granted::new(&builder.context.config, &request.Entitlements)?;
+    let job = builder.solver.job(&request.Ref).map_err(Failure::of)?;
+    let bridge = Bridge::new(
+        Arc::clone(&builder.context),
+        Arc::clone(&job),
+        request.Session.clone(),
+        builder.worker.platforms.clone(),
+        request.FrontendInputs.clone().into_iter().collect(),
+        granted,
+    );
+    let sessions = if request.Session.is_empty() { vec![] } else { vec![request.Session.clone()] };
+    let info = BuildInfo { sessions: sessions.clone(), ..BuildInfo::default() };
+    builder.context.add_build(&request.Ref, info);
+    builder.add(job, Arc::clone(&bridge))?;
+    let _ending = Ending { builder: Arc::clone(builder), id: request.Ref.clone() };
+
+    let client_gone = client_gone(builder, &request.Session);
+    let run = run(builder, &bridge, &request, wanted, sessions);
+    tokio::select! {
+        result = run => result,
+        () = client_gone => {
+            bridge.job.cancel();
+            Err(Failure::canceled())
+        }
+        () = cancelled(bridge.job.cancellation()) => Err(Failure::canceled()),
+    }
+}
+
+async fn cancelled(token: CancellationToken) {
+    token.cancelled().await;
+}
+
+/// Resolves when a session that was there has ended; never for a build without one.
+async fn client_gone(builder: &Arc<Builder>, session: &str) {
+    if !session.is_empty() {
+        if let Ok(session) = builder.context.sessions.get(session).await {
+            session.closed().cancelled().await;
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+fn check(request: &SolveRequest) -> Result<(), Failure> {
+    if request.Ref.is_empty() {
+        return Err(Failure::invalid("solve request without ref"));
+    }
+    if request.CompatibilityVersion > COMPATIBILITY {
+        return Err(Failure::invalid(format!(
+            "unsupported compatibility-version {}: upgrade buildkit (max supported: {COMPATIBILITY})",
+            request.CompatibilityVersion
+        )));
+    }
+    if request.Definition.is_set() && !request.Frontend.is_empty() {
+        return Err(Failure::invalid("cannot solve with both Definition and Frontend specified"));
+    }
+    if request.SourcePolicy.is_set() || !request.SourcePolicySession.is_empty() {
+        return Err(Failure::new(
+            connectrpc::ErrorCode::Unimplemented,
+            "source policies are not supported",
+        ));
+    }
+    Ok(())
+}
+
+/// The exporters of a request: the list, or the single one of older clients.
+fn exporters(request: &SolveRequest) -> Result<Vec<Attributes>, Failure> {
+    let epoch = request.FrontendAttrs.get(EPOCH_ARG);
+    let parse = |kind: &str, attrs: &HashMap<String, String>| {
+        let mut attrs: BTreeMap<String, String> =
+            attrs.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        if let Some(epoch) = epoch.filter(|epoch| epoch.parse::<i64>().is_ok()) {
+            attrs.entry("source-date-epoch".to_owned()).or_insert_with(|| epoch.clone());
+        }
+        Attributes::parse(kind, &attrs)
+    };
+    let copied = |attrs: &_| -> HashMap<String, String> { std::iter::Iterator::collect(pairs(attrs)) };
+    if !request.Exporters.is_empty() {
+        return request
+            .Exporters
+            .iter()
+            .map(|exporter| parse(&exporter.Type, &copied(&exporter.Attrs)))
+            .collect();
+    }
+    if request.ExporterDeprecated.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![parse(&request.ExporterDeprecated, &copied(&request.ExporterAttrsDeprecated))?])
+}
+
+fn pairs<'a>(
+    attrs: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> impl Iterator<Item = (String, String)> {
+    attrs.into_iter().map(|(key, value)| (key.clone(), value.clone()))
+}
+
+async fn run(
+    builder: &Arc<Builder>,
+    bridge: &Arc<Bridge>,
+    request: &SolveRequest,
+    wanted: Vec<Attributes>,
+    sessions: Vec<String>,
+) -> Result<SolveResponse, Failure> {
+    bridge.import(imports(request)).await;
+    let answer = answer(bridge, request).await?;
+    let mut output = bridge.output(&answer).await?;
+    let cache_exports = cache_requests(request)?;
+    if cache_exports.iter().any(|request| request.kind == "inline") {
+        add_inline_cache(builder, bridge, &mut output).await?;
+    }
+    let mut response: BTreeMap<String, String> = answer
+        .metadata
+        .iter()
+        .filter(|(key, _)| key.starts_with("frontend."))
+        .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
+        .collect();
+    for (index, attributes) in wanted.into_iter().enumerate() {
+        let digest = vertex_digest(&request.Session, index);
+        let log = bridge.job.vertex(digest, title(attributes.kind));
+        let export = Export {
+            context: Arc::clone(&builder.context),
+            sessions: sessions.clone(),
+            index,
+            attributes,
+            log,
+        };
+        response.extend(export.run(&output).await?);
+    }
+    for (index, wanted) in cache_exports.iter().enumerate() {
+        if wanted.kind != "inline" {
+            let session = &request.Session;
+            response.extend(export_cache(builder, bridge, wanted, &output, session, index).await?);
+        }
+    }
+    Ok(SolveResponse {
+        ExporterResponse: response.into_iter().collect(),
+        ..SolveResponse::default()
+    })
+}
+
+const fn title(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Image => "exporting to image",
+        Kind::Oci => "exporting to oci image format",
+        Kind::Docker => "exporting to docker image format",
+        Kind::Tar => "exporting to client tarball",
+        Kind::Local => "exporting to client directory",
+    }
+}
+
+fn imports(request: &SolveRequest) -> Vec<ImportRequest> {
+    let Some(cache) = request.Cache.as_option() else { return Vec::new() };
+    let old = cache.ImportRefsDeprecated.iter().map(|reference| ImportRequest {
+        kind: "registry".to_owned(),
+        attrs: BTreeMap::from([("ref".to_owned(), reference.clone())]),
+    });
+    let new = cache.Imports.iter().map(|entry| ImportRequest {
+        kind: entry.Type.clone(),
+        attrs: pairs(&entry.Attrs).collect(),
+    });
+    // Frontend builds carry their imports as a frontend attribute.
+    let listed: Vec<FrontendImport> = request
+        .FrontendAttrs
+        .get("cache-imports")
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let listed =
+        listed.into_iter().map(|entry| ImportRequest { kind: entry.kind, attrs: entry.attrs });
+    let plain = request.FrontendAttrs.get("cache-from").map_or("", String::as_str);
+    let plain = plain.split(',').filter(|text| !text.is_empty()).map(|text| ImportRequest {
+        kind: "registry".to_owned(),
+        attrs: BTreeMap::from([("ref".to_owned(), text.to_owned())]),
+    });
+    old.chain(new).chain(listed).chain(plain).collect()
+}
+
+#[derive(serde::Deserialize)]
+struct FrontendImport {
+    #[serde(rename = "Type")]
+    kind: String,
+    #[serde(rename = "Attrs", default)]
+    attrs: BTreeMap<String, String>,
+}
+
+async fn answer(bridge: &Arc<Bridge>, request: &SolveRequest) -> Result<Answer, Failure> {
+    if let Some(definition) = request.Definition.as_option().filter(|def| !def.def.is_empty()) {
+        let reference = bridge.reference(definition.clone())?;
+        return Ok(Answer { refs: AnswerRefs::Single(Some(reference)), ..Answer::default() });
+    }
+    if request.Definition.is_set() && request.Frontend.is_empty() {
+        // A definition without ops is scratch.
+        return Ok(Answer::default());
+    }
+    if request.Frontend.is_empty() {
+        return bridge.verdict().await;
+    }
+    let attrs = pairs(&request.FrontendAttrs).collect();
+    let inputs: HashMap<String, pb::Definition> = bridge.inputs.clone();
+    bridge.frontend(&request.Frontend, attrs, inputs).await
+}
+
+fn cache_requests(request: &SolveRequest) -> Result<Vec<ExportRequest>, Failure> {
+    let Some(cache) = request.Cache.as_option() else { return Ok(Vec::new()) };
+    let mut wanted: Vec<ExportRequest> = cache
+        .Exports
+        .iter()
+        .map(|entry| ExportRequest {
+            kind: entry.Type.clone(),
+            attrs: pairs(&entry.Attrs).collect(),
+        })
+        .collect();
+    if !cache.ExportRefDeprecated.is_empty() {
+        let mut attrs: BTreeMap<String, String> = pairs(&cache.ExportAttrsDeprecated).collect();
+        attrs.insert("ref".to_owned(), cache.ExportRefDeprecated.clone());
+        wanted.push(ExportRequest { kind: "registry".to_owned(), attrs });
+    }
+    for request in &wanted {
+        request.title()?;
+    }
+    Ok(wanted)
+}
+
+/// The identities of every vertex the build looked at.
+fn identities(bridge: &Bridge) -> Vec<Digest> {
+    let mut found = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    let mut stack: Vec<Edge> = bridge.solved();
+    while let Some(edge) = stack.pop() {
+        if !seen.insert(edge.vertex.digest) {
+            continue;
+        }
+        if edge.vertex.export_cache() {
+            found.extend(bridge.job.identity(&edge.vertex.digest));
+        }
+        stack.extend(edge.vertex.inputs.iter().cloned());
+    }
+    found
+}
+
+async fn final_trees(output: &Output) -> Result<Vec<crate::snapshot::Tree>, Failure> {
+    let mut trees = Vec::new();
+    match &output.refs {
+        Refs::Single(Some(snapshot)) => trees.push(snapshot.tree().await?),
+        Refs::Single(None) => {}
+        Refs::Map(map) => {
+            for snapshot in map.iter().filter_map(|(_, snapshot)| snapshot.as_ref()) {
+                trees.push(snapshot.tree().await?);
+            }
+        }
+    }
+    Ok(trees)
+}
+
+async fn export_cache(
+    builder: &Arc<Builder>,
+    bridge: &Arc<Bridge>,
+    request: &ExportRequest,
+    output: &Output,
+    session: &str,
+    index: usize,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let log = bridge.job.vertex(Digest::of(format!("{session}-cache-{index}")), request.title()?);
+    let export = async {
+        let mut results = cache_export::collect(&builder.context, identities(bridge)).await?;
+        if !request.is_max() {
+            results = cache_export::only_final(results, &final_trees(output).await?);
+        }
+        let sessions = [session.to_owned()];
+        cache_export::export(&builder.context, request, results, &sessions, &log).await
+    };
+    match log.track(export).await {
+        Err(failure) if request.ignores_errors() => {
+            tracing::warn!(%failure, "cache export failed");
+            Ok(BTreeMap::new())
+        }
+        result => result,
+    }
+}
+
+/// Puts an inline cache into each image config of the output.
+async fn add_inline_cache(
+    builder: &Arc<Builder>,
+    bridge: &Arc<Bridge>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let results = cache_export::collect(&builder.context, identities(bridge)).await?;
+    let trees = final_trees(output).await?;
+    let results = cache_export::only_final(results, &trees);
+    let configs = output.metadata.iter_mut().filter(|(key, _)| {
+        *key == "containerimage.config" || key.starts_with("containerimage.config/")
+    });
+    for ((_, config), tree) in configs.zip(&trees) {
+        let inline = cache_export::inline(&results, tree)?;
+        let mut value: serde_json::Value =
+            serde_json::from_slice(config).map_err(Failure::internal)?;
+        value[INLINE_KEY] = serde_json::Value::String(inline);
+        *config = serde_json::to_vec(&value).map_err(Failure::internal)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Typed details of failures, in the JSON that BuildKit's clients decode.
+//!
+//! Details go on the wire from the outermost inwards; a client shows the source lines of the
+//! first source it finds.
+
+use base64::Engine as _;
+use cofferdam_dockerfile::BuildError;
+use cofferdam_solver::SolveError;
+use cofferdam_wire::pb;
+use connectrpc::ErrorCode;
+use serde_json::json;
+
+use crate::failure::Failure;
+
+const VERTEX: &str = "github.com/moby/buildkit/errdefs.Vertex+json";
+const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
+const FRONTEND_CAPABILITY: &str = "github.com/moby/buildkit/errdefs.FrontendCap+json";
+const SUBREQUEST: &str = "github.com/moby/buildkit/errdefs.Subrequest+json";
+
+/// A failed solve: the step's own details, its vertex, and where it was written.
+pub(crate) fn of_solve(error: &SolveError) -> Failure {
+    let mut failure = Failure::from(error);
+    if let Some(vertex) = error.vertex() {
+        let detail = json!({ "digest": vertex.to_string() }).to_string();
+        failure = failure.with_detail(VERTEX, detail);
+    }
+    for source in error.sources() {
+        failure = failure.with_detail(SOURCE, self::source(&source.info, &source.ranges));
+    }
+    failure
+}
+
+/// A failed frontend: the builder's own failure when that was the cause, and the lines at fault.
+pub(crate) fn of_frontend(error: &BuildError) -> Failure {
+    let inner = error
+        .client_error()
+        .and_then(|client| client.inner())
+        .and_then(|inner| inner.downcast_ref::<Failure>());
+    let code = inner.map_or(ErrorCode::Unknown, Failure::code);
+    let mut failure = Failure::new(code, error.to_string());
+    for (type_url, value) in inner.map(Failure::details).unwrap_or_default().iter().rev() {
+        failure = failure.with_detail(type_url, value.clone());
+    }
+    match error.kind() {
+        cofferdam_dockerfile::BuildErrorKind::UnsupportedCapability(name) => {
+            failure = failure
+                .with_code(ErrorCode::Unimplemented)
+                .with_detail(FRONTEND_CAPABILITY, json!({ "name": name }).to_string());
+        }
+        cofferdam_dockerfile::BuildErrorKind::UnsupportedRequest(name) => {
+            failure = failure
+                .with_code(ErrorCode::Unimplemented)
+                .with_detail(SUBREQUEST, json!({ "name": name }).to_string());
+        }
+        _ => {}
+    }
+    for (info, ranges) in error.sources() {
+        failure = failure.with_detail(SOURCE, source(&info, &ranges));
+    }
+    failure
+}
+
+fn source(info: &pb::SourceInfo, ranges: &[pb::Range]) -> String {
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let position = |position: Option<&pb::Position>| {
+        let position = position.cloned().unwrap_or_default();
+        json!({ "line": position.line, "character": position.character })
+    };
+    let definition = info.definition.as_option().map(|definition| {
+        json!({ "def": definition.def.iter().map(|op| base64(op)).collect::<Vec<_>>() })
+    });
+    json!({
+        "info": {
+            "filename": info.filename,
+            "data": base64(&info.data),
+            "definition": definition,
+            "language": info.language,
+        },
+        "ranges": ranges
+            .iter()
+            .map(|range| json!({
+                "start": position(range.start.as_option()),
+                "end": position(range.end.as_option()),
+            }))
+            .collect::<Vec<_>>(),
+    })
+    .to_string()
+}

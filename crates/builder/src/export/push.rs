@@ -1,0 +1,113 @@
+//! The image exporter: to registries.
+//!
+//! Layers and config go first, manifests after them and the index last, so that a name never
+//! refers to something that is not there yet.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cofferdam_image::Reference;
+use cofferdam_image::registry::{FileBody, Repository};
+use cofferdam_store::Blob;
+use futures::{StreamExt, TryStreamExt};
+
+use super::image::{self, Document, Image};
+use super::layers::PackedLayer;
+use super::{Export, Output, Part, Response};
+use crate::failure::Failure;
+
+/// Blobs uploaded at once.
+const PARALLEL_PUSHES: usize = 4;
+
+/// Makes the image and pushes it under each name when asked to.
+pub(super) async fn export(
+    export: &Export,
+    output: &Output,
+    parts: &[Part],
+) -> Result<Response, Failure> {
+    let image = image::make(export, output, parts).await?;
+    let names = image::names(export, output);
+    if export.attributes.push && names.is_empty() {
+        return Err(Failure::invalid("pushing an image needs a name: use name=…"));
+    }
+    for name in &names {
+        let reference = Reference::parse(name).map_err(Failure::of)?;
+        export.note(format!("naming to {reference}"));
+        if export.attributes.push {
+            push(export, &image, &reference).await?;
+        }
+    }
+    image.response(&names)
+}
+
+async fn push(export: &Export, image: &Image, reference: &Reference) -> Result<(), Failure> {
+    let repository = export.context.repository_for_push(
+        reference,
+        export.sessions.clone(),
+        export.attributes.insecure,
+    )?;
+    let root = image.root()?;
+    let layers = push_blobs(&repository, image);
+    export.step("pushing layers", layers).await?;
+    let name = format!("pushing manifest for {reference}@{}", root.descriptor.digest);
+    let manifests = async {
+        if image.index.is_some() {
+            for platform in &image.images {
+                put(&repository, &platform.manifest, None).await?;
+            }
+        }
+        let tag = reference.tag().filter(|_| !export.attributes.push_by_digest);
+        put(&repository, root, tag).await
+    };
+    export.step(name, manifests).await
+}
+
+async fn put(
+    repository: &Repository,
+    document: &Document,
+    tag: Option<&str>,
+) -> Result<(), Failure> {
+    let bytes = Bytes::copy_from_slice(&document.bytes);
+    repository
+        .push_manifest(&document.descriptor.media_type, bytes, tag)
+        .await
+        .map(|_| ())
+        .map_err(Failure::of)
+}
+
+/// Pushes what a manifest refers to.
+pub(crate) async fn push_blobs_of(
+    repository: &Repository,
+    layers: &[PackedLayer],
+) -> Result<(), Failure> {
+    let mut seen = std::collections::HashSet::new();
+    let unique: Vec<PackedLayer> =
+        layers.iter().filter(|layer| seen.insert(layer.descriptor.digest)).cloned().collect();
+    futures::stream::iter(unique)
+        .map(|layer| async move {
+            let body = body(&layer.blob)?;
+            repository.push_blob(&layer.descriptor, &body, None).await.map_err(Failure::of)?;
+            Ok::<_, Failure>(())
+        })
+        .buffer_unordered(PARALLEL_PUSHES)
+        .try_collect()
+        .await
+}
+
+async fn push_blobs(repository: &Repository, image: &Image) -> Result<(), Failure> {
+    for platform in &image.images {
+        push_blobs_of(repository, &platform.layers).await?;
+        push_bytes(repository, &platform.config).await?;
+    }
+    Ok(())
+}
+
+fn body(blob: &Blob) -> Result<FileBody, Failure> {
+    Ok(FileBody::new(blob.open().map_err(Failure::store)?))
+}
+
+async fn push_bytes(repository: &Repository, document: &Document) -> Result<(), Failure> {
+    let body = Arc::new(crate::bytes_body::BytesBody::new(document.bytes.clone()));
+    repository.push_blob(&document.descriptor, &*body, None).await.map_err(Failure::of)?;
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! What goes wrong in a builder, on its way to a client.
+//!
+//! Rooms below have their own error enums; here they become one message (each cause printed
+//! once), one RPC code and the typed details that BuildKit's clients decode. This is the only
+//! place that chooses codes: absence is NotFound, a client's mistake InvalidArgument, a full disk
+//! or memory ResourceExhausted, other system errors Internal, a failing step Unknown as BuildKit
+//! has it. Messages must never carry a secret, and never a path of the host.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use cofferdam_solver::{SolveError, StepError};
+use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
+use rustix::io::Errno;
+
+/// A failure with code, message and details.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    code: ErrorCode,
+    message: String,
+    details: Vec<(String, Bytes)>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {}
+
+/// An error and its causes as one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // A transparent wrapper repeats its cause; the reader should not.
+        if !text.ends_with(&next) {
+            let _ = write!(text, ": {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn code_of(error: &(dyn Error + 'static)) -> ErrorCode {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let errno = error
+            .downcast_ref::<Errno>()
+            .copied()
+            .or_else(|| error.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error));
+        if matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::NOMEM | Errno::MFILE)) {
+            return ErrorCode::ResourceExhausted;
+        }
+        if matches!(errno, Some(Errno::IO)) {
+            return ErrorCode::Internal;
+        }
+        cause = error.source();
+    }
+    ErrorCode::Unknown
+}
+
+impl Failure {
+    /// A failure with a message.
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Vec::new() }
+    }
+
+    /// An error of a room below, with its causes.
+    pub(crate) fn of(error: impl Error + 'static) -> Self {
+        Self::new(code_of(&error), chain(&error))
+    }
+
+    /// The store, or a file in it, refused.
+    pub(crate) fn store(error: impl Error + 'static) -> Self {
+        Self::of(error)
+    }
+
+    /// Something that cannot happen did.
+    pub(crate) fn internal(error: impl Error + 'static) -> Self {
+        Self::new(ErrorCode::Internal, chain(&error))
+    }
+
+    /// The client asked for something that makes no sense.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidArgument, message)
+    }
+
+    /// A failure as BuildKit reports most of them: with a bare message.
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unknown, message)
+    }
+
+    /// Something is not there.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::NotFound, message)
+    }
+
+    /// The client went away or asked to stop.
+    pub(crate) fn canceled() -> Self {
+        Self::new(ErrorCode::Canceled, "context canceled")
+    }
+
+    /// The same failure, said to have happened while doing something.
+    #[must_use]
+    pub(crate) fn during(mut self, attempt: &str) -> Self {
+        self.message = format!("{attempt}: {}", self.message);
+        self
+    }
+
+    /// The same failure with one more detail, outermost first.
+    #[must_use]
+    pub(crate) fn with_detail(mut self, type_url: &str, value: impl Into<Bytes>) -> Self {
+        self.details.insert(0, (type_url.to_owned(), value.into()));
+        self
+    }
+
+    /// The same failure under another code.
+    #[must_use]
+    pub(crate) const fn with_code(mut self, code: ErrorCode) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The RPC code.
+    pub(crate) const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The message without code.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The typed details, outermost first.
+    pub(crate) fn details(&self) -> &[(String, Bytes)] {
+        &self.details
+    }
+}
+
+impl From<&StepError> for Failure {
+    fn from(error: &StepError) -> Self {
+        let code = u32::try_from(error.code.number()).ok().and_then(ErrorCode::from_grpc_code);
+        Self {
+            code: code.unwrap_or(ErrorCode::Unknown),
+            message: chain(error),
+            details: error.details.clone(),
+        }
+    }
+}
+
+impl From<&SolveError> for Failure {
+    fn from(error: &SolveError) -> Self {
+        match error.step() {
+            Some(step) => Self::from(&**step),
+            None => {
+                let code = u32::try_from(error.code().number()).ok();
+                let code = code.and_then(ErrorCode::from_grpc_code).unwrap_or(ErrorCode::Unknown);
+                Self::new(code, error.to_string())
+            }
+        }
+    }
+}
+
+impl From<Failure> for StepError {
+    fn from(failure: Failure) -> Self {
+        let mut error = Self::new(step_code(failure.code), failure.message);
+        error.details = failure.details;
+        error
+    }
+}
+
+fn step_code(code: ErrorCode) -> cofferdam_solver::ErrorCode {
+    use cofferdam_solver::ErrorCode as Step;
+    match code {
+        ErrorCode::Canceled => Step::Canceled,
+        ErrorCode::InvalidArgument => Step::InvalidArgument,
+        ErrorCode::DeadlineExceeded => Step::DeadlineExceeded,
+        ErrorCode::NotFound => Step::NotFound,
+        ErrorCode::AlreadyExists => Step::AlreadyExists,
+        ErrorCode::PermissionDenied => Step::PermissionDenied,
+        ErrorCode::ResourceExhausted => Step::ResourceExhausted,
+        ErrorCode::FailedPrecondition => Step::FailedPrecondition,
+        ErrorCode::Aborted => Step::Aborted,
+        ErrorCode::OutOfRange => Step::OutOfRange,
+        ErrorCode::Unimplemented => Step::Unimplemented,
+        ErrorCode::Internal => Step::Internal,
+        ErrorCode::Unavailable => Step::Unavailable,
+        ErrorCode::DataLoss => Step::DataLoss,
+        ErrorCode::Unauthenticated => Step::Unauthenticated,
+        _ => Step::Unknown,
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let details = error
+            .details
+            .iter()
+            .map(|detail| {
+                let value = detail.value.as_deref().map(decode_detail).unwrap_or_default();
+                (detail.type_url.clone(), Bytes::from(value))
+            })
+            .collect();
+        Self { code: error.code, message: error.message.clone().unwrap_or_default(), details }
+    }
+}
+
+impl From<Failure> for ConnectError {
+    fn from(failure: Failure) -> Self {
+        let mut error = Self::new(failure.code, failure.message);
+        for (type_url, value) in failure.details {
+            error = error.with_detail(ErrorDetail {
+                type_url,
+                value: Some(base64::engine::general_purpose::STANDARD_NO_PAD.encode(value)),
+                debug: None,
+            });
+        }
+        error
+    }
+}
+
+fn decode_detail(text: &str) -> Vec<u8> {
+    let text = text.trim_end_matches('=');
+    base64::engine::general_purpose::STANDARD_NO_PAD.decode(text).unwrap_or_default()
+}

@@ -1,0 +1,65 @@
+//! What the gateway announces to clients in `Ping`.
+
+use cofferdam_wire::moby::buildkit::v1::apicaps::APICap;
+
+/// Capabilities of the gateway itself; LLB's own are [`cofferdam_graph::CAPABILITIES`].
+const GATEWAY: &[&str] = &[
+    "solve.base",
+    "solve.inlinereturn",
+    "resolveimage",
+    "resolveimage.resolvemode",
+    "readfile",
+    "return",
+    "returnmap",
+    "readdir",
+    "statfile",
+    "importcaches",
+    "proto.refarray",
+    "reference.output",
+    "frontend.inputs",
+    "gateway.solve.metadata",
+    "frontend.caps",
+    "gateway.solve.evaluate",
+    "gateway.evaluate",
+    "gateway.warnings",
+    "reference.attestations",
+    "source.metaresolver",
+];
+
+/// Capabilities LLB knows and this builder does not have (yet); announcing them would make
+/// clients rely on them.
+const ABSENT: &[&str] = &[
+    "cache.gha",
+    "cache.s3",
+    "cache.azblob",
+    "exec.meta.cdi",
+    "exec.meta.network.proxy",
+    "exporter.session",
+    "exporter.image.attestations",
+    "source.policy",
+    "source.policy.session",
+    "source.git.signatureverify",
+    "source.http.signatureverify",
+    "source.git.bundle",
+    "source.git.checkoutbundle",
+    "source.imageblob",
+    "history.filter",
+];
+
+fn capability(id: &str) -> APICap {
+    APICap { ID: id.to_owned(), Enabled: true, ..APICap::default() }
+}
+
+/// The gateway's capabilities.
+pub(super) fn gateway() -> Vec<APICap> {
+    GATEWAY.iter().map(|id| capability(id)).collect()
+}
+
+/// LLB's capabilities.
+pub(super) fn llb() -> Vec<APICap> {
+    cofferdam_graph::CAPABILITIES
+        .iter()
+        .filter(|id| !ABSENT.contains(id))
+        .map(|id| capability(id))
+        .collect()
+}

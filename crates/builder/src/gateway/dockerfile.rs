@@ -1,0 +1,156 @@
+//! The built-in Dockerfile frontend's view of its builder.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofferdam_digest::Digest;
+use cofferdam_dockerfile::{Client, ClientError, ResolvedImage, Warning};
+use cofferdam_graph::default_platform;
+use cofferdam_image::Reference as ImageReference;
+use cofferdam_wire::pb;
+
+use super::bridge::Bridge;
+use super::files;
+use crate::failure::Failure;
+use crate::source::image::{platform_of, resolve_layout};
+
+/// What a frontend may ask of the bridge.
+pub(super) struct FrontendClient {
+    bridge: Arc<Bridge>,
+    inputs: HashMap<String, pb::Definition>,
+}
+
+impl FrontendClient {
+    /// The bridge with the definitions that came with this request.
+    pub(super) const fn new(bridge: Arc<Bridge>, inputs: HashMap<String, pb::Definition>) -> Self {
+        Self { bridge, inputs }
+    }
+}
+
+fn client_error(failure: Failure) -> ClientError {
+    ClientError::with_source(failure.message().to_owned(), failure)
+}
+
+impl Bridge {
+    /// Looks an image up on a vertex of its own.
+    pub(crate) async fn resolve_image(
+        &self,
+        reference: &str,
+        platform: Option<&pb::Platform>,
+        log_name: &str,
+    ) -> Result<crate::source::image::ResolvedImage, Failure> {
+        let name = match log_name {
+            "" => format!("resolve image config for {reference}"),
+            name => name.to_owned(),
+        };
+        let platform = platform.cloned().unwrap_or_else(default_platform);
+        let log = self.job.vertex(Digest::of(format!("{}:{name}", self.job.id())), &name);
+        let resolve = async {
+            let parsed = ImageReference::parse(reference).map_err(Failure::of)?;
+            let sessions = vec![self.session.clone()];
+            let cancelled = self.job.cancellation();
+            let platform = platform_of(&platform);
+            tokio::select! {
+                resolved = self.context.resolve_image(&parsed, &platform, sessions) => {
+                    resolved.map_err(|failure| failure.during(&format!(
+                        "{reference}: failed to resolve source metadata"
+                    )))
+                }
+                () = cancelled.cancelled() => Err(Failure::canceled()),
+            }
+        };
+        log.track(resolve).await
+    }
+}
+
+#[async_trait]
+impl Client for FrontendClient {
+    async fn resolve_image_config(
+        &self,
+        reference: &str,
+        platform: Option<&pb::Platform>,
+        _mode: &str,
+        log_name: &str,
+    ) -> Result<ResolvedImage, ClientError> {
+        let resolved = self
+            .bridge
+            .resolve_image(reference, platform, log_name)
+            .await
+            .map_err(client_error)?;
+        Ok(ResolvedImage {
+            reference: reference.to_owned(),
+            digest: resolved.root,
+            config: resolved.config,
+        })
+    }
+
+    async fn resolve_layout_config(
+        &self,
+        reference: &str,
+        store: &str,
+        platform: Option<&pb::Platform>,
+        log_name: &str,
+    ) -> Result<ResolvedImage, ClientError> {
+        let name = format!("{}:{log_name}", self.bridge.job.id());
+        let log = self.bridge.job.vertex(Digest::of(name), log_name);
+        let platform = platform.cloned().unwrap_or_else(default_platform);
+        let sessions = [self.bridge.session.clone()];
+        let context = &self.bridge.context;
+        let platform = platform_of(&platform);
+        let resolve = resolve_layout(context, reference, store, &platform, &sessions);
+        let (_, resolved) = log.track(resolve).await.map_err(client_error)?;
+        Ok(ResolvedImage {
+            reference: reference.to_owned(),
+            digest: resolved.root,
+            config: resolved.config,
+        })
+    }
+
+    async fn read_file(
+        &self,
+        definition: &pb::Definition,
+        path: &str,
+        max: usize,
+    ) -> Result<Option<Bytes>, ClientError> {
+        let read = async {
+            let reference = self.bridge.reference(definition.clone())?;
+            let snapshot = self.bridge.evaluate(&reference).await?;
+            files::read_optional(&snapshot, path, max).await
+        };
+        read.await.map_err(client_error)
+    }
+
+    async fn source_time(
+        &self,
+        _source: &pb::SourceOp,
+        _log_name: &str,
+    ) -> Result<Option<i64>, ClientError> {
+        Ok(None)
+    }
+
+    fn inputs(&self) -> &HashMap<String, pb::Definition> {
+        &self.inputs
+    }
+
+    fn session_id(&self) -> &str {
+        &self.bridge.session
+    }
+
+    fn worker_platforms(&self) -> &[pb::Platform] {
+        &self.bridge.platforms
+    }
+
+    async fn warn(&self, warning: Warning) {
+        let shown = cofferdam_solver::Warning {
+            level: warning.level,
+            short: Bytes::from(warning.short),
+            detail: warning.detail.into_iter().map(Bytes::from).collect(),
+            url: warning.url,
+            info: Some(Arc::new(warning.source)),
+            ranges: warning.ranges,
+        };
+        self.bridge.warn(warning.vertex, shown);
+    }
+}

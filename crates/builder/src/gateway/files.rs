@@ -1,0 +1,174 @@
+//! Reading files of a result: for frontends, and for clients that look into a build.
+//!
+//! Only regular files are read, through the kernel's own resolution beneath the result's root,
+//! and never more than a bound.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cofferdam_wire::fsutil::types::Stat;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::blocking::blocking;
+use crate::failure::Failure;
+use crate::rooted::{Root, clean, is_absent};
+use crate::snapshot::Snapshot;
+
+/// Largest file content one call returns; messages are limited to 16 MiB.
+pub(super) const MAX_READ: usize = 15 << 20;
+/// Most entries one call lists.
+const MAX_ENTRIES: usize = 100_000;
+
+fn opened(path: &str) -> impl FnOnce(std::io::Error) -> Failure + '_ {
+    move |error| {
+        if is_absent(&error) {
+            Failure::not_found(format!("open {path}: no such file or directory"))
+        } else {
+            Failure::of(error).during(&format!("open {path}"))
+        }
+    }
+}
+
+/// The first `max` bytes of a file; `None` when there is none.
+pub(super) async fn read_optional(
+    snapshot: &Snapshot,
+    path: &str,
+    max: usize,
+) -> Result<Option<Bytes>, Failure> {
+    let view = snapshot.view().await?;
+    let path = clean(path);
+    blocking(move || match view.stat(&path, true) {
+        Ok(None) => Ok(None),
+        Ok(Some(_)) => read(&view, &path, 0, max).map(Some),
+        Err(error) => Err(opened(&path)(error)),
+    })
+    .await?
+}
+
+/// A range of a file's bytes.
+pub(super) async fn read_range(
+    snapshot: &Snapshot,
+    path: &str,
+    offset: u64,
+    length: usize,
+) -> Result<Bytes, Failure> {
+    let view = snapshot.view().await?;
+    let path = clean(path);
+    blocking(move || read(&view, &path, offset, length)).await?
+}
+
+fn read(view: &Arc<Root>, path: &str, offset: u64, length: usize) -> Result<Bytes, Failure> {
+    let fd = view
+        .open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+        .map_err(opened(path))?;
+    let stat = rustix::fs::fstat(&fd).map_err(Failure::of)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => {
+            return Err(Failure::of(std::io::Error::from(Errno::ISDIR)).during(&format!("read {path}")));
+        }
+        _ => return Err(Failure::invalid(format!("{path} is not a regular file"))),
+    }
+    let mut file = std::fs::File::from(fd);
+    let mut bytes = Vec::new();
+    let read = file
+        .seek(SeekFrom::Start(offset))
+        .and_then(|_| file.take(length.min(MAX_READ) as u64).read_to_end(&mut bytes));
+    read.map_err(|error| Failure::of(error).during(&format!("read {path}")))?;
+    Ok(bytes.into())
+}
+
+/// The entries of a directory whose names match `pattern` (all, when it is empty).
+pub(super) async fn list(
+    snapshot: &Snapshot,
+    path: &str,
+    pattern: &str,
+    ids: cofferdam_store::IdRange,
+) -> Result<Vec<Stat>, Failure> {
+    let view = snapshot.view().await?;
+    let path = clean(path);
+    let pattern = pattern.to_owned();
+    blocking(move || {
+        let directory = view.directory(&path).map_err(opened(&path))?;
+        let names = directory.names().map_err(opened(&path))?;
+        names
+            .iter()
+            .filter_map(|name| name.to_str())
+            .filter(|name| pattern.is_empty() || crate::op::file::matches_name(&pattern, name))
+            .take(MAX_ENTRIES)
+            .map(|name| stat_of(&directory, name, ids))
+            .collect()
+    })
+    .await?
+}
+
+/// The attributes of one path, links followed within the root.
+pub(super) async fn stat(
+    snapshot: &Snapshot,
+    path: &str,
+    ids: cofferdam_store::IdRange,
+) -> Result<Stat, Failure> {
+    let view = snapshot.view().await?;
+    let path = clean(path);
+    blocking(move || {
+        let stat = view.stat(&path, true).map_err(opened(&path))?;
+        let stat = stat.ok_or_else(|| {
+            Failure::not_found(format!("stat {path}: no such file or directory"))
+        })?;
+        Ok(wire(path.rsplit('/').next().unwrap_or_default(), &stat, String::new(), ids))
+    })
+    .await?
+}
+
+fn stat_of(
+    directory: &Root,
+    name: &str,
+    ids: cofferdam_store::IdRange,
+) -> Result<Stat, Failure> {
+    let stat = rustix::fs::statat(directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(Failure::of)?;
+    let link = if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+        let target = rustix::fs::readlinkat(directory.as_fd(), name, Vec::new());
+        target.map_err(Failure::of)?.to_string_lossy().into_owned()
+    } else {
+        String::new()
+    };
+    Ok(wire(name, &stat, link, ids))
+}
+
+/// Mode bits as Go's `os.FileMode` has them, which is what the wire carries.
+fn go_mode(mode: u32) -> u32 {
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::Directory => 1 << 31,
+        FileType::Symlink => 1 << 27,
+        FileType::BlockDevice => 1 << 26,
+        FileType::CharacterDevice => (1 << 26) | (1 << 21),
+        FileType::Fifo => 1 << 25,
+        FileType::Socket => 1 << 24,
+        _ => 0,
+    };
+    let special = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
+    let special = special.iter().filter(|(bit, _)| mode & bit != 0).map(|(_, go)| go).sum::<u32>();
+    kind | special | (mode & 0o777)
+}
+
+fn wire(
+    name: &str,
+    stat: &rustix::fs::Stat,
+    link: String,
+    ids: cofferdam_store::IdRange,
+) -> Stat {
+    Stat {
+        path: name.to_owned(),
+        mode: go_mode(stat.st_mode),
+        uid: ids.from_disk(stat.st_uid).unwrap_or(stat.st_uid),
+        gid: ids.from_disk(stat.st_gid).unwrap_or(stat.st_gid),
+        size: stat.st_size,
+        modTime: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
+        linkname: link,
+        ..Stat::default()
+    }
+}

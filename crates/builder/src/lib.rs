@@ -1,0 +1,42 @@
+//! The data plane: control API, sessions, sources, operations, exporters.
+//!
+//! A builder owns one project's store and serves BuildKit's API over it. It wires the rooms
+//! below: frontends turn sources into graphs, the solver schedules them, the sandbox runs their
+//! steps, the store keeps what they made. It runs inside an enclosure, without privilege on the
+//! host, and knows of no other project.
+
+// Handlers name their response types; nothing outside this crate implements them differently.
+#![allow(refining_impl_trait)]
+
+mod blocking;
+mod builder;
+mod bytes_body;
+mod cache;
+mod collect;
+mod config;
+mod content_digest;
+mod context;
+mod control;
+mod credentials;
+mod downloads;
+mod error_details;
+mod export;
+mod failure;
+mod gateway;
+mod op;
+mod registries;
+mod rooted;
+mod run;
+mod runtime;
+mod snapshot;
+mod source;
+mod user;
+mod wire_time;
+mod worker;
+mod xattrs;
+
+pub use config::{
+    Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History, Isolation, KeyPair, Log, Registry,
+    Span, Tls, Worker as WorkerConfig, Workers,
+};
+pub use run::{Listener, Parts, RunError, run};

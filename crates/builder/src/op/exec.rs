@@ -1,0 +1,199 @@
+//! The exec operation: one process tree in a sandbox.
+//!
+//! Semantics are those of LLB's `ExecOp`: mounts, outputs in mount order, users, secrets, exit
+//! codes. Secrets live in memory until the step ends; their values never reach a log, an error
+//! or a key.
+
+use std::sync::Arc;
+
+use cofferdam_graph::Vertex;
+use cofferdam_sandbox::{Exit, Limits, Network, Security, Spec, Ulimit, User};
+use cofferdam_solver::Step;
+use cofferdam_wire::pb;
+
+use super::exec_logs::{self, Pipes};
+use super::exec_mounts::{self, Prepared};
+use super::outputs;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::snapshot::Snapshot;
+use crate::user::resolve_user;
+
+/// What a step finds in `PATH` when its image says nothing.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// As BuildKit names its sandboxes; images and scripts have come to expect it.
+const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+
+/// Runs the vertex and returns its outputs, one per output mount in mount order.
+pub(crate) async fn execute(
+    context: &Arc<Context>,
+    vertex: &Arc<Vertex>,
+    exec: &pb::ExecOp,
+    inputs: Vec<Snapshot>,
+    step: &Step,
+) -> Result<Vec<Snapshot>, Failure> {
+    let meta = exec.meta.as_option().ok_or_else(|| Failure::invalid("invalid exec op with no meta"))?;
+    let mut prepared = exec_mounts::prepare(context, vertex, exec, &inputs, step).await?;
+    let spec = spec(context, vertex, exec, meta, &mut prepared, step).await?;
+    let exit = run(context, spec, step).await?;
+    prepared.finish_agents();
+    check_exit(meta, &exit)?;
+    outputs::collect(prepared, inputs, exit.settled_parents).await
+}
+
+async fn spec(
+    context: &Arc<Context>,
+    vertex: &Arc<Vertex>,
+    exec: &pb::ExecOp,
+    meta: &pb::Meta,
+    prepared: &mut Prepared,
+    step: &Step,
+) -> Result<Spec, Failure> {
+    let user = resolve_user(prepared.root_view(), &meta.user).map_err(Failure::of)?;
+    let mut env = environment(meta);
+    for secret in &exec.secretenv {
+        match context.secret(step, &secret.ID).await {
+            Ok(value) => env.push(format!("{}={}", secret.name, String::from_utf8_lossy(&value))),
+            Err(_) if secret.optional => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    if !env.iter().any(|variable| variable.starts_with("HOME=")) {
+        env.push(format!("HOME={}", user.home));
+    }
+    let mut spec = Spec::new(
+        vertex.digest.hex().chars().take(12).collect::<String>(),
+        prepared.take_root()?,
+        meta.args.clone(),
+    );
+    spec.readonly_root = prepared.readonly_root;
+    spec.mounts = std::mem::take(&mut prepared.mounts);
+    spec.env = env;
+    spec.cwd = if meta.cwd.is_empty() { "/".to_owned() } else { meta.cwd.clone() };
+    spec.no_new_privileges = user.uid == 0;
+    spec.user = User { uid: user.uid, gid: user.gid, groups: user.groups };
+    let hostname = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
+    spec.hostname = hostname.to_owned();
+    for host in &meta.extraHosts {
+        let address = host.IP.parse().map_err(|_| {
+            Failure::invalid(format!("invalid address {:?} for host {}", host.IP, host.Host))
+        })?;
+        spec.hosts.push((address, host.Host.clone()));
+    }
+    spec.network = network(context, exec);
+    spec.resolv_conf = context.resolv_conf(spec.network);
+    spec.security = match exec.security.as_known() {
+        Some(pb::SecurityMode::SANDBOX) => Security::Sandbox,
+        Some(pb::SecurityMode::INSECURE) => Security::Insecure,
+        None => return Err(Failure::invalid("invalid security mode")),
+    };
+    spec.limits = limits(vertex);
+    spec.ulimits = meta
+        .ulimit
+        .iter()
+        .map(|limit| Ulimit {
+            name: limit.Name.clone(),
+            soft: u64::try_from(limit.Soft).unwrap_or(u64::MAX),
+            hard: u64::try_from(limit.Hard).unwrap_or(u64::MAX),
+        })
+        .collect();
+    spec.shm_size = prepared.shm_size;
+    Ok(spec)
+}
+
+/// The op's variables, then proxies in both spellings, then a default path; the first spelling
+/// of a name wins in programs that read the environment from the front.
+fn environment(meta: &pb::Meta) -> Vec<String> {
+    let mut env = meta.env.clone();
+    if let Some(proxy) = meta.proxy_env.as_option() {
+        for (name, value) in [
+            ("HTTP_PROXY", &proxy.http_proxy),
+            ("HTTPS_PROXY", &proxy.https_proxy),
+            ("FTP_PROXY", &proxy.ftp_proxy),
+            ("NO_PROXY", &proxy.no_proxy),
+            ("ALL_PROXY", &proxy.all_proxy),
+        ] {
+            if !value.is_empty() {
+                env.push(format!("{name}={value}"));
+                env.push(format!("{}={value}", name.to_ascii_lowercase()));
+            }
+        }
+    }
+    if !env.iter().any(|variable| variable.starts_with("PATH=")) {
+        env.push(DEFAULT_PATH.to_owned());
+    }
+    env
+}
+
+fn network(context: &Context, exec: &pb::ExecOp) -> Network {
+    if exec.network == pb::NetMode::NONE {
+        Network::None
+    } else if exec.network == pb::NetMode::HOST || context.host_network_by_default() {
+        Network::Host
+    } else {
+        Network::Gate
+    }
+}
+
+fn limits(vertex: &Vertex) -> Limits {
+    let Some(wanted) = vertex.metadata.linux_resources.as_option() else {
+        return Limits::default();
+    };
+    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
+    let memory = positive(wanted.memory);
+    Limits {
+        memory,
+        // The wire counts memory and swap together, the limit counts swap alone.
+        swap: positive(wanted.memorySwap).map(|both| both.saturating_sub(memory.unwrap_or(0))),
+        pids: None,
+        cpu_quota: positive(wanted.cpuQuota),
+        cpu_period: Some(wanted.cpuPeriod).filter(|value| *value > 0),
+        cpu_shares: Some(wanted.cpuShares).filter(|value| *value > 0),
+        cpuset_cpus: text(&wanted.cpusetCpus),
+        cpuset_mems: text(&wanted.cpusetMems),
+    }
+}
+
+async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Failure> {
+    let name = spec.name.clone();
+    let gated = spec.network == Network::Gate;
+    let Pipes { stdout, stderr, readers } = exec_logs::pipes(step)?;
+    let mut running =
+        context.launcher.run(spec, stdout, stderr, None).await.map_err(Failure::of)?;
+    let attachment = match running.take_tun() {
+        Some(tun) if gated => Some(context.attach(tun, &name).await?),
+        _ => None,
+    };
+    let exit = tokio::select! {
+        exit = running.wait() => exit.map_err(Failure::of)?,
+        () = step.cancel.cancelled() => {
+            running.kill();
+            // The step is gone when wait returns; only then may its mounts be reused.
+            let _ = running.wait().await;
+            return Err(Failure::canceled());
+        }
+    };
+    readers.finish().await;
+    if let Some(attachment) = attachment {
+        context.record_connections(step, attachment.finish().await);
+    }
+    Ok(exit)
+}
+
+fn check_exit(meta: &pb::Meta, exit: &Exit) -> Result<(), Failure> {
+    let code = exit.code.unwrap_or_else(|| 128 + exit.signal.unwrap_or(127));
+    let valid: &[i32] = if meta.validExitCodes.is_empty() { &[0] } else { &meta.validExitCodes };
+    if valid.contains(&code) {
+        return Ok(());
+    }
+    let command = meta.args.join(" ");
+    let mut message =
+        format!("process {command:?} did not complete successfully: exit code: {code}");
+    if exit.oom_killed {
+        message.push_str(": the step ran out of memory and was killed");
+    }
+    let detail = serde_json::json!({ "Code": code }).to_string();
+    Err(Failure::unknown(message)
+        .with_detail("github.com/moby/buildkit/gatewayapi.ExitMessage+json", detail))
+}

@@ -1,0 +1,310 @@
+//! Mounts of an exec operation, as detached mounts that a sandbox attaches.
+//!
+//! Every source is a descriptor: a tree, a subdirectory resolved beneath it by the kernel, a
+//! cache directory, a file in memory. A secret exists on tmpfs only, for as long as its step.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use cofferdam_graph::Vertex;
+use cofferdam_sandbox::{Mount, MountSource, detached_bind, detached_file};
+use cofferdam_solver::Step;
+use cofferdam_store::{CacheMount, Sharing, Tree};
+use cofferdam_wire::pb;
+use rustix::fs::{Mode, OFlags};
+use tokio::task::JoinHandle;
+
+use crate::blocking::blocking;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::rooted::{Root, clean};
+use crate::snapshot::{Snapshot, Workspace};
+
+/// What an output of the op is made of, in mount order.
+pub(super) enum Slot {
+    /// A writable layer to commit.
+    Layer(Workspace),
+    /// The mount's input, which could not be changed.
+    Input(usize),
+    /// Nothing was mounted there and nothing could be written.
+    Scratch,
+}
+
+/// Everything a step's sandbox needs that holds resources.
+pub(super) struct Prepared {
+    view: Root,
+    root: Option<OwnedFd>,
+    /// Whether the step may not write to its root.
+    pub(super) readonly_root: bool,
+    /// Mounts other than the root.
+    pub(super) mounts: Vec<Mount>,
+    /// Size asked for `/dev/shm`.
+    pub(super) shm_size: Option<u64>,
+    /// Outputs in mount order.
+    pub(super) slots: Vec<Slot>,
+    /// Writable layers that are thrown away afterwards.
+    discarded: Vec<Workspace>,
+    caches: Vec<CacheMount>,
+    agents: Vec<JoinHandle<()>>,
+    views: Vec<Arc<Root>>,
+}
+
+impl Prepared {
+    /// The root's files, to look up users in.
+    pub(super) const fn root_view(&self) -> &Root {
+        &self.view
+    }
+
+    /// Hands the root over to the sandbox.
+    pub(super) fn take_root(&mut self) -> Result<OwnedFd, Failure> {
+        self.root.take().ok_or_else(|| Failure::unknown("the root was handed over already"))
+    }
+
+    /// Stops forwarding to agents; the step is over.
+    pub(super) fn finish_agents(&mut self) {
+        for agent in self.agents.drain(..) {
+            agent.abort();
+        }
+    }
+
+    /// Releases what is not an output.
+    pub(super) fn into_slots(mut self) -> Vec<Slot> {
+        self.finish_agents();
+        std::mem::take(&mut self.slots)
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.finish_agents();
+    }
+}
+
+/// Makes every mount of `exec`.
+pub(super) async fn prepare(
+    context: &Arc<Context>,
+    vertex: &Vertex,
+    exec: &pb::ExecOp,
+    inputs: &[Snapshot],
+    step: &Step,
+) -> Result<Prepared, Failure> {
+    let root_mount = exec
+        .mounts
+        .iter()
+        .find(|mount| mount.dest == "/")
+        .ok_or_else(|| Failure::invalid("invalid exec op with no rootfs"))?;
+    let name = vertex.name();
+    let base = tree_of(inputs, root_mount.input).await?;
+    let store = Arc::clone(&context.store);
+    let workspace = blocking(move || Workspace::mounted(&store, base, &name)).await??;
+    let mount = workspace.root().as_fd().try_clone_to_owned().map_err(Failure::store)?;
+    let mut prepared = Prepared {
+        view: workspace.root().try_clone().map_err(Failure::store)?,
+        root: Some(mount),
+        readonly_root: root_mount.readonly,
+        mounts: Vec::new(),
+        shm_size: None,
+        slots: Vec::new(),
+        discarded: Vec::new(),
+        caches: Vec::new(),
+        agents: Vec::new(),
+        views: Vec::new(),
+    };
+    let mut root = Some(workspace);
+    for mount in &exec.mounts {
+        if mount.dest == "/" {
+            if let Some(workspace) = root.take() {
+                prepared.keep(workspace, mount);
+            }
+            continue;
+        }
+        prepared.add(context, vertex, exec, mount, inputs, step).await?;
+    }
+    Ok(prepared)
+}
+
+async fn tree_of(inputs: &[Snapshot], input: i64) -> Result<Tree, Failure> {
+    match usize::try_from(input).ok().and_then(|index| inputs.get(index)) {
+        Some(snapshot) => snapshot.tree().await,
+        None => Ok(Tree::scratch()),
+    }
+}
+
+impl Prepared {
+    /// Files a workspace under what becomes of it.
+    fn keep(&mut self, workspace: Workspace, mount: &pb::Mount) {
+        if mount.output < 0 {
+            self.discarded.push(workspace);
+        } else if mount.readonly {
+            self.discarded.push(workspace);
+            self.slots.push(input_slot(mount));
+        } else {
+            self.slots.push(Slot::Layer(workspace));
+        }
+    }
+
+    async fn add(
+        &mut self,
+        context: &Arc<Context>,
+        vertex: &Vertex,
+        exec: &pb::ExecOp,
+        mount: &pb::Mount,
+        inputs: &[Snapshot],
+        step: &Step,
+    ) -> Result<(), Failure> {
+        let source = match mount.mountType.as_known() {
+            Some(pb::MountType::BIND) => {
+                Some(MountSource::Fd(self.bind(context, vertex, mount, inputs).await?))
+            }
+            Some(pb::MountType::CACHE) => {
+                Some(MountSource::Fd(self.cache(context, vertex, mount, inputs).await?))
+            }
+            Some(pb::MountType::TMPFS) => self.tmpfs(mount),
+            Some(pb::MountType::SECRET) => secret(context, mount, step).await?.map(MountSource::Fd),
+            Some(pb::MountType::SSH) => self.agent(context, mount, step).await?.map(MountSource::Fd),
+            None => return Err(Failure::invalid("invalid mount type")),
+        };
+        let cwd = exec.meta.as_option().map_or("/", |meta| meta.cwd.as_str());
+        if let Some(source) = source {
+            let dest = if mount.dest.starts_with('/') {
+                clean(&mount.dest)
+            } else {
+                clean(&format!("{cwd}/{}", mount.dest))
+            };
+            self.mounts.push(Mount { dest, source, readonly: mount.readonly });
+        }
+        Ok(())
+    }
+
+    async fn bind(
+        &mut self,
+        context: &Arc<Context>,
+        vertex: &Vertex,
+        mount: &pb::Mount,
+        inputs: &[Snapshot],
+    ) -> Result<OwnedFd, Failure> {
+        let input = usize::try_from(mount.input).ok().and_then(|index| inputs.get(index));
+        if let (true, Some(snapshot)) = (mount.readonly, input) {
+            let view = snapshot.view().await?;
+            let fd = subtree(&view, &mount.selector)?;
+            self.views.push(view);
+            if mount.output >= 0 {
+                self.slots.push(input_slot(mount));
+            }
+            return Ok(fd);
+        }
+        let base = tree_of(inputs, mount.input).await?;
+        let store = Arc::clone(&context.store);
+        let name = vertex.name();
+        let workspace = blocking(move || Workspace::mounted(&store, base, &name)).await??;
+        let fd = subtree(workspace.root(), &mount.selector)?;
+        self.keep(workspace, mount);
+        Ok(fd)
+    }
+
+    async fn cache(
+        &mut self,
+        context: &Arc<Context>,
+        vertex: &Vertex,
+        mount: &pb::Mount,
+        inputs: &[Snapshot],
+    ) -> Result<OwnedFd, Failure> {
+        let options = mount.cacheOpt.as_option();
+        let id = options.map(|options| options.ID.as_str()).filter(|id| !id.is_empty());
+        let sharing = match options.and_then(|options| options.sharing.as_known()) {
+            Some(pb::CacheSharingOpt::PRIVATE) => Sharing::Private,
+            Some(pb::CacheSharingOpt::LOCKED) => Sharing::Locked,
+            _ => Sharing::Shared,
+        };
+        let base = tree_of(inputs, mount.input).await?;
+        let id = id.unwrap_or(&mount.dest);
+        if vertex.ignore_cache() {
+            context.store.drop_cache_mounts(id);
+        }
+        let guard = context.store.cache_mount(id, &base, sharing).await.map_err(Failure::store)?;
+        let root = Root::new(guard.open().map_err(Failure::store)?);
+        let fd = subtree(&root, &mount.selector)?;
+        self.caches.push(guard);
+        if mount.output >= 0 && mount.input >= 0 {
+            self.slots.push(input_slot(mount));
+        }
+        Ok(fd)
+    }
+
+    /// A tmpfs on `/dev/shm` is how frontends ask for its size; the sandbox makes that one.
+    fn tmpfs(&mut self, mount: &pb::Mount) -> Option<MountSource> {
+        let size = mount.TmpfsOpt.as_option().and_then(|options| u64::try_from(options.size).ok());
+        let size = size.filter(|size| *size > 0);
+        if clean(&mount.dest) == "/dev/shm" {
+            self.shm_size = size;
+            return None;
+        }
+        Some(MountSource::Tmpfs { size })
+    }
+
+    async fn agent(
+        &mut self,
+        context: &Arc<Context>,
+        mount: &pb::Mount,
+        step: &Step,
+    ) -> Result<Option<OwnedFd>, Failure> {
+        let options = mount.SSHOpt.as_option().cloned().unwrap_or_default();
+        let id = if options.ID.is_empty() { cofferdam_session::DEFAULT_AGENT } else { &options.ID };
+        let session = match context.agent_session(step, id).await {
+            Ok(session) => session,
+            Err(_) if options.optional => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        let owner = disk_owner(context, options.uid, options.gid)?;
+        let (listener, fd) = super::exec_agent::socket(owner, options.mode).map_err(Failure::of)?;
+        let id = id.to_owned();
+        self.agents.push(tokio::spawn(async move {
+            if let Err(error) = session.forward_agent(&id, listener).await {
+                tracing::debug!(%error, "agent forwarding ended");
+            }
+        }));
+        Ok(Some(fd))
+    }
+}
+
+fn input_slot(mount: &pb::Mount) -> Slot {
+    usize::try_from(mount.input).map_or(Slot::Scratch, Slot::Input)
+}
+
+/// A clone of the mount beneath `root`, at `selector`, which the kernel resolves inside it.
+fn subtree(root: &Root, selector: &str) -> Result<OwnedFd, Failure> {
+    let path = clean(selector);
+    if path == "/" {
+        return detached_bind(root.as_fd(), false).map_err(Failure::of);
+    }
+    let fd = root.open(&path, OFlags::PATH, Mode::empty()).map_err(|error| {
+        if crate::rooted::is_absent(&error) {
+            Failure::unknown(format!("{path:?}: not found"))
+        } else {
+            Failure::store(error)
+        }
+    })?;
+    detached_bind(fd.as_fd(), false).map_err(Failure::of)
+}
+
+fn disk_owner(context: &Context, uid: u32, gid: u32) -> Result<(u32, u32), Failure> {
+    let ids = context.store_ids();
+    ids.to_disk(uid)
+        .zip(ids.to_disk(gid))
+        .ok_or_else(|| Failure::invalid(format!("ids {uid}:{gid} are outside a build's range")))
+}
+
+async fn secret(
+    context: &Arc<Context>,
+    mount: &pb::Mount,
+    step: &Step,
+) -> Result<Option<OwnedFd>, Failure> {
+    let options = mount.secretOpt.as_option().cloned().unwrap_or_default();
+    let bytes = match context.secret(step, &options.ID).await {
+        Ok(bytes) => bytes,
+        Err(_) if options.optional => return Ok(None),
+        Err(failure) => return Err(failure),
+    };
+    let owner = disk_owner(context, options.uid, options.gid)?;
+    detached_file(&bytes, owner, options.mode & 0o777).map(Some).map_err(Failure::of)
+}

@@ -1,0 +1,210 @@
+//! A builder's life: open the store, serve, collect garbage, stop.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_egress::Gate;
+use cofferdam_sandbox::{Preforked, StepIds};
+use cofferdam_solver::Solver;
+use cofferdam_store::{IdRange, Options as StoreOptions, Store};
+use connectrpc::{ConnectRpcService, Limits, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::builder::Builder;
+use crate::config::Config;
+use crate::context::Context;
+use crate::control::{ControlService, HealthService};
+use crate::failure::Failure;
+use crate::gateway::GatewayService;
+use crate::runtime::OpRuntime;
+use crate::worker::Worker;
+
+/// Largest message of a client, as containerd and BuildKit have it.
+const MAX_MESSAGE: usize = 16 << 20;
+/// How long builds may take to notice that the builder stops.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// What a builder listens on; bound by whoever started it.
+#[derive(Debug)]
+pub enum Listener {
+    /// A unix socket.
+    Unix(UnixListener),
+    /// A TCP socket.
+    Tcp(TcpListener),
+}
+
+/// Everything a builder is given when it starts, inside its enclosure.
+pub struct Parts {
+    /// The store's directory.
+    pub root: PathBuf,
+    /// Configuration.
+    pub config: Config,
+    /// Where to serve the API.
+    pub listeners: Vec<Listener>,
+    /// The control socket of the egress gate.
+    pub gate: Option<OwnedFd>,
+    /// Starts sandboxes; its helpers were forked before any thread existed.
+    pub launcher: Preforked,
+    /// Ids of steps in the builder's user namespace.
+    pub step_ids: StepIds,
+}
+
+/// Why a builder could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The async runtime could not be made.
+    #[error("failed to start the runtime")]
+    Runtime(#[source] std::io::Error),
+    /// A part of the builder could not be opened.
+    #[error("failed to open the builder: {0}")]
+    Open(String),
+    /// A listener could not be served.
+    #[error("failed to serve")]
+    Serve(#[source] std::io::Error),
+}
+
+impl From<Failure> for RunError {
+    fn from(failure: Failure) -> Self {
+        Self::Open(failure.message().to_owned())
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then cancels what runs and closes the store.
+///
+/// # Errors
+/// The store, a socket or another part cannot be opened.
+pub fn run(parts: Parts) -> Result<(), RunError> {
+    // Ignoring the result is right: an error means that a provider is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // File modes asked for by builds are exact.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    let result = runtime.block_on(serve(parts));
+    runtime.shutdown_timeout(STOP_GRACE);
+    result
+}
+
+async fn serve(parts: Parts) -> Result<(), RunError> {
+    let Parts { root, config, listeners, gate, launcher, step_ids } = parts;
+    let ids = IdRange { first: step_ids.first, count: step_ids.count };
+    let store = Store::open(&root, StoreOptions { ids, ..StoreOptions::default() })
+        .map_err(Failure::store)?;
+    let gate = gate.map(Gate::new).transpose().map_err(Failure::of)?;
+    let launcher =
+        launcher.attach(&tokio::runtime::Handle::current()).map_err(Failure::of)?;
+    let registries = crate::registries::client(&config)?;
+    let http = crate::source::http::client().map_err(Failure::of)?;
+    let worker = Worker::open(&store, &config)?;
+    let parallelism = Some(config.worker.oci.max_parallelism).filter(|most| *most > 0);
+    let context = Context::new(Arc::clone(&store), launcher, gate, registries, http, config);
+    let runtime = Arc::new(OpRuntime::new(Arc::clone(&context)));
+    let options = cofferdam_solver::Options { parallelism, ..Default::default() };
+    let builder = Builder::new(Arc::clone(&context), Solver::new(runtime, options), worker);
+
+    let service = service(&builder);
+    for listener in listeners {
+        listen(listener, service.clone()).map_err(RunError::Serve)?;
+    }
+    tokio::spawn(crate::collect::collect_garbage(Arc::clone(&context)));
+    tracing::info!(root = %root.display(), "builder is ready");
+    wait_for_signal().await.map_err(RunError::Serve)?;
+    tracing::info!("builder is stopping");
+    builder.cancel_all();
+    let idle = async {
+        while !builder.is_idle() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(STOP_GRACE, idle).await.is_err() {
+        tracing::warn!("builds were still running when the builder stopped");
+    }
+    tokio::task::spawn_blocking(move || store.flush())
+        .await
+        .map_err(|error| RunError::Open(error.to_string()))?
+        .map_err(Failure::store)?;
+    Ok(())
+}
+
+async fn wait_for_signal() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+type Service = ConnectRpcService<Router>;
+
+fn service(builder: &Arc<Builder>) -> Service {
+    let router = Router::new()
+        .add_service(Arc::new(ControlService::new(Arc::clone(builder))))
+        .add_service(Arc::new(GatewayService::new(Arc::clone(builder))))
+        .add_service(Arc::new(HealthService));
+    let limits = Limits::default()
+        .with_max_request_body_size(MAX_MESSAGE)
+        .with_max_message_size(MAX_MESSAGE);
+    ConnectRpcService::new(router).with_limits(limits)
+}
+
+fn listen(listener: Listener, service: Service) -> std::io::Result<()> {
+    match listener {
+        Listener::Unix(listener) => {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            tokio::spawn(async move {
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => connection(stream, service.clone()),
+                        Err(error) => pause(&error).await,
+                    }
+                }
+            });
+        }
+        Listener::Tcp(listener) => {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(async move {
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => connection(stream, service.clone()),
+                        Err(error) => pause(&error).await,
+                    }
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A failing accept usually means that descriptors ran out; spinning would make it worse.
+async fn pause(error: &std::io::Error) {
+    tracing::warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: Service) {
+    tokio::spawn(async move {
+        let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        server
+            .http2()
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .max_concurrent_streams(1000);
+        let service = TowerToHyperService::new(service);
+        if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+}

@@ -1,0 +1,190 @@
+//! What the solver drives: the meaning of each vertex, and where results are kept.
+//!
+//! Connects the solver's questions (what is it called, is it known, do it, keep it) with
+//! sources, operations and the store. Holds no state of its own.
+
+mod dependencies;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cofferdam_digest::{Digest, Digester};
+use cofferdam_graph::Vertex;
+use cofferdam_solver::{CacheInput, CacheMap, Cached, RecordMeta, Runtime, Step, StepError};
+use cofferdam_store::Record;
+use cofferdam_wire::pb::__buffa::oneof::op::Op;
+
+use crate::blocking::blocking;
+use crate::content_digest::{self, Selector};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::snapshot::Snapshot;
+use crate::{op, source};
+
+/// Part of every key: what one isolation level built is not reused at another.
+const ISOLATION: &str = "namespaces";
+
+/// The builder as the solver sees it.
+pub(crate) struct OpRuntime {
+    context: Arc<Context>,
+}
+
+impl OpRuntime {
+    /// A runtime over the builder's parts.
+    pub(crate) const fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    async fn map(&self, vertex: &Arc<Vertex>, step: &Step) -> Result<CacheMap, Failure> {
+        if let Some(Op::Source(source)) = &vertex.op.op {
+            let key = source::key(&self.context, vertex, source, step).await?;
+            return Ok(CacheMap { digest: key.digest, inputs: Vec::new(), volatile: key.volatile });
+        }
+        let mut digester = Digester::new();
+        digester.field(ISOLATION);
+        digester.field(dependencies::operation_digest(vertex).as_bytes());
+        let inputs = dependencies::dependencies(vertex)
+            .into_iter()
+            .map(|dependency| CacheInput {
+                selector: dependency.selector_digest(),
+                by_content: dependency.by_content,
+            })
+            .collect();
+        Ok(CacheMap { digest: digester.finish(), inputs, volatile: false })
+    }
+
+    async fn content(
+        &self,
+        vertex: &Arc<Vertex>,
+        index: usize,
+        output: &Snapshot,
+    ) -> Result<Digest, Failure> {
+        let dependency = dependencies::dependencies(vertex).into_iter().nth(index);
+        let mut selectors = dependency.map(|found| found.selectors).unwrap_or_default();
+        if selectors.is_empty() {
+            selectors.push(Selector::whole());
+        }
+        let mut digester = Digester::new();
+        for selector in &selectors {
+            digester.field(selector.digest().as_bytes());
+        }
+        let name = digester.finish();
+        let store = Arc::clone(&self.context.store);
+        let tree = output.known_tree();
+        if let Some(known) = tree.as_ref().and_then(|tree| store.content_digest(tree, &name)) {
+            return Ok(known);
+        }
+        let view = output.view().await?;
+        let ids = store.ids();
+        let digest = blocking(move || content_digest::digest(&view, ids, &selectors))
+            .await?
+            .map_err(|error| {
+                Failure::of(error).during(
+                    "failed to compute cache key: failed to calculate checksum of ref",
+                )
+            })?;
+        // Only what cannot change any more may be remembered: a client's mirror can.
+        if let Some(tree) = output.known_tree().filter(|_| output.is_immutable()) {
+            store.put_content_digest(&tree, &name, digest);
+        }
+        Ok(digest)
+    }
+
+    async fn run(
+        &self,
+        vertex: &Arc<Vertex>,
+        inputs: Vec<Snapshot>,
+        step: &Step,
+    ) -> Result<Vec<Snapshot>, Failure> {
+        let context = &self.context;
+        match &vertex.op.op {
+            Some(Op::Source(source)) => {
+                Ok(vec![source::snapshot(context, vertex, source, step).await?])
+            }
+            Some(Op::Exec(exec)) => op::exec::execute(context, vertex, exec, inputs, step).await,
+            Some(Op::File(file)) => op::file_op::execute(context, vertex, file, inputs).await,
+            Some(Op::Merge(merge)) => op::merge::merge(merge, &inputs).await,
+            Some(Op::Diff(diff)) => op::merge::diff(&context.store, diff, &inputs).await,
+            Some(Op::Passthrough(_)) => Ok(inputs),
+            Some(Op::Build(_)) => {
+                Err(Failure::invalid("build ops inside a graph are not supported"))
+            }
+            None => Err(Failure::invalid("invalid op with no kind")),
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for OpRuntime {
+    type Output = Snapshot;
+
+    async fn cache_map(&self, vertex: &Arc<Vertex>, step: &Step) -> Result<CacheMap, StepError> {
+        Ok(self.map(vertex, step).await?)
+    }
+
+    async fn content_digest(
+        &self,
+        vertex: &Arc<Vertex>,
+        index: usize,
+        output: &Snapshot,
+        _step: &Step,
+    ) -> Result<Digest, StepError> {
+        Ok(self.content(vertex, index, output).await?)
+    }
+
+    async fn execute(
+        &self,
+        vertex: &Arc<Vertex>,
+        inputs: Vec<Snapshot>,
+        step: &Step,
+    ) -> Result<Vec<Snapshot>, StepError> {
+        Ok(self.run(vertex, inputs, step).await?)
+    }
+
+    async fn lookup(&self, key: &Digest, output: usize, step: &Step) -> Option<Cached<Snapshot>> {
+        if let Some((record, mut trees)) = self.context.store.record(key) {
+            if output < trees.len() {
+                return Some(Cached {
+                    output: Snapshot::committed(trees.swap_remove(output)),
+                    identity: record.identity,
+                    duration: Some(record.duration),
+                });
+            }
+        }
+        for build in self.context.builds_of(step) {
+            if let Some(snapshot) = build.imports.lookup(&self.context, key, output, step) {
+                return Some(Cached { output: snapshot, identity: *key, duration: None });
+            }
+        }
+        None
+    }
+
+    async fn store(&self, keys: &[Digest], outputs: &[Snapshot], meta: RecordMeta) {
+        let Some((identity, aliases)) = keys.split_first() else { return };
+        if !outputs.iter().all(Snapshot::is_recordable) {
+            return;
+        }
+        let Some(trees) = outputs.iter().map(Snapshot::known_tree).collect::<Option<Vec<_>>>()
+        else {
+            return;
+        };
+        let mut record = Record::new(*identity, &trees);
+        record.aliases = aliases.to_vec();
+        record.description = meta.name;
+        record.duration = meta.duration;
+        let store = Arc::clone(&self.context.store);
+        match blocking(move || store.put_record(record)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a result could not be remembered"),
+            Err(error) => tracing::warn!(%error, "a result could not be remembered"),
+        }
+    }
+
+    async fn link(&self, identity: &Digest, aliases: &[Digest]) {
+        for alias in aliases {
+            if let Err(error) = self.context.store.add_alias(identity, *alias) {
+                tracing::debug!(%error, "an alias could not be remembered");
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Layers of an image or an imported cache: fetched when somebody looks at files.
+//!
+//! Each layer is found by its chain id or fetched, verified (compressed digest, size and
+//! uncompressed digest) and unpacked into a layer of the store. Layers do not depend on each
+//! other on disk, so they are fetched and unpacked side by side.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofferdam_digest::Digest;
+use cofferdam_image::layer::{self, ApplyOptions};
+use cofferdam_image::{Descriptor, chain_ids};
+use cofferdam_solver::{Status, VertexLog};
+use cofferdam_store::{Blob, BlobWriter, Layer, LayerBlob, RecordType, Store, Tree};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+
+use crate::blocking::blocking;
+use crate::failure::Failure;
+use crate::snapshot::RemoteTree;
+
+/// Layers of one image that are fetched at once; registries limit connections per client.
+const PARALLEL_FETCHES: usize = 4;
+/// How often progress of one download is reported, in bytes.
+const REPORT_EVERY: u64 = 4 << 20;
+
+/// Where blobs come from.
+#[async_trait]
+pub(crate) trait BlobSource: Send + Sync {
+    /// The bytes of a blob from `offset` on; unverified.
+    async fn open(
+        &self,
+        descriptor: &Descriptor,
+        offset: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure>;
+}
+
+/// The layers of one tree, bottom first.
+pub(crate) struct RemoteLayers {
+    store: Arc<Store>,
+    blobs: Arc<dyn BlobSource>,
+    layers: Vec<(Descriptor, Digest)>,
+    name: String,
+    log: VertexLog,
+}
+
+impl RemoteLayers {
+    /// Layers as pairs of what to fetch and the digest of the uncompressed tar.
+    pub(crate) fn new(
+        store: &Arc<Store>,
+        blobs: Arc<dyn BlobSource>,
+        layers: Vec<(Descriptor, Digest)>,
+        name: String,
+        log: VertexLog,
+    ) -> Self {
+        Self { store: Arc::clone(store), blobs, layers, name, log }
+    }
+
+    /// All layers, when every one is on this disk.
+    pub(crate) fn present(&self) -> Option<Tree> {
+        let diff_ids: Vec<Digest> = self.layers.iter().map(|(_, diff_id)| *diff_id).collect();
+        let layers: Option<Vec<Layer>> =
+            chain_ids(&diff_ids).iter().map(|id| self.store.layer_by_chain_id(id)).collect();
+        layers.map(Tree::new)
+    }
+
+    async fn layer(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: Digest,
+        chain_id: Digest,
+    ) -> Result<Layer, Failure> {
+        if let Some(layer) = self.store.layer_by_chain_id(&chain_id) {
+            return Ok(layer);
+        }
+        let blob = fetch(&self.store, &*self.blobs, descriptor, &self.log).await?;
+        let extracting =
+            Status::begin(format!("extracting {}", descriptor.digest), "extract".to_owned());
+        self.log.status(extracting.clone());
+        let store = Arc::clone(&self.store);
+        let media_type = descriptor.media_type.clone();
+        let name = self.name.clone();
+        let descriptor = descriptor.clone();
+        let layer = blocking(move || {
+            let layer = unpack(&store, &blob, &media_type, diff_id, &name)?;
+            store.set_layer_blob(&layer, layer_blob(&descriptor, diff_id));
+            store.set_layer_chain_id(&layer, chain_id);
+            Ok::<_, Failure>(layer)
+        })
+        .await??;
+        self.log.status(extracting.done());
+        Ok(layer)
+    }
+}
+
+#[async_trait]
+impl RemoteTree for RemoteLayers {
+    async fn fetch(&self) -> Result<Tree, Failure> {
+        if let Some(tree) = self.present() {
+            return Ok(tree);
+        }
+        let diff_ids: Vec<Digest> = self.layers.iter().map(|(_, diff_id)| *diff_id).collect();
+        let chain = chain_ids(&diff_ids);
+        self.log.start();
+        let mut work = Vec::with_capacity(chain.len());
+        for ((descriptor, diff_id), chain_id) in self.layers.iter().zip(chain) {
+            work.push(self.layer(descriptor, *diff_id, chain_id).boxed());
+        }
+        let result = futures::stream::iter(work)
+            .buffered(PARALLEL_FETCHES)
+            .try_collect::<Vec<Layer>>()
+            .await;
+        match result {
+            Ok(layers) => {
+                self.log.complete();
+                Ok(Tree::new(layers))
+            }
+            Err(failure) => {
+                self.log.fail(failure.message());
+                Err(failure)
+            }
+        }
+    }
+}
+
+fn layer_blob(descriptor: &Descriptor, diff_id: Digest) -> LayerBlob {
+    LayerBlob {
+        digest: descriptor.digest,
+        size: descriptor.size,
+        media_type: descriptor.media_type.clone(),
+        diff_id,
+        annotations: Default::default(),
+    }
+}
+
+/// Brings a blob to this store, continuing what an earlier attempt left.
+pub(crate) async fn fetch(
+    store: &Arc<Store>,
+    blobs: &dyn BlobSource,
+    descriptor: &Descriptor,
+    log: &VertexLog,
+) -> Result<Blob, Failure> {
+    if let Some(blob) = store.blob(&descriptor.digest) {
+        return Ok(blob);
+    }
+    let opener = Arc::clone(store);
+    let (digest, size) = (descriptor.digest, descriptor.size);
+    let mut writer: BlobWriter =
+        blocking(move || opener.resume_blob(&digest, size)).await?.map_err(Failure::store)?;
+    let total = i64::try_from(size).unwrap_or(i64::MAX);
+    let status = Status::begin(digest.to_string(), "downloading");
+    let mut offset = writer.offset();
+    let mut reported = offset;
+    log.status(status.clone().at(i64::try_from(offset).unwrap_or(0), total));
+    let mut stream = blobs.open(descriptor, offset).await?;
+    while let Some(chunk) = stream.try_next().await? {
+        offset += chunk.len() as u64;
+        writer = blocking(move || {
+            use std::io::Write;
+            writer.write_all(&chunk).map(|()| writer)
+        })
+        .await?
+        .map_err(Failure::store)?;
+        if offset - reported >= REPORT_EVERY {
+            reported = offset;
+            log.status(status.clone().at(i64::try_from(offset).unwrap_or(total), total));
+        }
+    }
+    let blob = blocking(move || writer.commit()).await?.map_err(Failure::store)?;
+    log.status(Status { name: "done".into(), ..status.at(total, total).done() });
+    Ok(blob)
+}
+
+fn unpack(
+    store: &Arc<Store>,
+    blob: &Blob,
+    media_type: &str,
+    diff_id: Digest,
+    name: &str,
+) -> Result<Layer, Failure> {
+    let active = store.new_layer(name, RecordType::Regular).map_err(Failure::store)?;
+    let directory = active.open().map_err(Failure::store)?;
+    let ids = store.ids();
+    let to_disk = move |id: u32| ids.to_disk(id);
+    let options = ApplyOptions { ids: &to_disk, ..ApplyOptions::default() };
+    // The blob's own digest was verified when it arrived.
+    let file = blob.open().map_err(Failure::store)?;
+    let applied =
+        layer::apply(file, media_type, directory.as_fd(), &options).map_err(Failure::of)?;
+    if applied.diff_id != diff_id {
+        return Err(Failure::unknown(format!(
+            "layer {} unpacks to {}, but the image's config says {diff_id}",
+            blob.digest(),
+            applied.diff_id
+        )));
+    }
+    drop(directory);
+    active.commit().map_err(Failure::store)
+}

@@ -1,0 +1,119 @@
+//! Directories of the client, mirrored into the store.
+//!
+//! A mirror is reused by the next build of the same client directory, so that only what changed
+//! is sent. Its content differs from build to build under one name: the key is volatile, and
+//! consumers are known by the content they look at.
+
+use std::sync::Arc;
+
+use cofferdam_digest::Digester;
+use cofferdam_session::fsutil::{Compare, Ownership, Progress, ReceiveOptions};
+use cofferdam_session::{LocalRequest, Session};
+use cofferdam_solver::{Status, Step};
+use cofferdam_wire::pb;
+use futures::FutureExt;
+
+use super::{SourceKey, cancellable};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::snapshot::Snapshot;
+
+/// How often a transfer reports.
+const REPORT_EVERY: std::time::Duration = std::time::Duration::from_millis(150);
+
+/// The key of a local directory: it names the request, not the content.
+pub(crate) fn key(op: &pb::SourceOp, name: &str) -> Result<SourceKey, Failure> {
+    let mut digester = Digester::new();
+    digester.field("local");
+    digester.field(name);
+    let mut attrs: Vec<_> = op.attrs.iter().collect();
+    attrs.sort();
+    for (key, value) in attrs {
+        digester.field(key);
+        digester.field(value);
+    }
+    Ok(SourceKey { digest: digester.finish(), volatile: true })
+}
+
+fn list(op: &pb::SourceOp, key: &str) -> Result<Vec<String>, Failure> {
+    match op.attrs.get(key).filter(|text| !text.is_empty()) {
+        Some(text) => serde_json::from_str(text)
+            .map_err(|error| Failure::invalid(format!("{key} is no list of strings: {error}"))),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The files as the client has them now.
+pub(crate) async fn snapshot(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    name: &str,
+    step: &Step,
+) -> Result<Snapshot, Failure> {
+    let mut ids: Vec<String> = op.attrs.get("local.session").cloned().into_iter().collect();
+    ids.extend(context.sessions_of(step));
+    let hint = op.attrs.get("local.sharedkeyhint").map_or("", String::as_str);
+    let request = LocalRequest {
+        name: name.to_owned(),
+        include: list(op, "local.includepattern")?,
+        exclude: list(op, "local.excludepatterns")?,
+        follow: list(op, "local.followpaths")?,
+        options: ReceiveOptions::default(),
+    };
+    let request_all = op.attrs.get("local.differ").is_some_and(|differ| differ == "none");
+    let request = &request;
+    let sync = |session: Arc<Session>| {
+        async move {
+            let key = format!("{name}:{hint}:{}", session.shared_key());
+            sync(context, &session, request, request_all, &key, step).await
+        }
+        .boxed()
+    };
+    cancellable(step, context.any_session(&ids, sync)).await
+}
+
+async fn sync(
+    context: &Arc<Context>,
+    session: &Session,
+    request: &LocalRequest,
+    request_all: bool,
+    key: &str,
+    step: &Step,
+) -> Result<Snapshot, Failure> {
+    let guard = context.store.mirror(key).map_err(Failure::store)?;
+    let directory = guard.open().map_err(Failure::store)?;
+    let status = Status::begin(format!("transferring {}:", request.name), "transferring");
+    step.progress.status(status.clone());
+    let ids = context.store_ids();
+    let progress = Arc::new(Progress::default());
+    let options = ReceiveOptions {
+        compare: if request_all { Compare::Nothing } else { Compare::Metadata },
+        ownership: Ownership::Mapped(Arc::new(move |id| ids.to_disk(id))),
+        progress: Arc::clone(&progress),
+        ..ReceiveOptions::default()
+    };
+    let request = LocalRequest { options, ..request.clone() };
+    let transfer = session.sync_local(request, directory);
+    tokio::pin!(transfer);
+    let result = loop {
+        tokio::select! {
+            result = &mut transfer => break result,
+            () = tokio::time::sleep(REPORT_EVERY) => {
+                let bytes = i64::try_from(progress.bytes()).unwrap_or(i64::MAX);
+                step.progress.status(status.clone().at(bytes, 0));
+            }
+        }
+    };
+    match result {
+        Ok(received) => {
+            let total = i64::try_from(received.bytes).unwrap_or(i64::MAX);
+            step.progress.status(status.at(total, 0).done());
+            Ok(Snapshot::mirror(guard, Arc::clone(&context.store)))
+        }
+        Err(error) => {
+            // Half a transfer must not be what the next one is compared with.
+            guard.discard();
+            Err(Failure::of(error))
+        }
+    }
+}

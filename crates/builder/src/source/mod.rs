@@ -1,0 +1,108 @@
+//! Sources: where file trees come from that no step made.
+//!
+//! One module per scheme of a `SourceOp`'s identifier. Each answers two questions: what names
+//! the content (for the cache key, asked first) and where the files are (asked only when a
+//! consumer runs).
+
+pub(crate) mod git;
+pub(crate) mod http;
+pub(crate) mod image;
+pub(crate) mod layers;
+pub(crate) mod local;
+
+use std::sync::Arc;
+
+use cofferdam_digest::Digest;
+use cofferdam_graph::Vertex;
+use cofferdam_solver::Step;
+use cofferdam_wire::pb;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::snapshot::Snapshot;
+
+/// What names a source's content.
+pub(crate) struct SourceKey {
+    /// The name.
+    pub(crate) digest: Digest,
+    /// Whether the name says nothing about the content.
+    pub(crate) volatile: bool,
+}
+
+impl SourceKey {
+    fn stable(parts: &[&str]) -> Self {
+        let mut digester = cofferdam_digest::Digester::new();
+        for part in parts {
+            digester.field(part);
+        }
+        Self { digest: digester.finish(), volatile: false }
+    }
+}
+
+enum Scheme<'a> {
+    Image(&'a str),
+    OciLayout(&'a str),
+    Local(&'a str),
+    Git(&'a str),
+    Http(&'a str),
+}
+
+fn scheme(op: &pb::SourceOp) -> Result<Scheme<'_>, Failure> {
+    let identifier = op.identifier.as_str();
+    let (scheme, rest) = identifier
+        .split_once("://")
+        .ok_or_else(|| Failure::invalid(format!("failed to parse {identifier:?}: no scheme")))?;
+    match scheme {
+        "docker-image" => Ok(Scheme::Image(rest)),
+        "oci-layout" => Ok(Scheme::OciLayout(rest)),
+        "local" => Ok(Scheme::Local(rest)),
+        "git" => Ok(Scheme::Git(rest)),
+        "http" | "https" => Ok(Scheme::Http(identifier)),
+        other => Err(Failure::invalid(format!("unknown source scheme {other:?}"))),
+    }
+}
+
+/// What names the content of `op`.
+pub(crate) async fn key(
+    context: &Arc<Context>,
+    vertex: &Arc<Vertex>,
+    op: &pb::SourceOp,
+    step: &Step,
+) -> Result<SourceKey, Failure> {
+    match scheme(op)? {
+        Scheme::Image(reference) => image::key(context, vertex, op, reference, step).await,
+        Scheme::OciLayout(reference) => image::layout_key(op, reference),
+        Scheme::Local(name) => local::key(op, name),
+        Scheme::Git(remote) => git::key(context, op, remote, step).await,
+        Scheme::Http(url) => http::key(context, op, url, step).await,
+    }
+}
+
+/// The files of `op`.
+pub(crate) async fn snapshot(
+    context: &Arc<Context>,
+    vertex: &Arc<Vertex>,
+    op: &pb::SourceOp,
+    step: &Step,
+) -> Result<Snapshot, Failure> {
+    match scheme(op)? {
+        Scheme::Image(reference) => image::snapshot(context, vertex, op, reference, step).await,
+        Scheme::OciLayout(reference) => {
+            image::layout_snapshot(context, vertex, op, reference, step).await
+        }
+        Scheme::Local(name) => local::snapshot(context, op, name, step).await,
+        Scheme::Git(remote) => git::snapshot(context, op, remote, step).await,
+        Scheme::Http(url) => http::snapshot(context, op, url, step).await,
+    }
+}
+
+/// Stops an attempt when nobody wants the step any more.
+pub(crate) async fn cancellable<T>(
+    step: &Step,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        result = work => result,
+        () = step.cancel.cancelled() => Err(Failure::canceled()),
+    }
+}

@@ -1,0 +1,36 @@
+//! Extended attributes that belong to a file's content: `user.*` without the overlay's own,
+//! and file capabilities. Everything else (`trusted.*`, labels, ACL) stays behind, and what is
+//! read is bounded.
+
+/// Attribute that carries file capabilities.
+pub(crate) const CAPABILITY: &str = "security.capability";
+/// Where overlayfs keeps its own marks when mounted without privilege.
+const OVERLAY_PREFIX: &str = "user.overlay.";
+/// The kernel's own limit for one value and for the list of names.
+const MAX_XATTR_BYTES: usize = 64 << 10;
+
+/// Whether an attribute takes part in copies, layers and content digests.
+pub(crate) fn is_content(name: &str) -> bool {
+    name == CAPABILITY || (name.starts_with("user.") && !name.starts_with(OVERLAY_PREFIX))
+}
+
+/// The content attributes of the file at `path` (a `/proc/self/fd/N` name), sorted by name.
+/// A filesystem without attributes has none.
+pub(crate) fn read(path: &str) -> Vec<(String, Vec<u8>)> {
+    let mut names = vec![0_u8; MAX_XATTR_BYTES];
+    let Ok(len) = rustix::fs::listxattr(path, names.as_mut_slice()) else { return Vec::new() };
+    let mut found = Vec::new();
+    for name in names[..len].split(|byte| *byte == 0) {
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        if !is_content(name) {
+            continue;
+        }
+        let mut value = vec![0_u8; MAX_XATTR_BYTES];
+        if let Ok(len) = rustix::fs::getxattr(path, name, value.as_mut_slice()) {
+            value.truncate(len);
+            found.push((name.to_owned(), value));
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,129 @@
+//! Text from a daemon or a step on its way to a terminal.
+//!
+//! Nothing that reaches a terminal outside a plain log of the user's own build may move the
+//! cursor, set the title or hide what follows.
+
+/// Control characters out, tabs as spaces.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .filter_map(|character| match character {
+            '\t' => Some(' '),
+            character if is_hostile(character) => None,
+            character => Some(character),
+        })
+        .collect()
+}
+
+/// As [`printable`], with line breaks as spaces.
+pub(crate) fn single_line(text: &str) -> String {
+    let flat: String =
+        text.chars().map(|character| if character == '\n' { ' ' } else { character }).collect();
+    printable(&flat)
+}
+
+/// A step's output for a redrawn display: escape sequences out, only the text after the last
+/// carriage return, control characters out.
+pub(crate) fn log_line(line: &str) -> String {
+    let line = line.trim_end_matches('\r');
+    let line = line.rsplit('\r').next().unwrap_or(line);
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line.chars().peekable();
+    while let Some(character) = rest.next() {
+        if character == '\u{1b}' {
+            skip_escape(&mut rest);
+        } else if character == '\t' {
+            out.push_str("    ");
+        } else if !is_hostile(character) {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// Controls, and the invisible characters that reorder what is around them.
+fn is_hostile(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn skip_escape(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    match rest.next() {
+        Some('[') => {
+            for character in rest.by_ref() {
+                if ('\u{40}'..='\u{7e}').contains(&character) {
+                    break;
+                }
+            }
+        }
+        // Strings for the terminal (titles, links) end at BEL or at ESC backslash.
+        Some(']' | 'P' | '^' | '_' | 'X') => {
+            while let Some(character) = rest.next() {
+                if character == '\u{7}' {
+                    break;
+                }
+                if character == '\u{1b}' {
+                    rest.next_if_eq(&'\\');
+                    break;
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Columns `text` takes, counting wide characters twice.
+pub(crate) fn width(text: &str) -> usize {
+    text.chars().map(char_width).sum()
+}
+
+/// The longest start of `text` within `columns`.
+pub(crate) fn truncate(text: &str, columns: usize) -> &str {
+    let mut used = 0;
+    for (index, character) in text.char_indices() {
+        used += char_width(character);
+        if used > columns {
+            return &text[..index];
+        }
+    }
+    text
+}
+
+fn char_width(character: char) -> usize {
+    match u32::from(character) {
+        0x300..=0x36f | 0x200b..=0x200d | 0xfe00..=0xfe0f => 0,
+        0x1100..=0x115f
+        | 0x2e80..=0xa4cf
+        | 0xac00..=0xd7a3
+        | 0xf900..=0xfaff
+        | 0xfe30..=0xfe6f
+        | 0xff00..=0xff60
+        | 0xffe0..=0xffe6
+        | 0x1f300..=0x1f64f
+        | 0x1f680..=0x1f6ff
+        | 0x1f900..=0x1f9ff
+        | 0x20000..=0x3fffd => 2,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_controls_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\x07\tc\u{9b}d\u{202e}e"), "a[2Jb cde");
+        assert_eq!(single_line("a\nb\r"), "a b");
+        assert_eq!(log_line("\x1b[31mred\x1b[0m \x1b]0;title\x07x\x1b]8;;u\x1b\\y"), "red xy");
+        assert_eq!(log_line("10%\r20%\r30%\r"), "30%");
+        assert_eq!(log_line("\x1b[unterminated"), "nterminated");
+    }
+
+    #[test]
+    fn widths() {
+        assert_eq!(width("日本a"), 5);
+        assert_eq!(truncate("日本a", 4), "日本");
+        assert_eq!(truncate("日本a", 3), "日");
+        assert_eq!(truncate("abc", 9), "abc");
+    }
+}

@@ -1,0 +1,207 @@
+//! What a supervisor does, settled from configuration file, flags and defaults, in rising order: defaults, file, flags.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use cofferdam_builder::{Config, DiskSpace};
+use cofferdam_egress::Resolver;
+
+use super::arguments::BuilderArgs;
+use super::ignored::Ignored;
+use super::listen::{Address, Owner};
+use super::places::{CONFIG, Places};
+use crate::logging::{Format, Level};
+
+/// Everything a supervisor needs to know.
+#[derive(Debug)]
+pub(super) struct Settings {
+    /// The directory the builder's state is in, on the host.
+    pub(super) root: PathBuf,
+    /// Where to listen.
+    pub(super) addresses: Vec<Address>,
+    /// Who may connect to unix sockets besides their owner.
+    pub(super) owner: Owner,
+    /// How much to log.
+    pub(super) level: Level,
+    /// In which shape.
+    pub(super) format: Format,
+    /// End with standard input.
+    pub(super) until_stdin_closes: bool,
+    /// Flags without meaning here.
+    pub(super) ignored: Ignored,
+    /// What the builder is told.
+    pub(super) config: Config,
+}
+
+impl Settings {
+    /// Reads the configuration and puts the flags over it.
+    pub(super) fn new(args: BuilderArgs, places: &Places) -> anyhow::Result<Self> {
+        let config = match &args.config {
+            // A file that is named and missing is no error for BuildKit's daemon either.
+            Some(path) => Config::load(path, false)?,
+            None => Config::load(Path::new(CONFIG), false)?,
+        };
+        Self::settle(args, config, places)
+    }
+
+    fn settle(args: BuilderArgs, mut config: Config, places: &Places) -> anyhow::Result<Self> {
+        apply_worker(&args, &mut config)?;
+        apply_logging(&args, &mut config);
+        let tls = &config.grpc.tls;
+        let files = [&tls.cert, &tls.key, &tls.ca];
+        let asked = args.tlscert.is_some() || args.tlskey.is_some() || args.tlscacert.is_some();
+        ensure!(
+            !asked && files.iter().all(|file| file.as_os_str().is_empty()),
+            "TLS on listeners is not supported yet: listen on a unix socket or a loopback address instead"
+        );
+        if !args.addr.is_empty() {
+            config.grpc.address = args.addr;
+        }
+        if config.grpc.address.is_empty() {
+            let socket = places.socket().context("say where to listen with --addr: XDG_RUNTIME_DIR is not set")?;
+            config.grpc.address = vec![format!("unix://{}", socket.display())];
+        }
+        let addresses = config.grpc.address.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let root = args.root.or_else(|| config.root.take()).or_else(|| places.root());
+        let root = root.context("say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set")?;
+        let gid = args.group.as_deref().map(super::listen::group_id).transpose()?;
+        name_resolvers(&mut config)?;
+        Ok(Self {
+            root,
+            addresses,
+            owner: Owner { uid: config.grpc.uid, gid: gid.or(config.grpc.gid) },
+            level: level(&config)?,
+            format: if config.log.format.is_empty() { Format::Text } else { config.log.format.parse()? },
+            until_stdin_closes: args.until_stdin_closes,
+            ignored: args.ignored,
+            config,
+        })
+    }
+}
+
+fn apply_worker(args: &BuilderArgs, config: &mut Config) -> anyhow::Result<()> {
+    for entitlement in &args.allow_insecure_entitlement {
+        if !config.allows(entitlement) {
+            config.insecure_entitlements.push(entitlement.clone());
+        }
+    }
+    let worker = &mut config.worker.oci;
+    worker.labels.extend(args.oci_worker_labels.iter().cloned());
+    if !args.oci_worker_platform.is_empty() {
+        worker.platforms.clone_from(&args.oci_worker_platform);
+    }
+    if let Some(parallelism) = args.oci_max_parallelism {
+        worker.max_parallelism = parallelism.0;
+    }
+    worker.gc = args.oci_worker_gc.or(worker.gc);
+    if let Some(net) = &args.oci_worker_net {
+        worker.network_mode.clone_from(net);
+    }
+    if let Some(text) = &args.oci_worker_gc_keepstorage {
+        let mut spaces = text.split(',').map(disk_space);
+        worker.reserved_space = spaces.next().transpose()?.unwrap_or(worker.reserved_space);
+        worker.min_free_space = spaces.next().transpose()?.unwrap_or(worker.min_free_space);
+        worker.max_used_space = spaces.next().transpose()?.unwrap_or(worker.max_used_space);
+    }
+    Ok(())
+}
+
+/// A size as the configuration writes it, or a bare number of megabytes as the flag does.
+fn disk_space(text: &str) -> anyhow::Result<DiskSpace> {
+    let text = text.trim();
+    let unit = if text.bytes().all(|byte| byte.is_ascii_digit()) { "MB" } else { "" };
+    serde_json::from_value(format!("{text}{unit}").into()).context("--oci-worker-gc-keepstorage")
+}
+
+fn apply_logging(args: &BuilderArgs, config: &mut Config) {
+    config.debug = args.debug.unwrap_or(config.debug);
+    config.trace = args.trace.unwrap_or(config.trace);
+    if let Some(level) = &args.log_level {
+        config.log.level.clone_from(level);
+    }
+    if let Some(format) = &args.log_format {
+        config.log.format.clone_from(format);
+    }
+}
+
+fn level(config: &Config) -> anyhow::Result<Level> {
+    if config.trace {
+        return Ok(Level::Trace);
+    }
+    if config.debug {
+        return Ok(Level::Debug);
+    }
+    if config.log.level.is_empty() { Ok(Level::default()) } else { config.log.level.parse() }
+}
+
+/// `[dns] nameservers` is what steps resolve with, unless the gate's own table says otherwise.
+fn name_resolvers(config: &mut Config) -> anyhow::Result<()> {
+    if !config.egress.resolvers.is_empty() {
+        return Ok(());
+    }
+    for text in &config.dns.nameservers {
+        let Ok(resolver) = text.parse::<Resolver>() else {
+            bail!("[dns] nameservers: {text:?} is not an address");
+        };
+        config.egress.resolvers.push(resolver);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::arguments::Parallelism;
+    use super::super::places::User;
+    use super::*;
+
+    fn settle(args: BuilderArgs, config: Config) -> anyhow::Result<Settings> {
+        Settings::settle(args, config, &Places::from(User::Root))
+    }
+
+    #[test]
+    fn defaults() {
+        let settings = settle(BuilderArgs::default(), Config::default()).unwrap();
+        assert_eq!(settings.root, Path::new("/var/lib/cofferdam/builder"));
+        assert_eq!(settings.addresses, [Address::Unix("/run/cofferdam/builder.sock".into())]);
+        assert_eq!((settings.level, settings.format), (Level::Info, Format::Text));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let mut config = Config { root: Some("/file".into()), ..Config::default() };
+        config.grpc.address = vec!["unix:///file".into()];
+        config.worker.oci.max_parallelism = 9;
+        config.log.level = "error".into();
+        config.insecure_entitlements = vec!["network.host".into()];
+        let args = BuilderArgs {
+            root: Some("/flag".into()),
+            addr: vec!["tcp://127.0.0.1:1234".into()],
+            oci_max_parallelism: Some(Parallelism(2)),
+            log_level: Some("debug".into()),
+            allow_insecure_entitlement: vec!["network.host".into(), "security.insecure".into()],
+            oci_worker_gc_keepstorage: Some("100,5GB".into()),
+            ..BuilderArgs::default()
+        };
+        let settings = settle(args, config).unwrap();
+        assert_eq!(settings.root, Path::new("/flag"));
+        assert_eq!(settings.addresses, [Address::Tcp("127.0.0.1:1234".into())]);
+        assert_eq!(settings.level, Level::Debug);
+        let worker = &settings.config.worker.oci;
+        assert_eq!(worker.max_parallelism, 2);
+        assert_eq!(worker.reserved_space, DiskSpace::Bytes(100_000_000));
+        assert_eq!(worker.min_free_space, DiskSpace::Bytes(5_000_000_000));
+        assert_eq!(settings.config.insecure_entitlements, ["network.host", "security.insecure"]);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        let tls = BuilderArgs { tlscert: Some("/c".into()), ..BuilderArgs::default() };
+        assert!(settle(tls, Config::default()).unwrap_err().to_string().contains("TLS"));
+        let scheme = BuilderArgs { addr: vec!["npipe://x".into()], ..BuilderArgs::default() };
+        assert!(settle(scheme, Config::default()).is_err());
+        let mut config = Config::default();
+        config.dns.nameservers = vec!["nowhere".into()];
+        assert!(settle(BuilderArgs::default(), config).is_err());
+    }
+}

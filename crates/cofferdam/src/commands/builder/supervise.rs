@@ -1,0 +1,189 @@
+//! The life of a builder as its supervisor sees it: started, signalled, ended, cleaned up after.
+//!
+//! One thread throughout: the runtime is a current-thread one, and the processes made here are executed anew.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use cofferdam_egress::control_pair;
+use cofferdam_sandbox::{Enclosure, EnclosureOptions, Supervised};
+use rustix::process::Signal;
+use tokio::net::unix::pipe;
+use tokio::process::Child;
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::settings::Settings;
+use super::{enclosed, gate, listen};
+
+/// Below the root directory: the part that belongs to the builder's ids. The rest stays the supervisor's.
+const STORE: &str = "store";
+
+/// How long a builder has to end by itself.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long the gate has once its builder has gone.
+const GATE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// "For ever", for a timer that has to be something.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Variables of the supervisor that the builder keeps: proxies for its own downloads, and switches for debugging.
+const KEPT: &[&str] = &[
+    "ALL_PROXY", "BUILDKIT_DEBUG_EXEC_OUTPUT", "BUILDKIT_DEBUG_PANIC_ON_ERROR", "FTP_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
+    "RUST_BACKTRACE", "TZ", "all_proxy", "ftp_proxy", "http_proxy", "https_proxy", "no_proxy",
+];
+
+/// Programs the builder starts (git) are looked for here.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Runs a builder until it ends.
+pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(supervise(settings))
+}
+
+async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
+    for flag in &settings.ignored.0 {
+        tracing::debug!(flag, "this flag means nothing here and is ignored");
+    }
+    // From here on a signal finds somebody who cleans up.
+    let mut stop = Stop::watch(settings.until_stdin_closes)?;
+    create_root(&settings)?;
+    let bound = listen::bind(&settings.addresses, settings.owner)?;
+    let (ours, theirs) = control_pair()?;
+    let mut gate = gate::start(theirs, &settings)?;
+    let mut descriptors = bound.descriptors;
+    descriptors.push((enclosed::GATE.to_owned(), ours));
+    let mut builder = enclose(&settings, descriptors)?;
+    tracing::info!(root = %settings.root.display(), addresses = ?settings.config.grpc.address, "the builder is up");
+    let code = watch(&mut builder, &mut gate, &mut stop).await;
+    // The builder held the other end of its socket: it ends by itself, and is killed when dropped if not.
+    timeout(GATE_PATIENCE, gate.wait()).await.ok();
+    drop(bound.sockets);
+    code
+}
+
+/// Makes the root directory. Others may pass through it only if they know what they look for: the store inside is closed to
+/// everybody but the builder.
+fn create_root(settings: &Settings) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(&settings.root)
+        .with_context(|| format!("create {}", settings.root.display()))
+}
+
+fn enclose(
+    settings: &Settings,
+    mut descriptors: Vec<(String, std::os::fd::OwnedFd)>,
+) -> anyhow::Result<Supervised> {
+    let mut config = settings.config.clone();
+    settings.level.name().clone_into(&mut config.log.level);
+    settings.format.name().clone_into(&mut config.log.format);
+    let config = gate::in_memory(c"config", &serde_json::to_vec(&config)?)?;
+    descriptors.push((enclosed::CONFIG.to_owned(), config));
+    let mut env: Vec<(OsString, OsString)> =
+        KEPT.iter().filter_map(|name| Some(((*name).into(), std::env::var_os(name)?))).collect();
+    env.push(("PATH".into(), PATH.into()));
+    env.push(("HOME".into(), "/tmp".into()));
+    Enclosure::spawn(EnclosureOptions {
+        store: settings.root.join(STORE),
+        ids_base: settings.config.isolation.ids_base,
+        args: vec![enclosed::MODE.into()],
+        env,
+        descriptors,
+        ..EnclosureOptions::default()
+    })
+    .context("start the builder")
+}
+
+/// Waits for the builder's end; passes signals on, and loses patience in the end.
+async fn watch(builder: &mut Supervised, gate: &mut Child, stop: &mut Stop) -> anyhow::Result<ExitCode> {
+    let mut deadline = Instant::now() + NEVER;
+    let mut stopping = false;
+    let mut gate_lost = false;
+    loop {
+        tokio::select! {
+            exit = builder.exited() => {
+                let code = exit.context("watch the builder")?.code;
+                if code != 0 {
+                    tracing::error!(code, "the builder failed");
+                }
+                let code = u8::try_from(code).unwrap_or(1);
+                return Ok(if gate_lost { ExitCode::FAILURE } else { ExitCode::from(code) });
+            }
+            signal = stop.next() => {
+                if stopping {
+                    builder.kill();
+                    continue;
+                }
+                stopping = true;
+                deadline = Instant::now() + PATIENCE;
+                tracing::info!("the builder was told to stop");
+                builder.signal(signal)?;
+            }
+            status = gate.wait(), if !gate_lost => {
+                // Steps would fail one by one without saying why; a builder cannot be given another gate.
+                tracing::error!(status = ?status.ok(), "the gate is gone: stopping the builder");
+                gate_lost = true;
+                stopping = true;
+                deadline = Instant::now() + PATIENCE;
+                builder.signal(Signal::TERM)?;
+            }
+            () = sleep_until(deadline) => {
+                tracing::warn!("the builder does not stop by itself and is killed");
+                builder.kill();
+                deadline = Instant::now() + NEVER;
+            }
+        }
+    }
+}
+
+/// Reasons to stop.
+struct Stop {
+    terminate: Signals,
+    interrupt: Signals,
+    hangup: Signals,
+    input: Option<pipe::Receiver>,
+}
+
+impl Stop {
+    fn watch(until_stdin_closes: bool) -> anyhow::Result<Self> {
+        use std::os::fd::AsFd;
+        let input = if until_stdin_closes {
+            let input = std::io::stdin().as_fd().try_clone_to_owned()?;
+            Some(pipe::Receiver::from_owned_fd(input).context("watch standard input")?)
+        } else {
+            None
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            input,
+        })
+    }
+
+    /// The next reason, as the signal to pass on.
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.hangup.recv() => Signal::TERM,
+            () = closed(&mut self.input) => Signal::TERM,
+        }
+    }
+}
+
+/// Returns once, when the pipe's other end is gone; never without a pipe.
+async fn closed(input: &mut Option<pipe::Receiver>) {
+    use tokio::io::AsyncReadExt;
+    let Some(pipe) = input else { return std::future::pending().await };
+    let mut scrap = [0; 64];
+    while pipe.read(&mut scrap).await.is_ok_and(|length| length > 0) {}
+    *input = None;
+}

@@ -1,0 +1,25 @@
+//! The `cofferdam` program: reads arguments, calls the rooms below, prints.
+//!
+//! One executable plays four parts. Three are started by people (`build`, `builder`, `doctor`); of `builder` two more processes
+//! are made from the same file: the gate, and the enclosed builder itself. Those two are told apart before any argument is
+//! parsed, because they must do their first steps with a single thread and nothing else of value in memory. This crate holds no
+//! domain logic.
+
+mod cli;
+mod commands;
+mod exit;
+mod logging;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cofferdam_sandbox::enter() {
+        Ok(Some(entered)) => return exit::code(commands::builder::enclosed(entered)),
+        Ok(None) => {}
+        Err(error) => return exit::code(Err(error.into())),
+    }
+    if std::env::args_os().nth(1).is_some_and(|first| first == commands::builder::GATE_MODE) {
+        return exit::code(commands::builder::gate());
+    }
+    exit::code(cli::run(std::env::args_os()))
+}

@@ -1,0 +1,45 @@
+//! History entries: what `docker history` shows of an image.
+
+use chrono::{DateTime, SecondsFormat};
+
+use super::Converter;
+use super::env::Env;
+use super::stage::Stage;
+use crate::image::{HISTORY_COMMENT, History};
+use crate::instructions::ArgPair;
+
+impl Converter<'_> {
+    /// Adds an entry for an instruction; `layer` when it made one.
+    pub(super) fn commit(&self, stage: &mut Stage, text: &str, layer: bool) {
+        stage.image.history.push(History {
+            created: self.epoch.and_then(rfc3339),
+            created_by: text.to_owned(),
+            comment: HISTORY_COMMENT.to_owned(),
+            empty_layer: !layer,
+            ..History::default()
+        });
+    }
+}
+
+/// `2006-01-02T15:04:05Z`.
+pub(crate) fn rfc3339(seconds: i64) -> Option<String> {
+    let time = DateTime::from_timestamp(seconds, 0)?;
+    Some(time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+}
+
+/// `|2 A=1 B=2 /bin/sh -c make`: a command with the arguments it was given.
+pub(super) fn command_line(words: &[String], args: &[ArgPair], env: &Env) -> String {
+    let mut given: Vec<(&str, String)> = Vec::new();
+    for arg in args {
+        let value = env.value(&arg.key).or(arg.value.as_deref()).unwrap_or_default();
+        let text = format!("{}={value}", arg.key);
+        match given.iter_mut().find(|(key, _)| *key == arg.key) {
+            Some((_, old)) => *old = text,
+            None => given.push((&arg.key, text)),
+        }
+    }
+    let count = (!given.is_empty()).then(|| format!("|{}", given.len()));
+    let words = words.iter().cloned();
+    let given = given.into_iter().map(|(_, text)| text);
+    count.into_iter().chain(given).chain(words).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,2 @@
+FROM a
+RUN --mount=type=secret --mount="" --mount=, --mount==,= --network x

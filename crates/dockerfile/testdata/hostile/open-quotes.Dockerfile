@@ -1,0 +1,4 @@
+FROM a
+ENV x="y
+LABEL k=\
+COPY 'a

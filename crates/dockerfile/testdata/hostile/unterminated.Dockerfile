@@ -1,0 +1,5 @@
+FROM a
+RUN <<EOF <<EOF2
+x
+EOF
+more

@@ -1,0 +1,214 @@
+//! Agreement with BuildKit: for each file of `testdata/agree`, the digests, names, lines and image
+//! configurations that its Dockerfile frontend gives for a Dockerfile and a set of attributes.
+//!
+//! Equal digests mean equal ops to the byte, so the two share cache keys. `AGREE_DIR` names another
+//! directory of such files; those with an `op` in them explain what differs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use cofferdam_dockerfile::{BuildError, Built};
+use cofferdam_graph::{Limits, load};
+use cofferdam_wire::pb;
+use serde_json::{Value, json};
+
+use crate::support::{Memory, dockerfile};
+
+/// Where this frontend is meant to differ, and why.
+const DIFFERENT: &[(&str, &str)] = &[];
+
+#[test]
+fn ops_and_configurations_are_those_of_buildkit() {
+    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/agree");
+    let directory = std::env::var_os("AGREE_DIR").map_or(default, PathBuf::from);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    let mut report = String::new();
+    let mut wrong = 0;
+    for file in &files {
+        let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        if DIFFERENT.iter().any(|(known, _)| *known == name) {
+            continue;
+        }
+        let case: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let mut differences = Vec::new();
+        compare(&case, &mut differences);
+        if !differences.is_empty() {
+            wrong += 1;
+            writeln!(report, "== {name}").unwrap();
+            for difference in differences {
+                writeln!(report, "   {difference}").unwrap();
+            }
+        }
+    }
+    assert!(wrong == 0, "{wrong} of {} differ\n{report}", files.len());
+}
+
+fn memory(case: &Value) -> Memory {
+    let mut memory = dockerfile("");
+    memory.images.clear();
+    memory.files.clear();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    for (path, content) in case["files"].as_object().unwrap() {
+        memory.files.insert(path.clone(), text(content).into_bytes());
+    }
+    for (reference, config) in case["images"].as_object().unwrap() {
+        memory.images.insert(reference.clone(), config.to_string());
+    }
+    for (key, value) in case["attrs"].as_object().unwrap() {
+        memory.attrs.insert(key.clone(), text(value));
+    }
+    memory
+}
+
+fn compare(case: &Value, differences: &mut Vec<String>) {
+    let want = &case["want"];
+    let memory = memory(case);
+    match (memory.run(), want["error"].as_str()) {
+        (Err(error), Some(message)) => compare_error(&error, message, &want["lines"], differences),
+        (Err(error), None) => differences.push(format!("fails: {error}")),
+        (Ok(_), Some(message)) => differences.push(format!("should fail: {message}")),
+        (Ok(built), None) => compare_built(&built, want, differences),
+    }
+    let list = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
+    };
+    let mut looked_up = memory.looked_up.lock().unwrap().clone();
+    looked_up.sort();
+    difference("look-ups", &json!(looked_up), &json!(list(&want["looks"])), differences);
+    let (mut warnings, mut wanted) = (memory.warnings(), list(&want["warns"]));
+    warnings.sort();
+    wanted.sort();
+    difference("warnings", &json!(warnings), &json!(wanted), differences);
+}
+
+fn difference(what: &str, own: &Value, wanted: &Value, differences: &mut Vec<String>) {
+    if own != wanted {
+        differences.push(format!("{what}:\n      own    {own}\n      wanted {wanted}"));
+    }
+}
+
+fn compare_error(error: &BuildError, message: &str, lines: &Value, differences: &mut Vec<String>) {
+    if error.to_string() != message {
+        differences.push(format!("error:\n      own    {error}\n      wanted {message}"));
+    }
+    let own: Vec<Vec<i32>> = error
+        .sources()
+        .iter()
+        .map(|(_, ranges)| ranges.iter().map(|range| range.start.line).collect())
+        .collect();
+    let lines = if lines.is_null() { json!([]) } else { lines.clone() };
+    difference("lines", &json!(own), &lines, differences);
+}
+
+fn compare_built(built: &Built, want: &Value, differences: &mut Vec<String>) {
+    let mut refs: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for reference in &built.refs {
+        let key = if built.single { String::new() } else { reference.platform.clone() };
+        refs.insert(key, reference.definition.as_ref().map(ops).unwrap_or_default());
+    }
+    let empty = serde_json::Map::new();
+    for (key, wanted) in want["refs"].as_object().unwrap_or(&empty) {
+        let own = refs.remove(key).unwrap_or_default();
+        let wanted: Vec<&Value> = wanted.as_array().into_iter().flatten().collect();
+        compare_ops(&own, &wanted, differences);
+    }
+    if !refs.is_empty() {
+        differences.push(format!("more results: {:?}", refs.keys()));
+    }
+    let meta: serde_json::Map<String, Value> = built
+        .metadata
+        .iter()
+        .map(|(key, bytes)| {
+            let text = || Value::from(String::from_utf8_lossy(bytes).into_owned());
+            (key.clone(), serde_json::from_slice(bytes).unwrap_or_else(|_| text()))
+        })
+        .collect();
+    let wanted = want["meta"].as_object().unwrap_or(&empty);
+    let keys: std::collections::BTreeSet<&String> = meta.keys().chain(wanted.keys()).collect();
+    for key in keys {
+        let (own, wanted) = (meta.get(key), wanted.get(key));
+        let (own, wanted) = (own.cloned().map(plain), wanted.cloned().map(plain));
+        difference(key, &json!(own), &json!(wanted), differences);
+    }
+}
+
+/// Without the nulls that only one of the two writes.
+fn plain(value: Value) -> Value {
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null() && *value != json!([]))
+            .map(|(key, value)| (key, plain(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        Value::Array(list) => list.into_iter().map(plain).collect::<Vec<_>>().into(),
+        other => other,
+    }
+}
+
+fn compare_ops(own: &[Value], wanted: &[&Value], differences: &mut Vec<String>) {
+    let digest = |op: &Value| op["digest"].as_str().unwrap().to_owned();
+    let known: BTreeMap<String, &Value> = wanted.iter().map(|op| (digest(op), *op)).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for op in own {
+        seen.insert(digest(op));
+        let Some(wanted) = known.get(&digest(op)) else {
+            differences.push(format!("op not wanted: {op}"));
+            continue;
+        };
+        for key in ["name", "command", "ignoreCache", "group", "weak", "lines", "caps"] {
+            difference(&format!("{key} of {}", op["name"]), &op[key], &wanted[key], differences);
+        }
+    }
+    for op in wanted.iter().filter(|op| !seen.contains(&digest(op))) {
+        differences.push(format!("op missing: {op}"));
+    }
+}
+
+fn ops(definition: &pb::Definition) -> Vec<Value> {
+    let graph = load(definition, &Limits::default()).unwrap();
+    let mut ops: Vec<Value> = graph
+        .vertices()
+        .map(|vertex| {
+            let metadata = &vertex.metadata;
+            let lines: Vec<i32> = vertex
+                .sources
+                .iter()
+                .flat_map(|source| source.ranges.iter().map(|range| range.start.line))
+                .collect();
+            let mut caps: Vec<&String> = metadata.caps.keys().collect();
+            caps.sort();
+            let mut op = json!({
+                "digest": vertex.digest, "caps": caps,
+                "name": metadata.description.get("llb.customname").cloned().unwrap_or_default(),
+                "op": serde_json::to_value(&vertex.op).unwrap(),
+            });
+            let mut set = |key: &str, value: Value, present: bool| {
+                if present {
+                    op[key] = value;
+                }
+            };
+            let command = metadata.description.get("com.docker.dockerfile.v1.command");
+            set("command", json!(command), command.is_some_and(|text| !text.is_empty()));
+            set("ignoreCache", json!(true), metadata.ignore_cache);
+            set("group", json!(metadata.progress_group.name), metadata.progress_group.is_set());
+            set("weak", json!(true), metadata.progress_group.weak);
+            set("lines", json!(lines), !lines.is_empty());
+            op
+        })
+        .collect();
+    // The last op only names the result.
+    if let Some(last) = definition.def.last() {
+        let digest = cofferdam_digest::Digest::of(last);
+        let metadata = definition.metadata.get(&digest.to_string());
+        let mut caps: Vec<String> =
+            metadata.map(|metadata| metadata.caps.keys().cloned().collect()).unwrap_or_default();
+        caps.sort();
+        ops.push(json!({ "digest": digest, "name": "", "caps": caps }));
+    }
+    ops
+}

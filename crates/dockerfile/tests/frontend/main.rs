@@ -1,0 +1,10 @@
+//! Whole builds: Dockerfiles and attributes in, graphs and configurations out.
+
+#![allow(clippy::unwrap_used)]
+
+mod agree;
+mod contexts;
+mod instructions;
+mod questions;
+mod stages;
+mod support;

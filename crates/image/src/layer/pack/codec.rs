@@ -1,0 +1,101 @@
+//! Compresses single blocks so that they can be put one behind the other.
+//!
+//! Gzip: every block is a run of deflate blocks that ends on a byte boundary (sync flush) and
+//! refers to nothing before it; header, the final empty block and the trailer make all of them one
+//! member ([RFC 1951](https://www.rfc-editor.org/rfc/rfc1951), [RFC 1952](https://www.rfc-editor.org/rfc/rfc1952)).
+//! Zstandard: every block is a frame ([RFC 8878](https://www.rfc-editor.org/rfc/rfc8878)).
+
+use std::io;
+
+use cofferdam_digest::{Digest, Digester};
+use flate2::{Compress, Crc, FlushCompress};
+
+use super::Compression;
+
+/// Part of every key: a change of what the compressors produce must change it.
+const CODEC: &str = "cofferdam block 1, zlib-rs 0.6, zstd 1.5";
+/// Magic, deflate, no flags, no time, no extra flags, unknown system.
+const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+/// A final deflate block with nothing in it.
+const DEFLATE_END: [u8; 2] = [3, 0];
+
+/// Compresses blocks one after the other, reusing its state.
+pub(super) struct Encoder(State);
+
+enum State {
+    Plain,
+    Deflate(Box<Compress>),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Encoder {
+    pub(super) fn new(compression: Compression) -> io::Result<Self> {
+        Ok(Self(match compression {
+            Compression::Uncompressed => State::Plain,
+            Compression::Gzip(level) => {
+                let level = flate2::Compression::new(level.min(9));
+                State::Deflate(Box::new(Compress::new(level, false)))
+            }
+            Compression::Zstd(level) => State::Zstd(zstd::bulk::Compressor::new(level)?),
+        }))
+    }
+
+    pub(super) fn encode(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
+        match &mut self.0 {
+            State::Plain => Ok(block.to_vec()),
+            State::Deflate(deflate) => encode_deflate(deflate, block),
+            State::Zstd(compressor) => compressor.compress(block),
+        }
+    }
+}
+
+fn encode_deflate(deflate: &mut Compress, block: &[u8]) -> io::Result<Vec<u8>> {
+    deflate.reset();
+    let mut out = Vec::with_capacity(block.len() / 2 + 4096);
+    loop {
+        let consumed = usize::try_from(deflate.total_in()).map_err(io::Error::other)?;
+        deflate.compress_vec(&block[consumed..], &mut out, FlushCompress::Sync).map_err(io::Error::other)?;
+        let done = usize::try_from(deflate.total_in()).map_err(io::Error::other)? == block.len();
+        // Room left over means that the flush is complete.
+        if done && out.len() < out.capacity() {
+            return Ok(out);
+        }
+        out.reserve(block.len() / 4 + 4096);
+    }
+}
+
+/// Names a block: what it is and how it is compressed.
+pub(super) fn key(compression: Compression, block: &[u8]) -> Digest {
+    let mut digester = Digester::new();
+    digester.field(CODEC);
+    digester.field(format!("{compression:?}"));
+    digester.update(block);
+    digester.finish()
+}
+
+/// The checksum of one block, to be combined in order.
+pub(super) fn checksum(compression: Compression, block: &[u8]) -> Crc {
+    let mut crc = Crc::new();
+    if matches!(compression, Compression::Gzip(_)) {
+        crc.update(block);
+    }
+    crc
+}
+
+/// What comes before the first block.
+pub(super) const fn prologue(compression: Compression) -> &'static [u8] {
+    match compression {
+        Compression::Gzip(_) => &GZIP_HEADER,
+        Compression::Uncompressed | Compression::Zstd(_) => &[],
+    }
+}
+
+/// What comes after the last block.
+pub(super) fn epilogue(compression: Compression, crc: &Crc) -> Vec<u8> {
+    match compression {
+        Compression::Gzip(_) => {
+            [&DEFLATE_END[..], &crc.sum().to_le_bytes(), &crc.amount().to_le_bytes()].concat()
+        }
+        Compression::Uncompressed | Compression::Zstd(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,56 @@
+//! Capability sets, capabilities(7).
+//!
+//! A step in the sandbox keeps what package managers and build tools use of a container's root, all of it valid in the step's own
+//! user namespace only. Inheritable and ambient sets are empty: with anything in the inheritable set, file capabilities could
+//! regain privilege (CVE-2022-29162).
+
+use rustix::io::Errno;
+
+use crate::namespaces::check;
+
+/// Capabilities of a step's root, by number of linux/capability.h.
+const BUILD_SET: &[u32] = &[
+    0,  // CHOWN: unpacking packages
+    1,  // DAC_OVERRIDE: root writes where it likes, inside
+    3,  // FOWNER
+    4,  // FSETID
+    5,  // KILL
+    6,  // SETGID: su, package scripts
+    7,  // SETUID
+    10, // NET_BIND_SERVICE: test servers on low ports
+    18, // SYS_CHROOT: debootstrap and the like
+    31, // SETFCAP: setcap in package scripts
+];
+
+/// One past the largest capability number any kernel could know: the sets are 64 bits wide.
+const LIMIT: u32 = 64;
+
+/// Every capability of [`BUILD_SET`] as a mask.
+pub(crate) fn build_mask() -> u64 {
+    BUILD_SET.iter().fold(0, |mask, number| mask | 1 << number)
+}
+
+/// Takes everything but `keep` from the bounding set, so that no program executed later can have it.
+pub(crate) fn limit_bounding_set(keep: u64) -> Result<(), Errno> {
+    for number in (0..LIMIT).filter(|number| keep & (1 << number) == 0) {
+        // SAFETY: plain integers.
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) }) {
+            Ok(()) => {}
+            // The kernel knows no capability of this number, nor any higher one.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Makes permitted and effective sets `mask` and leaves inheritable and ambient sets empty.
+pub(crate) fn set(mask: u64) -> Result<(), Errno> {
+    use rustix::thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities};
+    clear_ambient_capability_set()?;
+    let kept = CapabilitySet::from_bits_retain(mask);
+    set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
+    )
+}

@@ -1,0 +1,343 @@
+//! The supervisor's side: making a control group for one builder and handing it over.
+//!
+//! In hierarchies of version 1 the group is made below the supervisor's own, so that limits on the supervisor hold. In the
+//! unified hierarchy a group with processes cannot have children with controllers, so root makes it below the top and an
+//! ordinary user below its own group, once that is free of processes.
+//!
+//! ```text
+//! cofferdam/            shared by all builders of the machine
+//!   <id>/               owned by the builder's root; limits of the whole builder
+//!     builder/          the builder itself
+//!     <step>/           one leaf per step, made by the builder
+//! ```
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::io::Errno;
+
+use super::{
+    CgroupError, Delegation, Hierarchy, HierarchyKind, limits, open_directory, read_control, retry,
+    write_control,
+};
+use crate::spec::Limits;
+
+/// Name of the directory above all builders.
+const FAMILY: &str = "cofferdam";
+
+/// Controllers that are of use to steps.
+const STEP_CONTROLLERS: &[&str] = &["memory", "pids", "cpu", "cpuacct", "cpuset"];
+
+/// Devices a builder may open, in a version 1 hierarchy: null, zero, full, random, urandom, tty, ptmx, pseudo terminals and tun.
+/// Only root of the host can set this; on the unified hierarchy the mounts' `nodev` does the work alone.
+const DEVICES: &[&str] =
+    &["c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm", "c 10:200 rwm"];
+
+/// Longest description of mounts or groups that is read; machines with thousands of mounts stay below.
+const MAX_DESCRIPTION: u64 = 16 << 20;
+
+/// What one builder was given.
+#[derive(Debug, Default)]
+pub(crate) struct Grant {
+    /// The groups to create leaves in, by their paths on the host.
+    pub(crate) delegation: Delegation,
+    /// Groups the builder has to join.
+    pub(crate) join: Vec<PathBuf>,
+    created: Vec<PathBuf>,
+}
+
+impl Grant {
+    /// Ends every process that is left in the groups and removes them, within a bounded time.
+    pub(crate) fn remove(&self) -> Result<(), CgroupError> {
+        let mut failed = Ok(());
+        for path in self.created.iter().rev() {
+            if let Ok(dir) = open_directory(CWD, path) {
+                write_control(&dir, "cgroup.kill", "1").ok();
+            }
+            if let Err(source) = retry(|| remove_tree(path)) {
+                failed = Err(CgroupError::Remove { path: path.clone(), source });
+            }
+        }
+        failed
+    }
+}
+
+/// Who gets a control group, and under which name.
+#[derive(Debug)]
+pub(crate) struct Delegator<'a> {
+    /// Name below [`FAMILY`]; ends in `-<pid of the supervisor>` so that leftovers of dead supervisors can be told.
+    pub(crate) name: &'a str,
+    /// Owner of the group on the host, when the caller may give it away.
+    pub(crate) owner: Option<u32>,
+    /// Limits of the builder as a whole.
+    pub(crate) limits: &'a Limits,
+}
+
+impl Delegator<'_> {
+    /// Makes the groups. A hierarchy that cannot be used is left out, unless a limit needs it.
+    pub(crate) fn create(&self) -> Result<Grant, CgroupError> {
+        let mut grant = Grant::default();
+        let result = self.fill(&mut grant);
+        if result.is_err() {
+            grant.remove().ok();
+        }
+        result.map(|()| grant)
+    }
+
+    fn fill(&self, grant: &mut Grant) -> Result<(), CgroupError> {
+        for place in places()? {
+            match self.make(&place, grant) {
+                Ok(()) => {}
+                // An ordinary user may not create groups in most hierarchies, and some are mounted read-only.
+                Err(CgroupError::Create { path, source: source @ (Errno::ACCESS | Errno::PERM | Errno::ROFS) }) => {
+                    tracing::debug!(path = %path.display(), %source, "cgroup hierarchy is not ours to use");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for (limit, controller) in limits::required(self.limits) {
+            if !grant.delegation.hierarchies.iter().any(|hierarchy| hierarchy.has(controller)) {
+                return Err(CgroupError::Unavailable { limit, controller });
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&self, place: &Place, grant: &mut Grant) -> Result<(), CgroupError> {
+        let family = place.base(self.owner.is_some()).join(FAMILY);
+        let created = make_directory(&family)?;
+        if created {
+            initialise(place, &family);
+        }
+        sweep(&family);
+        let own = family.join(self.name);
+        make_directory(&own)?;
+        grant.created.push(own.clone());
+        let dir = open(&own)?;
+        let controllers = place.enable(&own, &family);
+        let hierarchy = Hierarchy { kind: place.kind, controllers, path: own.clone() };
+        limits::write(&dir, &own, &hierarchy, self.limits)?;
+        if place.has("devices") && self.owner.is_some() {
+            restrict_devices(&dir, &own)?;
+        }
+        let home = own.join("builder");
+        make_directory(&home)?;
+        if let Some(owner) = self.owner {
+            give(&own, owner)?;
+        }
+        grant.join.push(home);
+        if place.kind == HierarchyKind::V2 || !hierarchy.controllers.is_empty() {
+            grant.delegation.hierarchies.push(hierarchy);
+        }
+        Ok(())
+    }
+}
+
+/// A mounted hierarchy and the caller's group in it.
+#[derive(Debug)]
+struct Place {
+    kind: HierarchyKind,
+    controllers: Vec<String>,
+    mount: PathBuf,
+    own: PathBuf,
+}
+
+impl Place {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|own| own == controller)
+    }
+
+    fn base(&self, root: bool) -> &Path {
+        match self.kind {
+            HierarchyKind::V2 if root => &self.mount,
+            _ => &self.own,
+        }
+    }
+
+    /// Makes controllers usable for children of `own` and says which are.
+    fn enable(&self, own: &Path, family: &Path) -> Vec<String> {
+        if self.kind == HierarchyKind::V1 {
+            return STEP_CONTROLLERS.iter().filter(|name| self.has(name)).map(|&name| name.to_owned()).collect();
+        }
+        let above = family.parent().unwrap_or(family);
+        for group in [above, family, own] {
+            let Ok(dir) = open(group) else { continue };
+            for controller in STEP_CONTROLLERS {
+                // One at a time: a single unknown name would spoil the others. What is really on is read back below.
+                write_control(&dir, "cgroup.subtree_control", &format!("+{controller}")).ok();
+            }
+        }
+        let enabled = open(own)
+            .ok()
+            .and_then(|dir| read_control(&dir, "cgroup.subtree_control").ok())
+            .unwrap_or_default();
+        enabled.split_whitespace().filter(|name| STEP_CONTROLLERS.contains(name)).map(str::to_owned).collect()
+    }
+}
+
+/// A cpuset of version 1 starts empty and cannot hold a process until it has been given something.
+fn initialise(place: &Place, family: &Path) {
+    if place.kind == HierarchyKind::V2 || !place.has("cpuset") {
+        return;
+    }
+    let (Some(Ok(above)), Ok(dir)) = (family.parent().map(open), open(family)) else { return };
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if let Ok(value) = read_control(&above, file) {
+            write_control(&dir, file, value.trim()).ok();
+        }
+    }
+    // Groups made below start with what this one has.
+    write_control(&dir, "cgroup.clone_children", "1").ok();
+}
+
+fn restrict_devices(dir: &OwnedFd, path: &Path) -> Result<(), CgroupError> {
+    let set = |file: &str, value: &str| {
+        write_control(dir, file, value).map_err(|source| CgroupError::Write {
+            path: path.to_owned(),
+            file: file.to_owned(),
+            value: value.to_owned(),
+            source,
+        })
+    };
+    set("devices.deny", "a")?;
+    DEVICES.iter().try_for_each(|device| set("devices.allow", device))
+}
+
+/// Hands a group to the builder: it may create groups below and move its own processes among them.
+fn give(path: &Path, owner: u32) -> Result<(), CgroupError> {
+    let chown = |path: &Path| {
+        std::os::unix::fs::lchown(path, Some(owner), Some(owner))
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    };
+    chown(path).map_err(|source| CgroupError::Create { path: path.to_owned(), source })?;
+    for file in ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"] {
+        match chown(&path.join(file)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(source) => return Err(CgroupError::Create { path: path.join(file), source }),
+        }
+    }
+    Ok(())
+}
+
+/// Removes groups of supervisors that are gone.
+fn sweep(family: &Path) {
+    for entry in fs::read_dir(family).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.rsplit('-').next()?.parse::<i32>().ok()) else {
+            continue;
+        };
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            remove_tree(&entry.path()).ok();
+        }
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<(), Errno> {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)
+}
+
+fn make_directory(path: &Path) -> Result<bool, CgroupError> {
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o755)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(source) => Err(CgroupError::Create { path: path.to_owned(), source }),
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, CgroupError> {
+    open_directory(CWD, path).map_err(|source| CgroupError::Open { path: path.to_owned(), source })
+}
+
+/// The hierarchies mounted here that are of use, and the caller's place in each.
+fn places() -> Result<Vec<Place>, CgroupError> {
+    let mounts = read_description("/proc/self/mountinfo")?;
+    let groups = read_description("/proc/self/cgroup")?;
+    Ok(mounts.lines().filter_map(|line| place(line, &groups)).collect())
+}
+
+fn read_description(path: &'static str) -> Result<String, CgroupError> {
+    use std::io::Read;
+    let describe = |source| CgroupError::Describe { path, source };
+    let mut text = String::new();
+    fs::File::open(path).map_err(describe)?.take(MAX_DESCRIPTION).read_to_string(&mut text).map_err(describe)?;
+    Ok(text)
+}
+
+/// One line of mountinfo, see proc_pid_mountinfo(5), when it is a hierarchy we use.
+fn place(line: &str, groups: &str) -> Option<Place> {
+    let (before, after) = line.split_once(" - ")?;
+    let mut after = after.split(' ');
+    let kind = match after.next()? {
+        "cgroup" => HierarchyKind::V1,
+        "cgroup2" => HierarchyKind::V2,
+        _ => return None,
+    };
+    let options = after.nth(1)?;
+    let mut before = before.split(' ').skip(3);
+    let (root, mount) = (before.next()?, PathBuf::from(before.next()?));
+    let controllers: Vec<String> = match kind {
+        HierarchyKind::V1 => options.split(',').map(str::to_owned).collect(),
+        HierarchyKind::V2 => open(&mount)
+            .and_then(|dir| {
+                read_control(&dir, "cgroup.controllers")
+                    .map_err(|source| CgroupError::Open { path: mount.clone(), source })
+            })
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
+    };
+    let used = |name: &String| name == "devices" || STEP_CONTROLLERS.contains(&name.as_str());
+    if kind == HierarchyKind::V1 && !controllers.iter().any(used) {
+        return None;
+    }
+    let own = own_group(&mount, root, kind, &controllers, groups);
+    Some(Place { kind, controllers, mount, own })
+}
+
+/// The caller's group as a path below `mount`; the mount itself when the group is not visible there.
+fn own_group(mount: &Path, root: &str, kind: HierarchyKind, controllers: &[String], groups: &str) -> PathBuf {
+    let inside = groups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (names, path) = (fields.next()?, fields.next()?);
+        let ours = match kind {
+            HierarchyKind::V2 => names.is_empty(),
+            HierarchyKind::V1 => names.split(',').any(|name| controllers.iter().any(|own| own == name)),
+        };
+        ours.then(|| path.strip_prefix(root).unwrap_or(path).trim_start_matches('/').to_owned())
+    });
+    let own = mount.join(inside.unwrap_or_default());
+    if own.is_dir() { own } else { mount.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GROUPS: &str = "4:memory:/a/b\n2:cpu,cpuacct:/\n0::/user.slice\n";
+
+    #[test]
+    fn reads_a_version_1_line() {
+        let line = "40 35 0:33 / /nonexistent/cpu rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct";
+        let place = place(line, GROUPS).unwrap();
+        assert_eq!(place.kind, HierarchyKind::V1);
+        assert!(place.has("cpu") && place.has("cpuacct"));
+        assert_eq!(place.own, Path::new("/nonexistent/cpu"));
+    }
+
+    #[test]
+    fn leaves_out_what_is_of_no_use() {
+        assert!(place("40 35 0:33 / /x rw - cgroup cgroup rw,blkio", GROUPS).is_none());
+        assert!(place("40 35 0:33 / /x rw - tmpfs tmpfs rw", GROUPS).is_none());
+        assert!(place("nonsense", GROUPS).is_none());
+        assert!(place("40 - cgroup", GROUPS).is_none());
+    }
+}

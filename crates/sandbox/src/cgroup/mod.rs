@@ -1,0 +1,304 @@
+//! Control groups: a leaf per step in every delegated hierarchy, with its limits, its kill switch and its memory of what died.
+//!
+//! Both layouts are served, and the mixed one where controllers are on version 1 while the unified hierarchy still offers
+//! `cgroup.kill`. A limit whose controller was not delegated is an error, never ignored. See cgroups(7) and the kernel's
+//! admin-guide/cgroup-v1 and cgroup-v2.
+
+mod delegate;
+mod limits;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use delegate::{Delegator, Grant};
+
+use crate::spec::Limits;
+
+/// How often, and with what pause, the removal of a leaf is tried: the last process of a killed tree may still be on its way out.
+const REMOVE_ATTEMPTS: u32 = 200;
+const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Longest control file that is read: `memory.events` and `memory.oom_control` are a few lines.
+const MAX_CONTROL_FILE: usize = 4096;
+
+/// Something about a control group failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// A limit was asked for whose controller is not delegated to this builder.
+    #[error("limit {limit}: the {controller} cgroup controller is not available here")]
+    Unavailable {
+        /// The limit asked for.
+        limit: &'static str,
+        /// The controller it needs.
+        controller: &'static str,
+    },
+    /// A control group could not be created.
+    #[error("create cgroup {path}")]
+    Create {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Errno,
+    },
+    /// A control file could not be read or written.
+    #[error("write {value:?} to {file} of cgroup {path}")]
+    Write {
+        /// The control group.
+        path: PathBuf,
+        /// The control file.
+        file: String,
+        /// What was to be written.
+        value: String,
+        /// What the kernel said.
+        #[source]
+        source: Errno,
+    },
+    /// A control group could not be opened.
+    #[error("open cgroup {path}")]
+    Open {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Errno,
+    },
+    /// A process could not be put into its control group.
+    #[error("join cgroup {path}")]
+    Join {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: Errno,
+    },
+    /// A control group stayed busy, most likely for a process the kernel cannot end.
+    #[error("remove cgroup {path}")]
+    Remove {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said last.
+        #[source]
+        source: Errno,
+    },
+    /// The description of the mounted hierarchies could not be read.
+    #[error("read {path}")]
+    Describe {
+        /// Which file.
+        path: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The control groups a builder may create children in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delegation {
+    /// One per mounted hierarchy.
+    pub hierarchies: Vec<Hierarchy>,
+}
+
+/// One delegated directory of a cgroup file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hierarchy {
+    /// Version of the interface.
+    pub kind: HierarchyKind,
+    /// Controllers usable in it.
+    pub controllers: Vec<String>,
+    /// The directory, as the process that holds this value sees it.
+    pub path: PathBuf,
+}
+
+/// Version of the cgroup interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HierarchyKind {
+    /// One hierarchy per controller.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// The delegated directories, held open so that helpers reach them after the path is gone from their view.
+#[derive(Debug, Default)]
+pub(crate) struct Cgroups {
+    hierarchies: Vec<(Hierarchy, OwnedFd)>,
+}
+
+impl Cgroups {
+    pub(crate) fn open(delegation: &Delegation) -> Result<Self, CgroupError> {
+        let open = |hierarchy: &Hierarchy| {
+            let dir = open_directory(CWD, &hierarchy.path)
+                .map_err(|source| CgroupError::Open { path: hierarchy.path.clone(), source })?;
+            Ok((hierarchy.clone(), dir))
+        };
+        Ok(Self { hierarchies: delegation.hierarchies.iter().map(open).collect::<Result<_, _>>()? })
+    }
+
+    /// Creates a leaf in every hierarchy and writes the limits. Nothing is left behind on failure.
+    pub(crate) fn create(&self, name: &str, limits: &Limits) -> Result<Leaf, CgroupError> {
+        self.check(limits)?;
+        let mut leaf = Leaf { name: name.to_owned(), parts: Vec::with_capacity(self.hierarchies.len()), removed: AtomicBool::new(false) };
+        for (hierarchy, dir) in &self.hierarchies {
+            if let Err(error) = leaf.add(hierarchy, dir, limits) {
+                leaf.remove().ok();
+                return Err(error);
+            }
+        }
+        Ok(leaf)
+    }
+
+    /// Puts the calling process into the leaf `name` of every hierarchy.
+    pub(crate) fn join(&self, name: &str) -> Result<(), CgroupError> {
+        for (hierarchy, dir) in &self.hierarchies {
+            let joined = open_directory(dir, name).and_then(|leaf| write_control(&leaf, "cgroup.procs", "0"));
+            joined.map_err(|source| CgroupError::Join { path: hierarchy.path.join(name), source })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hierarchies.is_empty()
+    }
+
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.hierarchies.iter().map(|(_, dir)| dir.as_fd())
+    }
+
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let has = |controller: &str| {
+            self.hierarchies.iter().any(|(hierarchy, _)| hierarchy.has(controller))
+        };
+        for (limit, controller) in limits::required(limits) {
+            if !has(controller) {
+                return Err(CgroupError::Unavailable { limit, controller });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Hierarchy {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|own| own == controller)
+    }
+}
+
+/// One step's control group in every hierarchy.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    name: String,
+    parts: Vec<Part>,
+    removed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Part {
+    kind: HierarchyKind,
+    memory: bool,
+    parent: OwnedFd,
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl Leaf {
+    fn add(&mut self, hierarchy: &Hierarchy, parent: &OwnedFd, limits: &Limits) -> Result<(), CgroupError> {
+        let path = hierarchy.path.join(&self.name);
+        let create = |source| CgroupError::Create { path: path.clone(), source };
+        rustix::fs::mkdirat(parent, &self.name, Mode::from_raw_mode(0o755)).map_err(create)?;
+        let dir = open_directory(parent, &self.name).map_err(create)?;
+        let parent = rustix::io::fcntl_dupfd_cloexec(parent, 0).map_err(create)?;
+        let memory = hierarchy.has("memory");
+        self.parts.push(Part { kind: hierarchy.kind, memory, parent, dir, path });
+        let Some(part) = self.parts.last() else { return Ok(()) };
+        limits::write(&part.dir, &part.path, hierarchy, limits)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Ends every process of the step, where the kernel has a switch for it.
+    pub(crate) fn kill(&self) {
+        for part in self.parts.iter().filter(|part| part.kind == HierarchyKind::V2) {
+            // Without the switch (before 5.14) the end of the pid namespace does the same.
+            write_control(&part.dir, "cgroup.kill", "1").ok();
+        }
+    }
+
+    /// Whether a process of the step was killed for want of memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        self.parts.iter().filter(|part| part.memory).any(|part| {
+            let file = match part.kind {
+                HierarchyKind::V1 => "memory.oom_control",
+                HierarchyKind::V2 => "memory.events",
+            };
+            let text = read_control(&part.dir, file).unwrap_or_default();
+            text.lines()
+                .filter_map(|line| line.strip_prefix("oom_kill "))
+                .any(|count| count.trim().parse::<u64>().is_ok_and(|count| count > 0))
+        })
+    }
+
+    /// Removes the leaf everywhere, waiting a bounded time for processes on their way out. Blocks.
+    pub(crate) fn remove(&self) -> Result<(), CgroupError> {
+        let mut failed = Ok(());
+        self.removed.store(true, Ordering::Relaxed);
+        for part in &self.parts {
+            let removed = retry(|| rustix::fs::unlinkat(&part.parent, &self.name, AtFlags::REMOVEDIR));
+            if let Err(source) = removed {
+                failed = Err(CgroupError::Remove { path: part.path.clone(), source });
+            }
+        }
+        failed
+    }
+}
+
+/// A step that never came to be, because whoever asked for it changed their mind, leaves an empty group.
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        if !self.removed.load(Ordering::Relaxed) {
+            for part in &self.parts {
+                rustix::fs::unlinkat(&part.parent, &self.name, AtFlags::REMOVEDIR).ok();
+            }
+        }
+    }
+}
+
+fn retry(mut remove: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    let mut last = Errno::BUSY;
+    for _ in 0..REMOVE_ATTEMPTS {
+        match remove() {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => last = errno,
+        }
+        std::thread::sleep(REMOVE_PAUSE);
+    }
+    Err(last)
+}
+
+fn open_directory(at: impl AsFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, path, flags, Mode::empty())
+}
+
+fn write_control(dir: &OwnedFd, file: &str, value: &str) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, file, flags, Mode::empty())?;
+    rustix::io::write(&file, value.as_bytes()).map(|_| ())
+}
+
+fn read_control(dir: &OwnedFd, file: &str) -> Result<String, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, file, flags, Mode::empty())?;
+    let mut bytes = vec![0; MAX_CONTROL_FILE];
+    let length = rustix::io::read(&file, &mut bytes)?;
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(|_| Errno::ILSEQ)
+}

@@ -1,0 +1,107 @@
+//! From a list of arguments to an executed program: working directory, `PATH` lookup, and the words for what can go wrong.
+
+use std::ffi::CString;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::message::Failure;
+
+/// What is searched when the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Exit codes of a shell for a command that is not there, and for one that cannot be executed.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+
+/// Moves into `path`, which has no symbolic links, and makes sure that it is inside the root (CVE-2024-21626).
+pub(super) fn enter_directory(path: &str) -> Result<(), Failure> {
+    let refused = |why: String| Failure::Root { message: format!("working directory {path:?}: {why}") };
+    let root = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let directory = root.and_then(|root| crate::rootfs::open_directory(&root, path));
+    rustix::process::fchdir(directory.map_err(|errno| refused(errno.to_string()))?).map_err(|errno| refused(errno.to_string()))?;
+    let here = rustix::process::getcwd(Vec::new()).map_err(|errno| refused(errno.to_string()))?;
+    // The kernel writes "(unreachable)" before a directory that is not below the root.
+    if here.to_bytes().starts_with(b"/") { Ok(()) } else { Err(refused("not inside the root".to_owned())) }
+}
+
+/// Executes the command. Returns only when that fails.
+pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
+    let Some(name) = args.first() else {
+        return Failure::Command { message: "no command given".to_owned(), code: NOT_FOUND };
+    };
+    let (Some(argv), Some(envp)) = (strings(args), strings(env)) else {
+        return Failure::Command { message: format!("exec: {name:?}: argument holds a zero byte"), code: NOT_EXECUTABLE };
+    };
+    if name.contains('/') {
+        let errno = exec(name, &argv, &envp);
+        let message = match errno {
+            Errno::NOENT | Errno::NOTDIR => format!("exec: {name:?}: stat {name}: {}", words(errno)),
+            _ => format!("exec {name}: {}", words(errno)),
+        };
+        return Failure::Command { message, code: code(errno) };
+    }
+    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut denied = None;
+    for directory in path.split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        let candidate = format!("{directory}/{name}");
+        match exec(&candidate, &argv, &envp) {
+            Errno::NOENT | Errno::NOTDIR if !exists(&candidate) => {}
+            Errno::ACCESS => denied = Some(Errno::ACCESS),
+            errno => {
+                let message = format!("exec {candidate}: {}", words(errno));
+                return Failure::Command { message, code: code(errno) };
+            }
+        }
+    }
+    match denied {
+        Some(errno) => Failure::Command { message: format!("exec: {name:?}: {}", words(errno)), code: NOT_EXECUTABLE },
+        None => Failure::Command {
+            message: format!("exec: {name:?}: executable file not found in $PATH"),
+            code: NOT_FOUND,
+        },
+    }
+}
+
+/// A file that is there while executing it says otherwise lacks its interpreter.
+fn exists(path: &str) -> bool {
+    rustix::fs::statat(CWD, path, AtFlags::empty()).is_ok()
+}
+
+fn exec(path: &str, argv: &[CString], envp: &[CString]) -> Errno {
+    let Ok(path) = CString::new(path) else { return Errno::INVAL };
+    let pointers = |strings: &[CString]| {
+        let mut pointers: Vec<*const libc::c_char> = strings.iter().map(|string| string.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        pointers
+    };
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: both lists end in null and point to strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    crate::namespaces::last_errno()
+}
+
+fn strings(of: &[String]) -> Option<Vec<CString>> {
+    of.iter().map(|string| CString::new(string.as_str()).ok()).collect()
+}
+
+fn code(errno: Errno) -> i32 {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
+    }
+}
+
+/// Errors as other container runtimes word them; people search for these.
+fn words(errno: Errno) -> String {
+    match errno {
+        Errno::NOENT => "no such file or directory".to_owned(),
+        Errno::NOTDIR => "not a directory".to_owned(),
+        Errno::ACCESS => "permission denied".to_owned(),
+        Errno::NOEXEC => "exec format error".to_owned(),
+        Errno::TOOBIG => "argument list too long".to_owned(),
+        Errno::ISDIR => "is a directory".to_owned(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,182 @@
+//! A copy of a helper on its way to becoming a step.
+//!
+//! The order matters and is written once, in [`Step::prepare`] and [`Step::confine`]: first everything that needs the builder's
+//! powers (groups, mounts, network), then the change of root, then the step's own user namespace, and from there on only giving
+//! things up. Nothing of the builder's is open when the command starts.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use super::{Equipment, command, filesystem};
+use crate::message::{Failure, Order, Report, Request, SourceOrder, encode};
+use crate::namespaces::{CLONE_NEWCGROUP, CLONE_NEWNS, unshare};
+use crate::spec::{Network, Security};
+use crate::{capabilities, descriptors, network, process, rlimits};
+
+/// A step that was asked for, with its descriptors.
+pub(super) struct Step {
+    pub(super) order: Order,
+    report: OwnedFd,
+    root: Option<OwnedFd>,
+    stdio: [OwnedFd; 2],
+    stdin: Option<OwnedFd>,
+    mounts: Vec<Option<OwnedFd>>,
+}
+
+impl Step {
+    /// Takes a request apart; `None` when it is not what a builder sends.
+    pub(super) fn read(request: &Request, fds: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
+        let order = process::read_memfd(fds.next()?).ok()?;
+        let order: Order = serde_json::from_slice(&order).ok()?;
+        let report = fds.next()?;
+        let root = fds.next();
+        let stdio = [fds.next()?, fds.next()?];
+        let stdin = if request.stdin { Some(fds.next()?) } else { None };
+        let mut mounts = Vec::with_capacity(order.mounts.len());
+        for mount in &order.mounts {
+            mounts.push(match mount.source {
+                SourceOrder::Descriptor => Some(fds.next()?),
+                SourceOrder::Tmpfs { .. } => None,
+            });
+        }
+        Some(Self { order, report, root, stdio, stdin, mounts })
+    }
+
+    /// Sets this process up and executes the command.
+    pub(super) fn become_command(mut self, equipment: &Equipment) -> ! {
+        let outcome: Result<(), Failure> = self
+            .prepare(equipment)
+            .and_then(|cwd| self.confine(equipment, &cwd))
+            .and_then(|()| Err(command::execute(&self.order.args, &self.order.env)));
+        let Err(failure) = outcome else { process::exit(125) };
+        self.tell(&Report::Failed(failure), None);
+        process::exit(125)
+    }
+
+    /// Everything that needs the builder's powers. Returns the working directory.
+    fn prepare(&mut self, equipment: &Equipment) -> Result<String, Failure> {
+        if let Some(leaf) = &self.order.leaf {
+            equipment.cgroups.join(leaf).map_err(|error| Failure::chain("limit the step", &error))?;
+        }
+        unshare(CLONE_NEWCGROUP).map_err(Failure::mechanism("create a cgroup namespace"))?;
+        self.place_stdio(equipment)?;
+
+        let root = self.root.take().ok_or_else(|| Failure::Root { message: "no root given".to_owned() })?;
+        let mut view = filesystem::View::new(root, equipment.ids)?;
+        view.mount_standard(&self.order)?;
+        for (mount, fd) in self.order.mounts.iter().zip(self.mounts.iter_mut()) {
+            view.mount(mount, fd.take())?;
+        }
+        let cwd = view.working_directory(&self.order.cwd)?;
+        let tun = self.prepare_network(equipment)?;
+        let (stubs, parents) = view.enter(self.order.readonly_root)?;
+        for stub in stubs {
+            self.tell(&Report::Stub(stub), None);
+        }
+        for parent in parents {
+            self.tell(&Report::Parent(parent), None);
+        }
+        if let Some(tun) = tun {
+            self.tell(&Report::Tun, Some(tun));
+        }
+        rustix::system::sethostname(self.order.hostname.as_bytes())
+            .map_err(Failure::mechanism("set the host name"))?;
+        Ok(cwd)
+    }
+
+    fn place_stdio(&self, equipment: &Equipment) -> Result<(), Failure> {
+        use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+        let null;
+        let stdin = match &self.stdin {
+            Some(stdin) => stdin,
+            None => {
+                null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(Failure::mechanism("open /dev/null"))?;
+                &null
+            }
+        };
+        let user = &self.order.user;
+        let owner = Uid::from_raw(equipment.ids.first + user.uid);
+        let group = Gid::from_raw(equipment.ids.first + user.gid);
+        for (number, fd) in [(0, stdin), (1, &self.stdio[0]), (2, &self.stdio[1])] {
+            let stat = rustix::fs::fstat(fd).map_err(Failure::mechanism("examine a standard stream"))?;
+            if matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo) {
+                // Programs open /dev/stdout and the like anew. A pipe somebody else owns is then simply not openable.
+                rustix::fs::fchown(fd, Some(owner), Some(group)).ok();
+            }
+            process::place(fd.as_fd(), number).map_err(Failure::mechanism("set up a standard stream"))?;
+        }
+        Ok(())
+    }
+
+    fn prepare_network(&self, equipment: &Equipment) -> Result<Option<OwnedFd>, Failure> {
+        if self.order.network == Network::Host {
+            return Ok(None);
+        }
+        let ids = equipment.ids;
+        network::prepare_loopback().map_err(Failure::mechanism("bring up the loopback device"))?;
+        network::allow_ping(ids.first, ids.first + (ids.count - 1))
+            .map_err(Failure::mechanism("allow ping sockets"))?;
+        match self.order.network {
+            Network::Gate => {
+                network::create_tun().map(Some).map_err(Failure::mechanism("create the network device"))
+            }
+            Network::None | Network::Host => Ok(None),
+        }
+    }
+
+    /// Gives up everything a step must not have.
+    fn confine(&self, equipment: &Equipment, cwd: &str) -> Result<(), Failure> {
+        let order = &self.order;
+        let sandboxed = order.security == Security::Sandbox;
+        equipment.identity.enter(order.security).map_err(Failure::mechanism("enter the step's user namespace"))?;
+        if !sandboxed {
+            // Its own, of the new user namespace: what it mounts there is its own affair.
+            unshare(CLONE_NEWNS).map_err(Failure::mechanism("create a mount namespace"))?;
+        }
+        rustix::process::setsid().map_err(Failure::mechanism("start a session"))?;
+        command::enter_directory(cwd)?;
+        rlimits::apply(&order.ulimits).map_err(Failure::mechanism("set resource limits"))?;
+        let kept = if sandboxed { capabilities::build_mask() } else { u64::MAX };
+        if sandboxed {
+            capabilities::limit_bounding_set(kept)
+                .map_err(Failure::mechanism("limit the capability bounding set"))?;
+        }
+        process::close_on_exec_above_stdio().map_err(Failure::mechanism("close descriptors"))?;
+        if order.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).map_err(Failure::mechanism("forbid new privileges"))?;
+        }
+        // Last while there are still capabilities to install it with; what follows is in the profile.
+        if sandboxed {
+            equipment.filter.install().map_err(Failure::mechanism("install the system-call filter"))?;
+        }
+        self.become_user(kept)?;
+        // Changes of identity clear it.
+        set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(Failure::mechanism("tie the step to its helper"))?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        process::reset_signals();
+        Ok(())
+    }
+
+    fn become_user(&self, kept: u64) -> Result<(), Failure> {
+        use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+        let user = &self.order.user;
+        let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+        set_thread_groups(&groups).map_err(Failure::mechanism("set supplementary groups"))?;
+        let gid = Gid::from_raw(user.gid);
+        set_thread_res_gid(gid, gid, gid).map_err(Failure::mechanism("set the group"))?;
+        let uid = Uid::from_raw(user.uid);
+        set_thread_res_uid(uid, uid, uid).map_err(Failure::mechanism("set the user"))?;
+        // For another user than root the kernel has taken all of them already.
+        let mask = if user.uid == 0 { kept } else { 0 };
+        capabilities::set(mask).map_err(Failure::mechanism("set capabilities"))
+    }
+
+    fn tell(&self, report: &Report, fd: Option<OwnedFd>) {
+        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+        // A builder that stopped listening has given up on the step and will end it.
+        descriptors::send(&self.report, &encode(report), &fds).ok();
+    }
+}

@@ -1,0 +1,223 @@
+//! A step from the moment it was asked for until nothing of it is left.
+//!
+//! Three parts share the work: [`Handle`] can end the step at any time, also before its process is known; [`Watch`] is the task
+//! that waits for the end and cleans up; [`Running`] is what the caller holds.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::net::RecvFlags;
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::sync::oneshot;
+
+use super::connection::Connection;
+use super::{LaunchError, watched};
+use crate::cgroup::Leaf;
+use crate::descriptors;
+use crate::message::{Failure, Report};
+use crate::process::Ended;
+use crate::rootfs::{Parent, Stub, settle};
+use crate::spec::{Exit, Usage};
+
+/// The means to end a step.
+#[derive(Debug)]
+pub(super) struct Handle {
+    leaf: Option<Leaf>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pidfd: Option<OwnedFd>,
+    condemned: bool,
+}
+
+impl Handle {
+    /// Takes note of the step's first process; ends it if that was asked for before it was known.
+    pub(super) fn started(&self, pidfd: OwnedFd) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.condemned {
+            self.end(&pidfd);
+        }
+        state.pidfd = Some(pidfd);
+    }
+
+    /// Ends every process of the step.
+    pub(super) fn kill(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.condemned = true;
+        if let Some(pidfd) = &state.pidfd {
+            self.end(pidfd);
+        }
+    }
+
+    fn end(&self, pidfd: &OwnedFd) {
+        if let Some(leaf) = &self.leaf {
+            leaf.kill();
+        }
+        // The first process is the init of its pid namespace: with it everything goes. Already gone is fine.
+        pidfd_send_signal(pidfd, Signal::KILL).ok();
+    }
+}
+
+/// Ends the step when dropped.
+#[derive(Debug)]
+struct Guard(Arc<Handle>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
+/// What was made in the root and has to be taken out again; told to the watch when the command is running.
+#[derive(Debug, Default)]
+struct Record {
+    stubs: Vec<Stub>,
+    parents: Vec<Parent>,
+}
+
+/// The caller's promise to tell the watch about the record. Dropped without telling, the watch cleans up what it can.
+#[derive(Debug)]
+pub(super) struct Watch {
+    record: oneshot::Sender<Record>,
+}
+
+impl Watch {
+    /// Starts watching over a step that is about to be asked for.
+    pub(super) fn start(
+        id: u64,
+        helper: &Connection,
+        leaf: Option<Leaf>,
+        root: OwnedFd,
+    ) -> (Self, Running) {
+        let handle = Arc::new(Handle { leaf, state: Mutex::default() });
+        let (end, ended) = oneshot::channel();
+        let (record, told) = oneshot::channel();
+        let (done, exit) = oneshot::channel();
+        helper.expect(id, Arc::clone(&handle), end);
+        let watched = Arc::clone(&handle);
+        tokio::spawn(async move {
+            let ended = ended.await.unwrap_or(Err(LaunchError::HelperLost));
+            let record = told.await.unwrap_or_default();
+            let cleaned = tokio::task::spawn_blocking(move || clean(&watched, &root, &record)).await;
+            let exit = ended.map(|ended| {
+                let (oom_killed, settled_parents) = cleaned.unwrap_or_default();
+                exit_of(ended, oom_killed, settled_parents)
+            });
+            // Nobody waits for a step whose `Running` was dropped.
+            done.send(exit).ok();
+        });
+        (Self { record }, Running { guard: Guard(handle), exit: Some(exit), finished: None, tun: None })
+    }
+}
+
+fn exit_of(ended: Ended, oom_killed: bool, settled_parents: Vec<std::path::PathBuf>) -> Exit {
+    Exit {
+        code: ended.code,
+        signal: ended.signal,
+        oom_killed,
+        usage: Usage {
+            user: Duration::from_micros(ended.user_micros),
+            system: Duration::from_micros(ended.system_micros),
+            peak_resident: ended.peak_resident,
+        },
+        settled_parents,
+    }
+}
+
+/// Everything that is to be done after a step has ended. Blocks, for a moment as a rule.
+fn clean(handle: &Handle, root: &OwnedFd, record: &Record) -> (bool, Vec<std::path::PathBuf>) {
+    let mut oom_killed = false;
+    if let Some(leaf) = &handle.leaf {
+        oom_killed = leaf.oom_killed();
+        leaf.kill();
+    }
+    let settled = settle(root, &record.stubs, &record.parents);
+    if let Some(leaf) = &handle.leaf
+        && let Err(error) = leaf.remove()
+    {
+        tracing::warn!(%error, "a step left its control group busy");
+    }
+    (oom_killed, settled)
+}
+
+/// A step whose command is running. Dropping it ends the step.
+#[derive(Debug)]
+pub struct Running {
+    guard: Guard,
+    exit: Option<oneshot::Receiver<Result<Exit, LaunchError>>>,
+    finished: Option<Exit>,
+    tun: Option<OwnedFd>,
+}
+
+impl Running {
+    /// Listens to the step being set up until its command runs or it fails.
+    pub(super) async fn started(mut self, report: OwnedFd, watch: Watch) -> Result<Self, LaunchError> {
+        let mut record = Record::default();
+        let failure = self.listen(report, &mut record).await;
+        let told = watch.record.send(record);
+        match failure {
+            Ok(None) if told.is_ok() => Ok(self),
+            Ok(None) => Err(LaunchError::HelperLost),
+            Ok(Some(failure)) => {
+                // The process is on its way out; its mounts and groups must be gone before the caller goes on.
+                self.wait().await.ok();
+                Err(failure.into())
+            }
+            Err(errno) => {
+                self.kill();
+                self.wait().await.ok();
+                Err(LaunchError::Helper(errno))
+            }
+        }
+    }
+
+    async fn listen(&mut self, report: OwnedFd, record: &mut Record) -> Result<Option<Failure>, rustix::io::Errno> {
+        use rustix::io::Errno;
+        let report = watched(report)?;
+        loop {
+            let heard = report
+                .async_io(Interest::READABLE, |fd| Ok(descriptors::receive(fd, RecvFlags::DONTWAIT)?))
+                .await
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            let Some((bytes, fds)) = heard else { return Ok(None) };
+            match serde_json::from_slice(&bytes).map_err(|_| Errno::BADMSG)? {
+                Report::Stub(stub) => record.stubs.push(stub),
+                Report::Parent(parent) => record.parents.push(parent),
+                Report::Tun => self.tun = fds.into_iter().next(),
+                Report::Failed(failure) => return Ok(Some(failure)),
+            }
+        }
+    }
+
+    /// The step's network device, for [`crate::Network::Gate`]; once.
+    pub fn take_tun(&mut self) -> Option<OwnedFd> {
+        self.tun.take()
+    }
+
+    /// Ends every process of the step. [`Running::wait`] then tells of signal 9.
+    pub fn kill(&self) {
+        self.guard.0.kill();
+    }
+
+    /// Waits until the step has ended and nothing of it is left: no process, no mount, no control group, no mount point in its
+    /// root. May be called again.
+    ///
+    /// # Errors
+    ///
+    /// When the step was lost together with its helper.
+    pub async fn wait(&mut self) -> Result<Exit, LaunchError> {
+        if let Some(exit) = &self.finished {
+            return Ok(exit.clone());
+        }
+        let Some(receiver) = &mut self.exit else { return Err(LaunchError::HelperLost) };
+        let exit = receiver.await.unwrap_or(Err(LaunchError::HelperLost));
+        self.exit = None;
+        let exit = exit?;
+        self.finished = Some(exit.clone());
+        Ok(exit)
+    }
+}

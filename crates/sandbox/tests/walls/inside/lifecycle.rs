@@ -1,0 +1,215 @@
+//! Beginning and end of steps: limits, killing, what is left, many at once, and how long a start takes.
+
+use std::fs;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_sandbox::{LaunchError, Limits, Network};
+
+use super::cases;
+use crate::bench::{Bench, bind};
+
+pub(super) const CASES: &[(&str, super::Case)] = cases![
+    "lifecycle":
+    memory_limit,
+    process_limit,
+    killing_leaves_nothing,
+    dropping_ends_the_step,
+    dropping_the_start_ends_the_step,
+    background_processes_end_with_the_first,
+    many_at_once,
+    a_lost_helper_is_replaced,
+    refused_steps_leave_nothing,
+];
+
+/// Names of steps' control groups that exist now.
+fn leaves(bench: &Bench) -> Vec<String> {
+    let hierarchies = bench.entered.cgroup.iter().flat_map(|delegation| &delegation.hierarchies);
+    let entries = hierarchies.flat_map(|hierarchy| fs::read_dir(&hierarchy.path).unwrap());
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("case-")).collect()
+}
+
+/// Command lines of processes whose arguments hold `mark`.
+fn processes(mark: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok());
+    let lines = entries.filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.contains(mark)).collect()
+}
+
+fn mounts() -> usize {
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+async fn memory_limit(bench: Arc<Bench>) {
+    let mut spec = bench.probe(&["memory"]);
+    spec.limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+    let output = bench.run(spec).await;
+    assert_eq!(output.exit.signal, Some(9));
+    assert!(output.exit.oom_killed);
+    assert!(output.exit.usage.peak_resident < 80 << 20);
+    assert!(leaves(&bench).is_empty());
+}
+
+async fn process_limit(bench: Arc<Bench>) {
+    let mut spec = bench.script("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 2 & done; wait");
+    spec.limits = Limits { pids: Some(5), ..Limits::default() };
+    let output = bench.run(spec).await;
+    assert!(output.stderr.contains("can't fork"), "{}", output.stderr);
+    let mut spec = bench.script("true");
+    spec.limits = Limits { cpu_quota: Some(50_000), cpu_shares: Some(512), cpuset_cpus: Some("0".into()), ..Limits::default() };
+    assert!(bench.run(spec).await.exit.success());
+}
+
+async fn killing_leaves_nothing(bench: Arc<Bench>) {
+    let mounts_before = mounts();
+    let script = "(busybox setsid sleep 4711 &) ; (sleep 4711 &); sleep 4711";
+    let root = bench.root();
+    let mut spec = bench.spec(&root, &["sh", "-c", script]);
+    spec.mounts.push(bind("/usr/bin", "/mnt/stub", true));
+    let (mut running, _out, _err) = bench.start(spec).await.unwrap();
+    while processes("sleep\u{0}4711").len() < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(leaves(&bench).is_empty(), bench.entered.cgroup.is_none());
+    running.kill();
+    let exit = running.wait().await.unwrap();
+    assert_eq!((exit.code, exit.signal), (None, Some(9)));
+    assert_eq!(running.wait().await.unwrap(), exit);
+    assert!(processes("4711").is_empty());
+    assert!(leaves(&bench).is_empty());
+    assert_eq!(mounts(), mounts_before);
+    assert!(!root.upper.join("mnt").exists());
+}
+
+async fn dropping_ends_the_step(bench: Arc<Bench>) {
+    let (running, _out, _err) = bench.start(bench.script("sleep 4712")).await.unwrap();
+    drop(running);
+    gone(&bench, "4712").await;
+}
+
+async fn dropping_the_start_ends_the_step(bench: Arc<Bench>) {
+    for pause in 0..20 {
+        let start = bench.start(bench.script("sleep 4713"));
+        tokio::time::timeout(Duration::from_micros(pause * 200), start).await.ok();
+    }
+    gone(&bench, "4713").await;
+}
+
+async fn gone(bench: &Bench, mark: &str) {
+    for _ in 0..1000 {
+        if processes(mark).is_empty() && leaves(bench).is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("left: {:?} {:?}", processes(mark), leaves(bench));
+}
+
+async fn background_processes_end_with_the_first(bench: Arc<Bench>) {
+    let output = bench.run(bench.script("(sleep 4714 >/dev/null 2>&1 &); echo done")).await;
+    assert_eq!(output.stdout, "done\n");
+    assert!(processes("4714").is_empty());
+}
+
+async fn many_at_once(bench: Arc<Bench>) {
+    let steps: Vec<_> = (0..60)
+        .map(|number| {
+            let bench = Arc::clone(&bench);
+            tokio::spawn(async move { bench.output(&format!("sleep 0.05; echo {number}")).await })
+        })
+        .collect();
+    for (number, step) in steps.into_iter().enumerate() {
+        assert_eq!(step.await.unwrap(), format!("{number}\n"));
+    }
+    assert!(leaves(&bench).is_empty());
+}
+
+/// Processes whose parent's parent is the builder: the helpers, below the nursery.
+fn helpers() -> Vec<i32> {
+    let parent = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<i32>().ok()
+    };
+    let own = i32::try_from(std::process::id()).unwrap();
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(|pid| parent(*pid).and_then(parent) == Some(own)).collect()
+}
+
+async fn a_lost_helper_is_replaced(bench: Arc<Bench>) {
+    let before = helpers();
+    assert_eq!(before.len(), 2);
+    let (mut first, _out, _err) = bench.start(bench.script("sleep 4715")).await.unwrap();
+    let (mut second, _out, _err) = bench.start(bench.script("sleep 4715")).await.unwrap();
+    for pid in before {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    for step in [&mut first, &mut second] {
+        assert!(matches!(step.wait().await, Err(LaunchError::HelperLost)));
+    }
+    gone(&bench, "4715").await;
+    assert_eq!(bench.output("echo again").await, "again\n");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(helpers().len(), 2);
+}
+
+async fn refused_steps_leave_nothing(bench: Arc<Bench>) {
+    let root = bench.root();
+    let mut spec = bench.spec(&root, &["absent"]);
+    spec.mounts.push(bind("/usr/bin", "/mnt/x", true));
+    assert!(bench.try_run(spec).await.is_err());
+    assert!(leaves(&bench).is_empty());
+    assert!(!root.upper.join("mnt").exists() && !root.upper.join("dev").exists());
+    let mut spec = bench.spec(&root, &["true"]);
+    spec.name = "../x".into();
+    assert!(matches!(bench.try_run(spec).await.err(), Some(LaunchError::Invalid(_))));
+}
+
+/// Prints how long one `true` takes from being asked for until nothing of it is left.
+pub(super) async fn measure(bench: &Arc<Bench>) -> ExitCode {
+    for network in [Network::None, Network::Gate, Network::Host] {
+        let (mut starts, mut wholes) = (Vec::new(), Vec::new());
+        for _ in 0..200 {
+            let mut spec = bench.spec(&bench.root(), &["true"]);
+            spec.network = network;
+            let begun = Instant::now();
+            let (mut running, _out, _err) = bench.start(spec).await.unwrap();
+            starts.push(begun.elapsed());
+            running.wait().await.unwrap();
+            wholes.push(begun.elapsed());
+        }
+        starts.sort();
+        wholes.sort();
+        println!(
+            "network {network:?}: until executed {:?} (min {:?}), complete {:?} (min {:?}, p90 {:?})",
+            starts[100], starts[0], wholes[100], wholes[0], wholes[180]
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+/// One step, for enclosures of other kinds.
+pub(super) async fn smoke(bench: &Arc<Bench>) -> ExitCode {
+    println!("cgroup {:?}", bench.entered.cgroup);
+    print!("{}", bench.output("id -u; cat /proc/self/uid_map; touch /made; chown 1000:1000 /made; stat -c %u /made").await);
+    let mut spec = bench.script("true");
+    spec.limits.memory = Some(1 << 28);
+    let limited = bench.try_run(spec).await;
+    println!("limits {}", match limited { Ok(_) => "work".to_owned(), Err(error) => error.to_string() });
+    ExitCode::SUCCESS
+}
+
+/// Leaves a file, starts a step that never ends, and waits to be ended itself.
+pub(super) async fn hold(bench: &Arc<Bench>) -> ExitCode {
+    let root = bench.root();
+    let spec = bench.spec(&root, &["sh", "-c", "echo x > /made; sleep 4716"]);
+    let (_running, _out, _err) = bench.start(spec).await.unwrap();
+    while !root.upper.join("made").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mark = bench.entered.descriptors.get("ready").unwrap();
+    rustix::io::write(mark, root.upper.as_os_str().as_encoded_bytes()).unwrap();
+    std::future::pending().await
+}

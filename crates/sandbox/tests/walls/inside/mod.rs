@@ -1,0 +1,73 @@
+//! The builder's role: every case is one or more steps, tried from inside an enclosure.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+mod filesystem;
+mod kernel;
+mod lifecycle;
+mod process;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_sandbox::{Entered, Launcher, LauncherConfig};
+
+use crate::bench::Bench;
+
+/// Nothing in here takes longer unless it hangs.
+const CASE_LIMIT: Duration = Duration::from_secs(60);
+
+type Case = fn(Arc<Bench>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+macro_rules! cases {
+    ($module:literal: $($name:ident),* $(,)?) => {
+        &[ $( (concat!($module, "::", stringify!($name)), |bench| Box::pin($name(bench))) ),* ]
+    };
+}
+pub(crate) use cases;
+
+fn all() -> Vec<(&'static str, Case)> {
+    [filesystem::CASES, kernel::CASES, lifecycle::CASES, process::CASES].into_iter().flatten().copied().collect()
+}
+
+pub(crate) fn main(entered: Entered) -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    let role = args.get(1).map_or("cases", String::as_str);
+    let config = LauncherConfig { helpers: 2, ids: entered.ids, cgroup: entered.cgroup.clone() };
+    let preforked = Launcher::prefork(config).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let launcher = preforked.attach(runtime.handle()).unwrap();
+    let bench = Arc::new(Bench::new(launcher, entered));
+    match role {
+        "cases" => runtime.block_on(run_all(&bench, args.get(2).map(String::as_str))),
+        "measure" => runtime.block_on(lifecycle::measure(&bench)),
+        "smoke" => runtime.block_on(lifecycle::smoke(&bench)),
+        "hold" => runtime.block_on(lifecycle::hold(&bench)),
+        other => {
+            eprintln!("unknown role {other}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_all(bench: &Arc<Bench>, filter: Option<&str>) -> ExitCode {
+    let mut failed = 0;
+    for (name, case) in all() {
+        if filter.is_some_and(|filter| !name.contains(filter)) {
+            continue;
+        }
+        let started = Instant::now();
+        let task = tokio::spawn(tokio::time::timeout(CASE_LIMIT, case(Arc::clone(bench))));
+        let outcome = match task.await {
+            Ok(Ok(())) => "ok",
+            Ok(Err(_)) => "TIMED OUT",
+            Err(_) => "FAILED",
+        };
+        println!("test {name} ... {outcome} ({} ms)", started.elapsed().as_millis());
+        failed += u32::from(outcome != "ok");
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,100 @@
+//! `FileSync.DiffCopy`: brings a client's directory to this machine.
+
+use std::os::fd::OwnedFd;
+
+use cofferdam_wire::moby::filesync::v1::FileSyncClient;
+use connectrpc::ErrorCode;
+
+use crate::fsutil::{self, ReceiveError, ReceiveOptions, Received};
+use crate::metadata::{self, headers};
+use crate::session::{RpcError, Session};
+
+const METHOD: &str = "/moby.filesync.v1.FileSync/DiffCopy";
+
+/// Which part of which directory of the client to bring.
+#[derive(Debug, Clone, Default)]
+pub struct LocalRequest {
+    /// Name the client gave the directory (`context`, `dockerfile`, …).
+    pub name: String,
+    /// Only matching paths; empty means everything.
+    pub include: Vec<String>,
+    /// Not these paths.
+    pub exclude: Vec<String>,
+    /// Paths the client resolves through symlinks and includes.
+    pub follow: Vec<String>,
+    /// How to receive.
+    pub options: ReceiveOptions,
+}
+
+/// A local directory that could not be brought.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The client serves no directories.
+    #[error("no local sources enabled")]
+    NotEnabled,
+    /// The client does not know the directory; another session may.
+    #[error("no access allowed to dir {name:?}")]
+    NoAccess {
+        /// The name asked for.
+        name: String,
+    },
+    /// The call could not be made.
+    #[error(transparent)]
+    Rpc(RpcError),
+    /// The transfer failed.
+    #[error("transfer {name}")]
+    Receive {
+        /// The name asked for.
+        name: String,
+        /// What went wrong.
+        #[source]
+        source: ReceiveError,
+    },
+}
+
+impl LocalError {
+    /// Whether another session of the same build should be tried.
+    #[must_use]
+    pub const fn try_next(&self) -> bool {
+        matches!(self, Self::NotEnabled | Self::NoAccess { .. } | Self::Rpc(_))
+    }
+}
+
+impl Session {
+    /// Mirrors (or merges) the client's directory into `dest`.
+    ///
+    /// # Errors
+    /// A client without directories or without this one, a broken transfer, or a client that
+    /// breaks the protocol.
+    pub async fn sync_local(
+        &self,
+        request: LocalRequest,
+        dest: OwnedFd,
+    ) -> Result<Received, LocalError> {
+        if !self.supports(METHOD) {
+            return Err(LocalError::NotEnabled);
+        }
+        let name = request.name;
+        let mut map = http::HeaderMap::new();
+        metadata::append(&mut map, headers::DIR_NAME, std::slice::from_ref(&name));
+        metadata::append(&mut map, headers::INCLUDE, &request.include);
+        metadata::append(&mut map, headers::EXCLUDE, &request.exclude);
+        metadata::append(&mut map, headers::FOLLOW, &request.follow);
+        let options = Self::options()
+            .with_headers(map.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let client = FileSyncClient::new(self.transport().clone(), self.config());
+        let stream = client
+            .diff_copy_with_options(options)
+            .await
+            .map_err(|error| LocalError::Rpc(RpcError::new(METHOD, error)))?;
+        let (packets, outgoing) = fsutil::client_channel(stream);
+        fsutil::receive(packets, outgoing, dest, request.options).await.map_err(|source| {
+            if let ReceiveError::Stream(error) = &source
+                && error.code == ErrorCode::NotFound
+            {
+                return LocalError::NoAccess { name: name.clone() };
+            }
+            LocalError::Receive { name: name.clone(), source }
+        })
+    }
+}

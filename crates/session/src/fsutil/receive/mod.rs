@@ -1,0 +1,281 @@
+//! The receiving end: applies a sender's stats and data to a directory.
+//!
+//! The async part only moves packets. One blocking thread owns the [`Receiver`], which checks
+//! and applies them in order; requests go back through a queue that never blocks it, because a
+//! receiver that stops reading while it asks would deadlock with a sender that stops reading
+//! while it answers.
+
+mod apply;
+mod state;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buffa::MessageView as _;
+use cofferdam_wire::fsutil::types::packet::PacketType;
+use cofferdam_wire::fsutil::types::{Packet, PacketView};
+use connectrpc::{ConnectError, StreamMessage};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+pub use state::{Receiver, Step};
+
+use super::limits::ReceiveLimits;
+use super::{PacketStream, Progress};
+
+/// What happens to entries the sender does not announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReceiveMode {
+    /// They are deleted: the directory becomes the sender's tree.
+    #[default]
+    Mirror,
+    /// They stay: the sender's tree is laid over the directory.
+    Merge,
+}
+
+/// Which files are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compare {
+    /// Those whose metadata differs from what is there.
+    #[default]
+    Metadata,
+    /// All of them (`local.differ=none`).
+    Nothing,
+}
+
+/// Whose the received entries are.
+#[derive(Clone, Default)]
+pub enum Ownership {
+    /// The receiving process's.
+    #[default]
+    Process,
+    /// The sender's ids through this mapping; an id it refuses ends the transfer.
+    Mapped(Arc<dyn Fn(u32) -> Option<u32> + Send + Sync>),
+}
+
+impl fmt::Debug for Ownership {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Process => "Process",
+            Self::Mapped(_) => "Mapped",
+        })
+    }
+}
+
+/// How to receive.
+#[derive(Debug, Clone, Default)]
+pub struct ReceiveOptions {
+    /// Mirror or merge.
+    pub mode: ReceiveMode,
+    /// What counts as unchanged.
+    pub compare: Compare,
+    /// Whose the entries become.
+    pub ownership: Ownership,
+    /// Bounds of the transfer.
+    pub limits: ReceiveLimits,
+    /// Counters to keep up to date.
+    pub progress: Arc<Progress>,
+}
+
+/// What a finished transfer did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Received {
+    /// Entries the sender announced.
+    pub entries: u64,
+    /// Files asked for.
+    pub requested: u64,
+    /// Entries deleted because the sender has them no more.
+    pub deleted: u64,
+    /// Bytes of file content received.
+    pub bytes: u64,
+}
+
+/// A transfer that did not finish. Unless the stream itself broke, the sender was told.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The call failed.
+    #[error("file transfer stream")]
+    Stream(#[source] ConnectError),
+    /// The sender gave up.
+    #[error("error from sender: {message}")]
+    Sender {
+        /// Its words.
+        message: String,
+    },
+    /// The sender stopped before the transfer was complete.
+    #[error("file transfer ended early")]
+    Ended,
+    /// The sender broke the protocol.
+    #[error("invalid file transfer: {violation}")]
+    Invalid {
+        /// What it did, with the path.
+        violation: String,
+    },
+    /// The sender went beyond a limit.
+    #[error("file transfer exceeds {limit}")]
+    Limit {
+        /// Which one.
+        limit: &'static str,
+    },
+    /// An entry's owner has no place here.
+    #[error("owner {id} of {path} is outside the ids of this builder")]
+    Owner {
+        /// The id.
+        id: u32,
+        /// The entry.
+        path: String,
+    },
+    /// The directory could not be changed.
+    #[error("{action} {path}")]
+    Disk {
+        /// What was tried.
+        action: &'static str,
+        /// On which entry.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Packets between the stream and the blocking thread (at 32 KiB each, 2 MiB).
+const DEPTH: usize = 64;
+
+/// How long the end of the call may take once everything is said.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Receives a tree into `dest`; see the module text for the shape.
+///
+/// # Errors
+/// A broken or hostile sender, or a directory that cannot be changed. Nothing outside `dest`
+/// is ever touched; what was already applied inside it stays.
+pub async fn receive(
+    packets: PacketStream,
+    outgoing: mpsc::Sender<Packet>,
+    dest: OwnedFd,
+    options: ReceiveOptions,
+) -> Result<Received, ReceiveError> {
+    // Read on after its end below, which a bare stream need not bear.
+    let mut packets: PacketStream = packets.fuse().boxed();
+    let (input, work) = mpsc::channel(DEPTH);
+    let (answers, mut answered) = mpsc::unbounded_channel();
+    let mut worker = tokio::task::spawn_blocking(move || {
+        let result = apply(dest, options, work, &answers);
+        if let Err(error) = &result
+            && !matches!(error, ReceiveError::Sender { .. } | ReceiveError::Ended)
+        {
+            // The sender may be gone already; then nobody needs to know.
+            let _ = answers.send(error_packet(&error.to_string()));
+        }
+        result
+    });
+    tokio::spawn(async move {
+        while let Some(packet) = answered.recv().await {
+            if outgoing.send(packet).await.is_err() {
+                break;
+            }
+        }
+    });
+    let (result, broken) = {
+        let pump = pump(&mut packets, input);
+        tokio::pin!(pump);
+        tokio::select! {
+            result = &mut worker => (result, None),
+            broken = &mut pump => (worker.await, broken),
+        }
+    };
+    // Both sides have said everything; taking in the rest lets our last words get through.
+    let _ = tokio::time::timeout(DRAIN, async { while let Some(Ok(_)) = packets.next().await {} })
+        .await;
+    match (result, broken) {
+        (Ok(Err(ReceiveError::Ended)), Some(error)) => Err(ReceiveError::Stream(error)),
+        (Ok(result), _) => result,
+        (Err(_), _) => Err(ReceiveError::Ended),
+    }
+}
+
+async fn pump(
+    packets: &mut PacketStream,
+    input: mpsc::Sender<StreamMessage<Packet>>,
+) -> Option<ConnectError> {
+    while let Some(item) = packets.next().await {
+        match item {
+            Err(error) => return Some(error),
+            Ok(packet) => {
+                if input.send(packet).await.is_err() {
+                    return None;
+                }
+            }
+        }
+    }
+    None
+}
+
+fn apply(
+    dest: OwnedFd,
+    options: ReceiveOptions,
+    mut work: mpsc::Receiver<StreamMessage<Packet>>,
+    answers: &mpsc::UnboundedSender<Packet>,
+) -> Result<Received, ReceiveError> {
+    let mut receiver = Receiver::new(dest, options)?;
+    while let Some(packet) = work.blocking_recv() {
+        let answer = match receiver.packet(packet.view())? {
+            Step::Finished => return Ok(receiver.received()),
+            Step::Request(id) => {
+                Some(Packet { r#type: PacketType::PACKET_REQ.into(), ID: id, ..Packet::default() })
+            }
+            Step::Continue => None,
+        };
+        if let Some(answer) = answer
+            && answers.send(answer).is_err()
+        {
+            return Err(ReceiveError::Ended);
+        }
+        if receiver.is_ready() {
+            receiver.settle()?;
+            let finished =
+                Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() };
+            if answers.send(finished).is_err() {
+                return Err(ReceiveError::Ended);
+            }
+        }
+    }
+    Err(ReceiveError::Ended)
+}
+
+pub(super) fn error_packet(message: &str) -> Packet {
+    Packet {
+        r#type: PacketType::PACKET_ERR.into(),
+        data: message.as_bytes().to_vec(),
+        ..Packet::default()
+    }
+}
+
+/// Applies a sequence of packets, each behind its length as four little-endian bytes, to
+/// `dest`: the receiving end without a connection, for tests of hostile input.
+///
+/// # Errors
+/// As [`receive`]; bytes that are no packets end the transfer.
+pub fn receive_bytes(
+    mut bytes: &[u8],
+    dest: OwnedFd,
+    options: ReceiveOptions,
+) -> Result<Received, ReceiveError> {
+    let mut receiver = Receiver::new(dest, options)?;
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let packet = rest.get(..length).ok_or(ReceiveError::Ended)?;
+        bytes = &rest[length..];
+        let packet = PacketView::decode_view(packet).map_err(|_| ReceiveError::Ended)?;
+        if receiver.packet(&packet)? == Step::Finished {
+            return Ok(receiver.received());
+        }
+        if receiver.is_ready() {
+            receiver.settle()?;
+        }
+    }
+    Err(ReceiveError::Ended)
+}

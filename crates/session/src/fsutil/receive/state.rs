@@ -1,0 +1,419 @@
+//! The receiving state machine: what has been announced, what is still to come.
+//!
+//! Every packet passes here before it has any effect. The stack of open directories follows the
+//! sender's order, so an entry whose directory is not on it was announced out of order.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+
+use cofferdam_wire::fsutil::types::packet::PacketType;
+use cofferdam_wire::fsutil::types::{PacketView, StatView};
+use rustix::fs::FileType;
+
+use super::apply::{Attributes, Disk, Existing, FileInProgress};
+use super::{Compare, ReceiveError, ReceiveMode, ReceiveOptions, Received};
+use crate::fsutil::mode::GoMode;
+use crate::fsutil::order;
+
+/// What a packet asks the caller to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Continue,
+    /// Request the content of this file.
+    Request(u32),
+    /// The sender has finished.
+    Finished,
+}
+
+/// What is known of the entries already in a directory.
+enum Listing {
+    /// Just created: nothing.
+    Fresh,
+    /// The names not announced so far; deleted when the directory is left.
+    Mirror(HashSet<Vec<u8>>),
+    /// Anything may be there and stays.
+    Merge,
+}
+
+struct Level {
+    path: String,
+    fd: OwnedFd,
+    listing: Listing,
+    /// Its record; the root has none.
+    record: Option<usize>,
+}
+
+struct DirectoryRecord {
+    path: String,
+    attributes: Attributes,
+    dirty: bool,
+}
+
+struct HardLink {
+    path: String,
+    target: String,
+}
+
+/// Applies one sender's packets to one directory, in order and without ever waiting.
+///
+/// [`super::receive`] drives it from a stream; driven by hand it suits tests of hostile input.
+pub struct Receiver {
+    disk: Disk,
+    options: ReceiveOptions,
+    stack: Vec<Level>,
+    last: String,
+    announced: u32,
+    metadata_bytes: u64,
+    /// Regular files so far: the inode of those kept as they are, `None` for new ones.
+    files: HashMap<Box<str>, Option<u64>>,
+    /// Inodes of kept files with several names: a second name must be a link again.
+    kept_inodes: HashSet<u64>,
+    pending: HashMap<u32, FileInProgress>,
+    open_files: usize,
+    directories: Vec<DirectoryRecord>,
+    links: Vec<HardLink>,
+    announced_all: bool,
+    settled: bool,
+    received: Received,
+}
+
+fn invalid(violation: String) -> ReceiveError {
+    ReceiveError::Invalid { violation }
+}
+
+impl Receiver {
+    /// Starts on `root`.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn new(root: OwnedFd, options: ReceiveOptions) -> Result<Self, ReceiveError> {
+        let disk = Disk::new(root, options.ownership.clone());
+        let fd = disk.open_root()?;
+        let listing = match options.mode {
+            ReceiveMode::Merge => Listing::Merge,
+            ReceiveMode::Mirror => Listing::Mirror(disk.names(&fd, "")?),
+        };
+        let root = Level { path: String::new(), fd, listing, record: None };
+        Ok(Self {
+            disk,
+            options,
+            stack: vec![root],
+            last: String::new(),
+            announced: 0,
+            metadata_bytes: 0,
+            files: HashMap::new(),
+            kept_inodes: HashSet::new(),
+            pending: HashMap::new(),
+            open_files: 0,
+            directories: Vec::new(),
+            links: Vec::new(),
+            announced_all: false,
+            settled: false,
+            received: Received::default(),
+        })
+    }
+
+    /// Takes one packet.
+    ///
+    /// # Errors
+    /// Any violation of the protocol, limit, or failure on disk; the receiver is then done.
+    pub fn packet(&mut self, packet: &PacketView<'_>) -> Result<Step, ReceiveError> {
+        let kind = packet.r#type.as_known();
+        match kind {
+            Some(PacketType::PACKET_STAT) => match packet.stat.as_option() {
+                None => self.end_of_announcements().map(|()| Step::Continue),
+                Some(stat) => self.announce(stat),
+            },
+            Some(PacketType::PACKET_DATA) => {
+                self.data(packet.ID, packet.data).map(|()| Step::Continue)
+            }
+            Some(PacketType::PACKET_FIN) if self.settled => Ok(Step::Finished),
+            Some(PacketType::PACKET_ERR) => Err(ReceiveError::Sender {
+                message: String::from_utf8_lossy(packet.data).chars().take(4096).collect(),
+            }),
+            _ => Err(invalid(format!("unexpected packet of type {}", packet.r#type.to_i32()))),
+        }
+    }
+
+    /// Whether everything was announced and every requested file has arrived, for the first
+    /// time: the caller then calls [`Receiver::settle`] and says so to the sender.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.announced_all && self.pending.is_empty() && !self.settled
+    }
+
+    /// Makes the hard links and sets the attributes of directories.
+    ///
+    /// # Errors
+    /// Failures on disk.
+    pub fn settle(&mut self) -> Result<(), ReceiveError> {
+        for link in std::mem::take(&mut self.links) {
+            self.disk.hard_link(&link.target, &link.path)?;
+        }
+        for directory in std::mem::take(&mut self.directories).into_iter().rev() {
+            if directory.dirty {
+                self.disk.finish_directory(&directory.path, &directory.attributes)?;
+            }
+        }
+        self.settled = true;
+        Ok(())
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub const fn received(&self) -> Received {
+        self.received
+    }
+
+    fn announce(&mut self, stat: &StatView<'_>) -> Result<Step, ReceiveError> {
+        if self.announced_all {
+            return Err(invalid(format!("{} announced after the end", stat.path)));
+        }
+        let id = self.announced;
+        self.count(stat)?;
+        let path = stat.path;
+        if !order::is_clean(path) {
+            return Err(invalid(format!("unclean path {path:?}")));
+        }
+        if !self.last.is_empty() && order::compare(&self.last, path).is_ge() {
+            return Err(invalid(format!("changes out of order: {path} after {}", self.last)));
+        }
+        path.clone_into(&mut self.last);
+        let (parent, name) = order::split(path);
+        self.enter(parent, path)?;
+        let mode = GoMode(stat.mode).without_socket();
+        let kind = mode.file_type();
+        let kind = kind.ok_or_else(|| invalid(format!("impossible mode of {path}")))?;
+        let attributes = self.disk.attributes(stat, mode)?;
+        let existing = self.existing(path, name)?;
+        match kind {
+            FileType::Directory => self.directory(path, name, attributes, existing)?,
+            FileType::Symlink => {
+                if stat.linkname.is_empty()
+                    || stat.linkname.len() > order::MAX_PATH
+                    || stat.linkname.contains('\0')
+                {
+                    return Err(invalid(format!("symlink {path} without a usable target")));
+                }
+                let top = &self.stack[self.stack.len() - 1].fd;
+                if self.disk.symlink(top, path, name, stat.linkname, &attributes, existing)? {
+                    self.touch();
+                }
+            }
+            FileType::RegularFile if !stat.linkname.is_empty() => {
+                self.hard_link(path, stat.linkname, existing.as_ref())?;
+            }
+            FileType::RegularFile => {
+                return self.file(id, stat, path, name, attributes, existing);
+            }
+            FileType::Fifo => {
+                let top = &self.stack[self.stack.len() - 1].fd;
+                if self.disk.fifo(top, path, name, &attributes, existing)? {
+                    self.touch();
+                }
+            }
+            // Devices cannot be made without privilege, and one kind of them is how an overlay
+            // writes a deletion: they are left out, as BuildKit does in a user namespace.
+            _ => {
+                if let Some(existing) = existing
+                    && self.options.mode == ReceiveMode::Mirror
+                {
+                    let top = &self.stack[self.stack.len() - 1].fd;
+                    self.disk.remove_existing(top, path, name, &existing)?;
+                    self.touch();
+                }
+            }
+        }
+        Ok(Step::Continue)
+    }
+
+    fn count(&mut self, stat: &StatView<'_>) -> Result<(), ReceiveError> {
+        let limits = &self.options.limits;
+        if self.announced >= limits.max_entries {
+            return Err(ReceiveError::Limit { limit: "the number of entries" });
+        }
+        self.announced += 1;
+        self.received.entries += 1;
+        self.options.progress.add_entry();
+        let xattrs: usize =
+            stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.metadata_bytes += (stat.path.len() + stat.linkname.len() + xattrs) as u64;
+        if self.metadata_bytes > limits.max_metadata_bytes {
+            return Err(ReceiveError::Limit { limit: "the size of paths and attributes" });
+        }
+        Ok(())
+    }
+
+    /// Leaves directories until `parent` is on top.
+    fn enter(&mut self, parent: &str, path: &str) -> Result<(), ReceiveError> {
+        while self.stack[self.stack.len() - 1].path != parent {
+            if self.stack.len() == 1 {
+                return Err(invalid(format!("directory of {path} was not announced")));
+            }
+            self.leave()?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the directory on top, deleting what was not announced in it.
+    fn leave(&mut self) -> Result<(), ReceiveError> {
+        let Some(level) = self.stack.pop() else { return Ok(()) };
+        if let Listing::Mirror(names) = level.listing {
+            for name in &names {
+                self.disk.remove_name(&level.fd, &level.path, name)?;
+                self.received.deleted += 1;
+            }
+            if let (false, Some(record)) = (names.is_empty(), level.record) {
+                self.directories[record].dirty = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is in the directory on top under `name`.
+    fn existing(&mut self, path: &str, name: &str) -> Result<Option<Existing>, ReceiveError> {
+        let top = self.stack.len() - 1;
+        let level = &mut self.stack[top];
+        let look = match &mut level.listing {
+            Listing::Fresh => false,
+            Listing::Mirror(names) => names.remove(name.as_bytes()),
+            Listing::Merge => true,
+        };
+        if look { self.disk.existing(&level.fd, path, name) } else { Ok(None) }
+    }
+
+    /// Notes that the directory on top changes, so that its times are set again.
+    fn touch(&mut self) {
+        if let Some(record) = self.stack[self.stack.len() - 1].record {
+            self.directories[record].dirty = true;
+        }
+    }
+
+    fn directory(
+        &mut self,
+        path: &str,
+        name: &str,
+        attributes: Attributes,
+        existing: Option<Existing>,
+    ) -> Result<(), ReceiveError> {
+        if self.stack.len() > self.options.limits.max_depth {
+            return Err(ReceiveError::Limit { limit: "the depth of directories" });
+        }
+        let top = &self.stack[self.stack.len() - 1].fd;
+        let (fd, fresh) = self.disk.directory(top, path, name, existing.as_ref())?;
+        let dirty = fresh || existing.is_none_or(|existing| !existing.matches(&attributes, true));
+        let listing = match self.options.mode {
+            _ if fresh => Listing::Fresh,
+            ReceiveMode::Merge => Listing::Merge,
+            ReceiveMode::Mirror => Listing::Mirror(self.disk.names(&fd, path)?),
+        };
+        if fresh {
+            self.touch();
+        }
+        let record = self.directories.len();
+        self.directories.push(DirectoryRecord { path: path.to_string(), attributes, dirty });
+        self.stack.push(Level { path: path.to_string(), fd, listing, record: Some(record) });
+        Ok(())
+    }
+
+    fn hard_link(
+        &mut self,
+        path: &str,
+        target: &str,
+        existing: Option<&Existing>,
+    ) -> Result<(), ReceiveError> {
+        let Some(kept) = self.files.get(target) else {
+            return Err(invalid(format!("hard link {path} to {target:?}, which was not announced")));
+        };
+        if let (Some(kept), Some(existing)) = (kept, existing)
+            && existing.is_file()
+            && existing.inode() == *kept
+        {
+            return Ok(());
+        }
+        self.touch();
+        self.links.push(HardLink { path: path.to_string(), target: target.to_string() });
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        id: u32,
+        stat: &StatView<'_>,
+        path: &str,
+        name: &str,
+        attributes: Attributes,
+        existing: Option<Existing>,
+    ) -> Result<Step, ReceiveError> {
+        if let Some(existing) = &existing
+            && self.options.compare == Compare::Metadata
+            && existing.is_file()
+            && i64::try_from(existing.size()).is_ok_and(|size| size == stat.size)
+            && existing.matches(&attributes, true)
+            && (!existing.has_links() || self.kept_inodes.insert(existing.inode()))
+        {
+            self.files.insert(path.into(), Some(existing.inode()));
+            return Ok(Step::Continue);
+        }
+        self.touch();
+        self.files.insert(path.into(), None);
+        let top = &self.stack[self.stack.len() - 1].fd;
+        // A user's file stays whole until its successor is; a mirror's is simply replaced.
+        let keep_until_done = self.options.mode == ReceiveMode::Merge
+            && existing.as_ref().is_some_and(Existing::is_file);
+        if let Some(existing) = &existing
+            && !keep_until_done
+        {
+            self.disk.remove_existing(top, path, name, existing)?;
+        }
+        self.pending.insert(id, FileInProgress::new(path, attributes, keep_until_done));
+        self.received.requested += 1;
+        Ok(Step::Request(id))
+    }
+
+    fn end_of_announcements(&mut self) -> Result<(), ReceiveError> {
+        if self.announced_all {
+            return Err(invalid("second end of announcements".to_string()));
+        }
+        self.announced_all = true;
+        while !self.stack.is_empty() {
+            self.leave()?;
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, id: u32, data: &[u8]) -> Result<(), ReceiveError> {
+        let Some(file) = self.pending.get_mut(&id) else {
+            return Err(invalid(format!("data of file {id}, which was not requested")));
+        };
+        if !file.is_open() {
+            if self.open_files >= self.options.limits.max_open_files {
+                return Err(ReceiveError::Limit { limit: "the number of files in transit" });
+            }
+            file.open(&self.disk, id)?;
+            self.open_files += 1;
+        }
+        if data.is_empty() {
+            file.finish(&self.disk)?;
+            self.pending.remove(&id);
+            self.open_files -= 1;
+            return Ok(());
+        }
+        self.received.bytes += data.len() as u64;
+        if self.received.bytes > self.options.limits.max_content_bytes {
+            return Err(ReceiveError::Limit { limit: "the size of all files" });
+        }
+        self.options.progress.add_bytes(data.len());
+        file.write(data)
+    }
+}
+
+/// The attributes of a stat that this end keeps.
+pub(super) fn kept_xattrs(stat: &StatView<'_>) -> Vec<(String, Vec<u8>)> {
+    stat.xattrs
+        .iter()
+        .filter(|(name, _)| crate::fsutil::dir::is_portable_xattr(name))
+        .map(|(name, value)| ((*name).to_string(), value.to_vec()))
+        .collect()
+}

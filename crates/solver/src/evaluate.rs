@@ -1,0 +1,240 @@
+//! The algorithm: from a vertex to its keys, and from its keys to its result.
+//!
+//! Why it is right is argued in the documentation of the crate. Nothing here knows about jobs;
+//! work that nobody wants any more is dropped from outside.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_digest::Digest;
+use cofferdam_graph::output_count;
+use futures::future::try_join_all;
+
+use crate::error::{ErrorCode, SolveError, StepError};
+use crate::key::{self, Part};
+use crate::runtime::{CacheInput, CacheMap, RecordMeta, Runtime, Step};
+use crate::shared::{Lead, Shared};
+
+/// What a vertex is called before its inputs are there.
+pub(crate) struct Keyed {
+    map: CacheMap,
+    /// Absent below something volatile.
+    definition: Option<Digest>,
+    /// Whether this vertex or any below ignores the cache, so that definitions prove nothing.
+    forced: bool,
+}
+
+/// A vertex's result.
+pub(crate) struct Resolved<T> {
+    pub(crate) identity: Digest,
+    pub(crate) outputs: Vec<T>,
+    /// Whether another build can come to the same identity.
+    durable: bool,
+    /// Whether results made from an older result of the same identity may be stale.
+    forced: bool,
+}
+
+/// A result that was found.
+struct Hit<T> {
+    resolved: Resolved<T>,
+    duration: Option<Duration>,
+}
+
+/// What is known about a vertex's result once its inputs are there.
+struct Plan {
+    key: Digest,
+    durable: bool,
+    /// Whether an input that is named by identity was forced.
+    forced: bool,
+}
+
+/// Works out what `shared` is called.
+pub(crate) async fn keys<R: Runtime>(shared: &Arc<Shared<R>>) -> Result<Keyed, SolveError> {
+    let below = try_join_all(shared.inputs.iter().map(|input| input.shared.keyed()));
+    let (mut map, below) = tokio::try_join!(cache_map(shared), below)?;
+    map.inputs.resize(shared.inputs.len(), CacheInput::default());
+    let forced = shared.vertex.ignore_cache() || below.iter().any(|input| input.forced);
+    let parts: Option<Vec<Part>> = below
+        .iter()
+        .zip(&shared.inputs)
+        .zip(&map.inputs)
+        .map(|((below, input), use_of)| {
+            let name = below.definition?;
+            Some(Part::Named { name, output: input.output, selector: use_of.selector })
+        })
+        .collect();
+    let definition = parts.filter(|_| !map.volatile).map(|parts| key::key(map.digest, parts));
+    Ok(Keyed { map, definition, forced })
+}
+
+async fn cache_map<R: Runtime>(shared: &Arc<Shared<R>>) -> Result<CacheMap, SolveError> {
+    let step = shared.step();
+    // Naming a source may mean asking a registry, which is worth showing. Naming anything else is
+    // instantaneous, and showing it would show its inputs as not needed.
+    let visible = shared.inputs.is_empty();
+    if visible {
+        step.progress.start();
+    }
+    let map = shared.core.runtime.cache_map(&shared.vertex, &step).await;
+    let map = map.map_err(|error| shared.fail(error))?;
+    if visible {
+        step.progress.complete();
+    }
+    Ok(map)
+}
+
+/// Finds or makes the result of `shared`.
+pub(crate) async fn resolve<R: Runtime>(
+    shared: &Arc<Shared<R>>,
+) -> Result<Resolved<R::Output>, SolveError> {
+    let keyed = shared.keyed().await?;
+    let step = shared.step();
+    if let Some(definition) = keyed.definition.filter(|_| !keyed.forced)
+        && let Some(hit) = find(shared, &definition, &step).await
+    {
+        step.progress.cached(hit.duration);
+        return Ok(hit.resolved);
+    }
+    let inputs = try_join_all(shared.inputs.iter().map(|input| input.shared.resolved())).await?;
+    let plan = plan(shared, &keyed, &inputs, &step).await?;
+    if !plan.durable || plan.forced || shared.vertex.ignore_cache() {
+        return execute(shared, &keyed, &inputs, &plan, &step).await;
+    }
+    // Looked up with the lead in hand, so that whoever made it meanwhile is noticed.
+    let _lead = Lead::take(&shared.core.leads, plan.key).await;
+    if let Some(hit) = find(shared, &plan.key, &step).await {
+        link(shared, &keyed, &plan, &hit.resolved.identity).await;
+        step.progress.cached(hit.duration);
+        return Ok(hit.resolved);
+    }
+    execute(shared, &keyed, &inputs, &plan, &step).await
+}
+
+/// All outputs stored under `key`, or nothing.
+async fn find<R: Runtime>(shared: &Shared<R>, key: &Digest, step: &Step) -> Option<Hit<R::Output>> {
+    let runtime = &shared.core.runtime;
+    let first = runtime.lookup(key, 0, step).await?;
+    let mut outputs = vec![first.output];
+    for output in 1..output_count(&shared.vertex.op) {
+        let next = runtime.lookup(key, output, step).await?;
+        if next.identity != first.identity {
+            // The record was replaced between two lookups.
+            return None;
+        }
+        outputs.push(next.output);
+    }
+    let resolved = Resolved { identity: first.identity, outputs, durable: true, forced: false };
+    Some(Hit { resolved, duration: first.duration })
+}
+
+/// Leads the vertex's other names to what was found under one of them.
+async fn link<R: Runtime>(shared: &Shared<R>, keyed: &Keyed, plan: &Plan, identity: &Digest) {
+    let names = [Some(plan.key), keyed.definition];
+    let aliases: Vec<Digest> =
+        names.into_iter().flatten().filter(|name| name != identity).collect();
+    if !aliases.is_empty() {
+        shared.core.runtime.link(identity, &aliases).await;
+    }
+}
+
+async fn plan<R: Runtime>(
+    shared: &Shared<R>,
+    keyed: &Keyed,
+    inputs: &[Arc<Resolved<R::Output>>],
+    step: &Step,
+) -> Result<Plan, SolveError> {
+    let uses = &keyed.map.inputs;
+    if uses.iter().any(|use_of| use_of.by_content) {
+        // Content is read here, which takes time.
+        step.progress.start();
+    }
+    let parts = try_join_all(
+        inputs.iter().enumerate().map(|(index, input)| part(shared, keyed, index, input, step)),
+    );
+    let parts = parts.await.map_err(|error| shared.fail(error))?;
+    let key = key::key(keyed.map.digest, parts);
+    let mut named =
+        inputs.iter().zip(uses).filter(|(_, use_of)| !use_of.by_content).map(|(input, _)| input);
+    let durable = !keyed.map.volatile && named.clone().all(|input| input.durable);
+    let forced = named.any(|input| input.forced);
+    let key = if keyed.map.volatile { key::volatile(key) } else { key };
+    Ok(Plan { key, durable, forced })
+}
+
+async fn part<R: Runtime>(
+    shared: &Shared<R>,
+    keyed: &Keyed,
+    index: usize,
+    input: &Resolved<R::Output>,
+    step: &Step,
+) -> Result<Part, StepError> {
+    let output = shared.inputs[index].output;
+    let use_of = &keyed.map.inputs[index];
+    if !use_of.by_content {
+        return Ok(Part::Named { name: input.identity, output, selector: use_of.selector });
+    }
+    let value = output_of(shared, index, input)?;
+    let digest = shared.core.runtime.content_digest(&shared.vertex, index, value, step).await?;
+    Ok(Part::Content(digest))
+}
+
+fn output_of<'a, R: Runtime>(
+    shared: &Shared<R>,
+    index: usize,
+    input: &'a Resolved<R::Output>,
+) -> Result<&'a R::Output, StepError> {
+    let output = shared.inputs[index].output;
+    input.outputs.get(output).ok_or_else(|| {
+        StepError::new(ErrorCode::Internal, format!("input {index} has no output {output}"))
+    })
+}
+
+async fn execute<R: Runtime>(
+    shared: &Arc<Shared<R>>,
+    keyed: &Keyed,
+    inputs: &[Arc<Resolved<R::Output>>],
+    plan: &Plan,
+    step: &Step,
+) -> Result<Resolved<R::Output>, SolveError> {
+    let values: Result<Vec<R::Output>, StepError> = inputs
+        .iter()
+        .enumerate()
+        .map(|(index, input)| output_of(shared, index, input).cloned())
+        .collect();
+    let values = values.map_err(|error| shared.fail(error))?;
+    step.take_slot(shared.core.slots.as_ref()).await;
+    if !step.progress.is_running() {
+        step.progress.start();
+    }
+    let started = Instant::now();
+    let outputs = shared.core.runtime.execute(&shared.vertex, values, step).await;
+    step.release_slot();
+    let outputs = outputs
+        .and_then(|outputs| complete(shared, outputs))
+        .map_err(|error| shared.fail(error))?;
+    step.progress.complete();
+    if plan.durable {
+        let meta = RecordMeta {
+            vertex: Arc::clone(&shared.vertex),
+            name: shared.vertex.name(),
+            duration: started.elapsed(),
+        };
+        let alias = keyed.definition.filter(|definition| *definition != plan.key);
+        let keys: Vec<Digest> = std::iter::once(plan.key).chain(alias).collect();
+        shared.core.runtime.store(&keys, &outputs, meta).await;
+    }
+    let forced = plan.forced || shared.vertex.ignore_cache();
+    Ok(Resolved { identity: plan.key, outputs, durable: plan.durable, forced })
+}
+
+fn complete<R: Runtime>(
+    shared: &Shared<R>,
+    outputs: Vec<R::Output>,
+) -> Result<Vec<R::Output>, StepError> {
+    let expected = output_count(&shared.vertex.op);
+    if outputs.len() == expected {
+        return Ok(outputs);
+    }
+    let message = format!("op yielded {} outputs instead of {expected}", outputs.len());
+    Err(StepError::new(ErrorCode::Internal, message))
+}

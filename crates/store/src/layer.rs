@@ -1,0 +1,418 @@
+//! Layers: overlay upper directories, first active, then committed by one rename.
+//!
+//! A committed layer never changes. It is meaningful by itself: whiteouts and opaque directories
+//! are part of it, and any order of layers makes a tree. This module must never copy a layer.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use cofferdam_digest::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::LayerError;
+use crate::ids::{LayerId, name_of};
+use crate::root::{self, rename_new};
+use crate::state::{LayerEntry, State, lock};
+use crate::store::Store;
+use crate::walk::LayerUsage;
+
+/// A layer has a handful of forms (one per compression and level); more is a caller that
+/// repeats itself, and each row is read whole.
+const MAX_LAYER_BLOBS: usize = 32;
+
+/// What a directory of the store is for, in the words of `BuildKit`'s disk usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum RecordType {
+    /// The result of a step.
+    #[default]
+    #[serde(rename = "regular")]
+    Regular,
+    /// Made by the builder for itself.
+    #[serde(rename = "internal")]
+    Internal,
+    /// A frontend's image.
+    #[serde(rename = "frontend")]
+    Frontend,
+    /// Files of a client.
+    #[serde(rename = "source.local")]
+    LocalSource,
+    /// A checkout.
+    #[serde(rename = "source.git.checkout")]
+    GitCheckout,
+    /// A cache mount.
+    #[serde(rename = "exec.cachemount")]
+    CacheMount,
+}
+
+impl RecordType {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Regular => "regular",
+            Self::Internal => "internal",
+            Self::Frontend => "frontend",
+            Self::LocalSource => "source.local",
+            Self::GitCheckout => "source.git.checkout",
+            Self::CacheMount => "exec.cachemount",
+        }
+    }
+}
+
+/// A packed form of a layer. The blob is kept as long as the layer, but may be missing after a
+/// crash: a reader asks [`Store::blob`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerBlob {
+    /// The blob in the content store.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its media type, which tells the compression.
+    pub media_type: String,
+    /// The digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// Annotations that go into a descriptor of it.
+    #[serde(default)]
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// What the store knows of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerInfo {
+    /// What made it, for people.
+    pub description: String,
+    /// What it is for.
+    pub record_type: RecordType,
+    /// The layers it was seen directly on top of.
+    #[serde(default)]
+    pub parents: Vec<LayerId>,
+    /// The OCI chain id under which it was pulled.
+    #[serde(default)]
+    pub chain_id: Option<Digest>,
+    /// The digest of its uncompressed tar, once known.
+    #[serde(default)]
+    pub diff_id: Option<Digest>,
+    /// Its known packed forms.
+    #[serde(default)]
+    pub blobs: Vec<LayerBlob>,
+    /// What its directory takes; `None` until counted in the background.
+    #[serde(default)]
+    pub usage: Option<LayerUsage>,
+    /// When it was committed.
+    pub created_at: DateTime<Utc>,
+    /// When a record last led to it.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// How often a record led to it.
+    pub usage_count: u32,
+}
+
+/// A committed layer. Holding it keeps the layer from being evicted.
+#[derive(Debug, Clone)]
+pub struct Layer(Arc<Pinned>);
+
+pub(crate) struct Pinned {
+    id: LayerId,
+    path: PathBuf,
+    store: Arc<Store>,
+}
+
+impl std::fmt::Debug for Pinned {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}", self.id)
+    }
+}
+
+impl PartialEq for Layer {
+    /// Whether both are the same layer of the same store.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || (self.id() == other.id() && self.dir() == other.dir())
+    }
+}
+
+impl Eq for Layer {}
+
+impl Layer {
+    /// The layer's id.
+    #[must_use]
+    pub fn id(&self) -> LayerId {
+        self.0.id
+    }
+
+    /// The layer's directory. For messages and the launch of sandboxes; contents are read
+    /// through [`Layer::open`].
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Opens the layer's directory.
+    ///
+    /// # Errors
+    /// The directory is gone or no descriptor is free.
+    pub fn open(&self) -> io::Result<OwnedFd> {
+        let layers = &self.0.store.root.layers;
+        Ok(root::open_directory(layers.as_fd(), &name_of(self.0.id.0))?)
+    }
+
+    /// What the store knows of the layer. `usage` may still be missing.
+    #[must_use]
+    pub fn info(&self) -> LayerInfo {
+        let state = lock(&self.0.store.state);
+        // A pinned layer has an entry: eviction takes only what nobody holds.
+        state.layers.get(&self.0.id).map_or_else(LayerInfo::gone, |entry| entry.info.clone())
+    }
+
+    /// The store this layer belongs to.
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.0.store
+    }
+
+    pub(crate) fn is_plain(&self) -> bool {
+        let state = lock(&self.0.store.state);
+        let usage = state.layers.get(&self.0.id).and_then(|entry| entry.info.usage);
+        usage.is_some_and(|usage| usage.plain)
+    }
+}
+
+impl LayerInfo {
+    pub(crate) fn new(description: String, record_type: RecordType) -> Self {
+        Self {
+            description,
+            record_type,
+            parents: Vec::new(),
+            chain_id: None,
+            diff_id: None,
+            blobs: Vec::new(),
+            usage: None,
+            created_at: Utc::now(),
+            last_used_at: None,
+            usage_count: 0,
+        }
+    }
+
+    fn gone() -> Self {
+        Self::new(String::new(), RecordType::Internal)
+    }
+}
+
+/// A layer being made: the upper directory `fs` and the work directory of an overlay. Dropping
+/// it deletes both.
+#[derive(Debug)]
+pub struct ActiveLayer {
+    id: LayerId,
+    path: PathBuf,
+    info: Option<LayerInfo>,
+    store: Arc<Store>,
+}
+
+impl ActiveLayer {
+    /// The id the layer will have.
+    #[must_use]
+    pub const fn id(&self) -> LayerId {
+        self.id
+    }
+
+    /// The upper directory: owned by the container's root, mode 0755.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the upper directory.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub fn open(&self) -> io::Result<OwnedFd> {
+        self.open_part("fs")
+    }
+
+    /// Opens the overlay's work directory.
+    pub(crate) fn open_work(&self) -> io::Result<OwnedFd> {
+        self.open_part("work")
+    }
+
+    fn open_part(&self, part: &str) -> io::Result<OwnedFd> {
+        let name = format!("{}/{part}", name_of(self.id.0));
+        Ok(root::open_directory(self.store.root.active.as_fd(), &name)?)
+    }
+
+    /// The store this layer belongs to.
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Makes the layer permanent. Mounts that can write to it must be gone. What it takes on
+    /// disk is counted in the background.
+    ///
+    /// # Errors
+    /// The rename failed; the layer is deleted.
+    pub fn commit(self) -> Result<Layer, LayerError> {
+        self.commit_as(None)
+    }
+
+    /// Like [`ActiveLayer::commit`] for a caller that counted while it wrote.
+    ///
+    /// # Errors
+    /// The rename failed; the layer is deleted.
+    pub fn commit_with_usage(self, usage: LayerUsage) -> Result<Layer, LayerError> {
+        self.commit_as(Some(usage))
+    }
+
+    fn commit_as(mut self, usage: Option<LayerUsage>) -> Result<Layer, LayerError> {
+        let name = name_of(self.id.0);
+        let root = &self.store.root;
+        rename_new(root.active.as_fd(), &format!("{name}/fs"), root.layers.as_fd(), &name)
+            .map_err(|errno| LayerError::Io {
+                attempt: "commit",
+                id: self.id,
+                source: errno.into(),
+            })?;
+        let mut info = self.info.take().unwrap_or_else(LayerInfo::gone);
+        info.usage = usage;
+        info.created_at = Utc::now();
+        let layer = {
+            let mut state = lock(&self.store.state);
+            state.layers.insert(self.id, LayerEntry::new(info));
+            state.pending.layers.insert(self.id);
+            self.store.pin(&mut state, self.id)
+        };
+        self.store.schedule_flush();
+        layer.ok_or_else(|| LayerError::Io {
+            attempt: "find the committed",
+            id: self.id,
+            source: io::ErrorKind::NotFound.into(),
+        })
+        // Dropping `self` discards the work directory.
+    }
+}
+
+impl Drop for ActiveLayer {
+    fn drop(&mut self) {
+        let name = name_of(self.id.0);
+        if let Err(error) = self.store.reaper.discard(self.store.root.active.as_fd(), &name) {
+            tracing::warn!(id = %self.id, %error, "cannot move an active layer aside");
+        }
+    }
+}
+
+impl Store {
+    /// Begins a layer: an empty directory for the files of one step.
+    ///
+    /// # Errors
+    /// The directories cannot be made.
+    pub fn new_layer(
+        self: &Arc<Self>,
+        description: impl Into<String>,
+        record_type: RecordType,
+    ) -> Result<ActiveLayer, LayerError> {
+        let id = LayerId(self.next_id());
+        let name = name_of(id.0);
+        // The guard exists before the directories so that a failure half way cleans up.
+        let layer = ActiveLayer {
+            id,
+            path: self.root.path().join("active").join(&name).join("fs"),
+            info: Some(LayerInfo::new(description.into(), record_type)),
+            store: self.clone(),
+        };
+        let make = || -> io::Result<()> {
+            rustix::fs::mkdirat(&self.root.active, &name, rustix::fs::Mode::RWXU)?;
+            let parent = root::open_directory(self.root.active.as_fd(), &name)?;
+            root::make_owned_directory(parent.as_fd(), "fs", self.ids.first)?;
+            root::make_directory(parent.as_fd(), "work")
+        };
+        make().map_err(|source| LayerError::Io { attempt: "create", id, source })?;
+        Ok(layer)
+    }
+
+    /// A committed layer by its id.
+    #[must_use]
+    pub fn layer(self: &Arc<Self>, id: LayerId) -> Option<Layer> {
+        self.pin(&mut lock(&self.state), id)
+    }
+
+    /// A layer that was pulled under this OCI chain id.
+    #[must_use]
+    pub fn layer_by_chain_id(self: &Arc<Self>, chain_id: &Digest) -> Option<Layer> {
+        let mut state = lock(&self.state);
+        let id = *state.chains.get(chain_id)?;
+        self.touch(&mut state, id, Utc::now());
+        self.pin(&mut state, id)
+    }
+
+    /// Remembers the chain id under which a layer can be found.
+    pub fn set_layer_chain_id(&self, layer: &Layer, chain_id: Digest) {
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.layers.get_mut(&layer.id()) {
+            entry.info.chain_id = Some(chain_id);
+            state.chains.insert(chain_id, layer.id());
+            state.pending.layers.insert(layer.id());
+        }
+        drop(state);
+        self.schedule_flush();
+    }
+
+    /// Remembers the digest of a layer's uncompressed tar.
+    pub fn set_layer_diff_id(&self, layer: &Layer, diff_id: Digest) {
+        self.change_layer(layer, |info| info.diff_id = Some(diff_id));
+    }
+
+    /// Remembers a packed form of a layer; from now on the blob lives as long as the layer. The
+    /// caller still holds the [`crate::Blob`]. A form with the same digest and media type is
+    /// replaced.
+    pub fn set_layer_blob(&self, layer: &Layer, blob: LayerBlob) {
+        self.change_layer(layer, |info| {
+            info.diff_id.get_or_insert(blob.diff_id);
+            info.blobs
+                .retain(|known| known.digest != blob.digest || known.media_type != blob.media_type);
+            if info.blobs.len() >= MAX_LAYER_BLOBS {
+                info.blobs.remove(0);
+            }
+            info.blobs.push(blob);
+        });
+    }
+
+    /// Changes what a layer is for, for instance when a frontend's image turns out to be a base.
+    pub fn set_layer_type(&self, layer: &Layer, record_type: RecordType) {
+        self.change_layer(layer, |info| info.record_type = record_type);
+    }
+
+    fn change_layer(&self, layer: &Layer, change: impl FnOnce(&mut LayerInfo)) {
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.layers.get_mut(&layer.id()) {
+            change(&mut entry.info);
+            state.pending.layers.insert(layer.id());
+        }
+        drop(state);
+        self.schedule_flush();
+    }
+
+    /// A handle that keeps the layer; the state is locked by the caller.
+    pub(crate) fn pin(self: &Arc<Self>, state: &mut State, id: LayerId) -> Option<Layer> {
+        let entry = state.layers.get_mut(&id)?;
+        if let Some(pinned) = entry.pinned.upgrade() {
+            return Some(Layer(pinned));
+        }
+        let pinned = Arc::new(Pinned {
+            id,
+            path: self.root.path().join("layers").join(name_of(id.0)),
+            store: self.clone(),
+        });
+        entry.pinned = Arc::downgrade(&pinned);
+        Some(Layer(pinned))
+    }
+
+    /// Notes a use of a layer; written with a later batch.
+    ///
+    /// Layers used together get the same time: their order is then that of the tree.
+    pub(crate) fn touch(&self, state: &mut State, id: LayerId, now: DateTime<Utc>) {
+        if let Some(entry) = state.layers.get_mut(&id) {
+            entry.info.last_used_at = Some(now);
+            entry.info.usage_count = entry.info.usage_count.saturating_add(1);
+            state.pending.touched.insert(id);
+            self.schedule_touches();
+        }
+    }
+}

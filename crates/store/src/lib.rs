@@ -1,0 +1,63 @@
+//! A builder's state on disk: content, layers, mutable directories, cache records.
+//!
+//! One [`Store`] owns one directory. Nothing else may write there, and a second open of the same
+//! directory is refused. Everything a caller may use is pinned by a value it holds ([`Blob`],
+//! [`Layer`], [`CacheMount`], [`MirrorGuard`]); house keeping never takes what is pinned.
+//!
+//! * **Content**: blobs by digest, see [`Store::blob_writer`] and [`Store::resume_blob`].
+//! * **Layers**: committed overlay upper directories, see [`Store::new_layer`]. A [`Tree`] is an
+//!   ordered list of them, and [`mount_tree`] shows one as a file system.
+//! * **Mutable directories**: cache mounts ([`Store::cache_mount`]) and mirrors of a client's
+//!   directories ([`Store::mirror`]).
+//! * **Records**: cache key to result ([`Store::put_record`], [`Store::record`]), digests of
+//!   parts of trees, and documents that are never evicted.
+//!
+//! # Durability
+//! What is committed is visible at once and made durable in batches, about a second later or by
+//! [`Store::flush`]: first the data (one `syncfs`), then the rows that name it. After a crash the
+//! store is the state of some earlier batch; what came later is swept at the next open.
+//!
+//! # Blocking
+//! Methods that are documented as *blocking* walk directories or wait for the disk: call them
+//! through `spawn_blocking`. All others take microseconds and may be called from async code.
+//!
+//! This crate must never read tenant trees by path: below the root it works through directory
+//! descriptors and never follows a link.
+
+mod content;
+mod database;
+mod directory;
+mod document;
+mod error;
+mod flush;
+mod ids;
+mod ingest;
+mod layer;
+mod mount;
+mod mount_legacy;
+mod prune;
+mod record;
+mod root;
+mod state;
+mod store;
+mod sweep;
+mod trash;
+mod tree;
+mod usage;
+mod walk;
+
+pub use content::Blob;
+pub use database::DatabaseError;
+pub use directory::{CacheMount, MirrorGuard, Sharing};
+pub use document::Document;
+pub use error::{ContentError, DirectoryError, LayerError, OpenError, RecordError};
+pub use ids::{IdRange, LayerId};
+pub use ingest::BlobWriter;
+pub use layer::{ActiveLayer, Layer, LayerBlob, LayerInfo, RecordType};
+pub use mount::{MountError, mount_tree};
+pub use prune::PruneOptions;
+pub use record::Record;
+pub use store::{Options, Store};
+pub use tree::Tree;
+pub use usage::UsageRecord;
+pub use walk::LayerUsage;

@@ -1,0 +1,293 @@
+//! House keeping: eviction by age, size and filter, in the order of last use.
+//!
+//! Never takes what is held, nor a layer that another one lies on. With a size to keep, entries
+//! go one by one, least recently used first, until the rest fits; without, all that match go.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use cofferdam_digest::Digest;
+
+use crate::content;
+use crate::error::RecordError;
+use crate::ids::{LayerId, name_of};
+use crate::ingest;
+use crate::layer::RecordType;
+use crate::root;
+use crate::state::{Pending, State, lock};
+use crate::store::Store;
+use crate::usage::{Subject, UsageRecord, list};
+
+/// Decides about one entry.
+pub(crate) type Filter = Arc<dyn Fn(&UsageRecord) -> bool + Send + Sync>;
+
+/// What to evict. The default takes everything that is not in use, internal, of a frontend or
+/// shared. Zero means "no limit" everywhere.
+#[derive(Clone, Default)]
+pub struct PruneOptions {
+    /// Also internal, frontend and shared entries.
+    pub all: bool,
+    /// Keep what was used within this time.
+    pub keep_duration: Duration,
+    /// Always keep this many bytes.
+    pub reserved_space: u64,
+    /// Keep at most this many bytes.
+    pub max_used_space: u64,
+    /// Evict until the file system has this many bytes free.
+    pub min_free_space: u64,
+    /// Only entries that pass.
+    pub filter: Option<Filter>,
+}
+
+impl std::fmt::Debug for PruneOptions {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("PruneOptions")
+            .field("all", &self.all)
+            .field("keep_duration", &self.keep_duration)
+            .field("reserved_space", &self.reserved_space)
+            .field("max_used_space", &self.max_used_space)
+            .field("min_free_space", &self.min_free_space)
+            .field("filter", &self.filter.is_some())
+            .finish()
+    }
+}
+
+impl PruneOptions {
+    /// The bytes to keep; `None` without any limit of size.
+    fn keep_bytes(&self, total: u64, free: u64) -> Option<u64> {
+        if self.max_used_space == 0 && self.reserved_space == 0 && self.min_free_space == 0 {
+            return None;
+        }
+        let most = (self.max_used_space != 0).then_some(self.max_used_space);
+        let keep = if self.min_free_space > free {
+            let rest = total.saturating_sub(self.min_free_space - free);
+            most.map_or(rest, |most| most.min(rest))
+        } else if self.min_free_space != 0 {
+            most.unwrap_or(total)
+        } else {
+            most.unwrap_or(0)
+        };
+        // Nothing to keep is the same as no limit: everything goes.
+        Some(keep.max(self.reserved_space)).filter(|keep| *keep > 0)
+    }
+}
+
+impl Store {
+    /// Evicts and returns what was evicted. Blobs that nothing names go too, as do cache records
+    /// of evicted layers. *Blocking*; files are deleted in the background afterwards.
+    ///
+    /// # Errors
+    /// The records could not be written although space was freed: what was evicted is gone
+    /// nevertheless, and its records are removed later.
+    pub fn prune(&self, options: &PruneOptions) -> Result<Vec<UsageRecord>, RecordError> {
+        self.measure();
+        let blobs = self.blob_names();
+        let evicted = self.evict(options, &blobs);
+        if options.all && options.filter.is_none() {
+            self.drop_records_without_layers(options);
+        }
+        if self.flush().is_err() {
+            // A full disk takes the rows once the evicted files are really gone.
+            self.wait_for_deletions();
+            self.flush()?;
+        }
+        if options.filter.is_none() {
+            self.delete_loose_blobs(options);
+        }
+        Ok(evicted)
+    }
+
+    fn evict(&self, options: &PruneOptions, blobs: &HashSet<Digest>) -> Vec<UsageRecord> {
+        let mut state = lock(&self.state);
+        let entries = list(&state, blobs);
+        let mut total: u64 = entries.iter().map(|(_, record)| record.size).sum();
+        let keep = options.keep_bytes(total, self.free_bytes());
+        let mut children = count_children(&state);
+        let mut candidates = candidates(entries, options);
+        let mut evicted = Vec::new();
+        while keep.is_none_or(|keep| total > keep) {
+            // From the start each time: what went may have freed the layer below it.
+            let free = candidates.iter().position(
+                |(subject, _)| !matches!(subject, Subject::Layer(id) if children.contains_key(id)),
+            );
+            let Some(next) = free else { break };
+            let (subject, record) = candidates.remove(next);
+            self.remove(&mut state, subject, &mut children);
+            total = total.saturating_sub(record.size);
+            evicted.push(record);
+        }
+        evicted
+    }
+
+    /// Removes one entry from memory and moves its directory aside.
+    fn remove(&self, state: &mut State, subject: Subject, children: &mut HashMap<LayerId, usize>) {
+        match subject {
+            Subject::Directory(id) => {
+                let base = state.directories.get(&id).map(|entry| entry.row.base.clone());
+                release_parents(children, &base.unwrap_or_default());
+                self.remove_directory(state, id);
+            }
+            Subject::Layer(id) => {
+                let Some(entry) = state.layers.remove(&id) else { return };
+                release_parents(children, &entry.info.parents);
+                forget_layer(state, id, entry.info.chain_id);
+                if let Err(error) = self.reaper.discard(self.root.layers.as_fd(), &name_of(id.0)) {
+                    tracing::warn!(%id, %error, "cannot move a layer aside");
+                }
+            }
+        }
+    }
+
+    /// Records of scratch results die with no layer, so they go when everything goes.
+    fn drop_records_without_layers(&self, options: &PruneOptions) {
+        if options.keep_bytes(0, 0).is_some() {
+            return;
+        }
+        let Some(cut) = cut_off(options) else { return };
+        let stored = self.database.records_without_layers().unwrap_or_default();
+        let mut state = lock(&self.state);
+        let unwritten = state.pending.records.values().chain(state.writing.records.values());
+        let empty = unwritten.filter(|record| record.layers().next().is_none()).cloned();
+        let old: Vec<Digest> = empty
+            .chain(stored)
+            .filter(|record| record.created_at <= cut)
+            .map(|record| record.identity)
+            .collect();
+        for identity in old {
+            state.pending.records.remove(&identity);
+            state.pending.removed_records.insert(identity);
+            state.record_blobs.remove(&identity);
+        }
+    }
+
+    /// Deletes blobs and partial downloads that nothing names or holds and that are older than
+    /// the time to keep.
+    fn delete_loose_blobs(&self, options: &PruneOptions) {
+        let keep = options.keep_duration;
+        let young = |age: Duration| !keep.is_zero() && age < keep;
+        if let Err(error) = ingest::delete_partials(self, young) {
+            tracing::warn!(%error, "cannot delete partial blobs");
+        }
+        for digest in self.blob_names() {
+            let mut state = lock(&self.state);
+            let held = state.blobs.get(&digest).is_some_and(|blob| blob.strong_count() > 0);
+            if held || is_named(&state, &digest) {
+                continue;
+            }
+            let name = digest.hex();
+            let age = root::age(self.root.fresh.as_fd(), &name)
+                .or_else(|| root::age(self.root.content.as_fd(), &name));
+            if age.is_some_and(young) {
+                continue;
+            }
+            state.blobs.remove(&digest);
+            state.pending.fresh.remove(&digest);
+            if let Err(error) = content::delete(&self.root, &digest) {
+                tracing::warn!(%digest, %error, "cannot delete a blob");
+            }
+        }
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let stat = rustix::fs::fstatvfs(&self.root.top);
+        stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Whether anything stored needs the blob.
+fn is_named(state: &State, digest: &Digest) -> bool {
+    let by_layer = |entry: &crate::state::LayerEntry| {
+        entry.info.blobs.iter().any(|blob| blob.digest == *digest)
+    };
+    state.layers.values().any(by_layer)
+        || state.record_blobs.values().any(|blobs| blobs.contains(digest))
+        || state.document_blobs.values().any(|blobs| blobs.contains(digest))
+}
+
+/// How many entries lie on each layer.
+fn count_children(state: &State) -> HashMap<LayerId, usize> {
+    let of_layers = state.layers.values().flat_map(|entry| &entry.info.parents);
+    let of_directories = state.directories.values().flat_map(|entry| &entry.row.base);
+    let mut children = HashMap::new();
+    for parent in of_layers.chain(of_directories) {
+        *children.entry(*parent).or_insert(0) += 1;
+    }
+    children
+}
+
+fn release_parents(children: &mut HashMap<LayerId, usize>, parents: &[LayerId]) {
+    for parent in parents {
+        if let Some(count) = children.get_mut(parent) {
+            *count -= 1;
+            if *count == 0 {
+                children.remove(parent);
+            }
+        }
+    }
+}
+
+/// What may go at all, in the order in which it goes.
+fn candidates(
+    entries: Vec<(Subject, UsageRecord)>,
+    options: &PruneOptions,
+) -> Vec<(Subject, UsageRecord)> {
+    let cut = cut_off(options);
+    let mut candidates: Vec<_> = entries
+        .into_iter()
+        .filter(|(_, record)| {
+            let special = matches!(record.record_type, RecordType::Internal | RecordType::Frontend);
+            let old = cut.is_some_and(|cut| used_at(record) <= cut);
+            !record.in_use
+                && (options.all || !(special || record.shared))
+                && old
+                && options.filter.as_ref().is_none_or(|filter| filter(record))
+        })
+        .collect();
+    candidates.sort_by(|(left_subject, left), (right_subject, right)| {
+        used_at(left)
+            .cmp(&used_at(right))
+            .then(left.usage_count.cmp(&right.usage_count))
+            // Of those used together, the later lies on the earlier.
+            .then(right_subject.cmp(left_subject))
+    });
+    candidates
+}
+
+/// What nobody asked for yet was used by the step that made it.
+fn used_at(record: &UsageRecord) -> DateTime<Utc> {
+    record.last_used_at.unwrap_or(record.created_at)
+}
+
+/// What was used after this is kept; `None` keeps everything.
+fn cut_off(options: &PruneOptions) -> Option<DateTime<Utc>> {
+    let keep = TimeDelta::from_std(options.keep_duration).ok()?;
+    Utc::now().checked_sub_signed(keep)
+}
+
+/// Takes a removed layer out of everything that waits or names it.
+fn forget_layer(state: &mut State, id: LayerId, chain_id: Option<Digest>) {
+    if let Some(chain_id) = chain_id
+        && state.chains.get(&chain_id) == Some(&id)
+    {
+        state.chains.remove(&chain_id);
+    }
+    for entry in state.layers.values_mut() {
+        entry.info.parents.retain(|parent| *parent != id);
+    }
+    let Pending { layers, touched, removed_layers, records, contents, .. } = &mut state.pending;
+    layers.remove(&id);
+    touched.remove(&id);
+    removed_layers.insert(id);
+    records.retain(|identity, record| {
+        let dies = record.layers().any(|layer| layer == id);
+        if dies {
+            state.record_blobs.remove(identity);
+        }
+        !dies
+    });
+    contents.retain(|key, _| key.top() != id);
+}
