@@ -1,1 +1,30 @@
-//! placeholder
+//! What the end-to-end tests stand on: real registries, real builders, real builds, and readers of what they made.
+//!
+//! Nothing here knows the inside of the product: the binary is driven as people drive it, registries are spoken to over HTTP,
+//! archives are read by other people's code. A helper that cannot do its work panics with what it saw, since a test that cannot
+//! go on should stop where it is. Everything started here is ended by its process id when its value is dropped, and with the
+//! test process at the latest.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+mod agent;
+mod build;
+mod builder;
+mod context;
+pub mod http;
+mod image;
+pub mod images;
+pub mod leftovers;
+mod outcome;
+mod places;
+mod process;
+pub mod registry;
+
+pub use agent::Agent;
+pub use build::{Build, RunningBuild};
+pub use builder::{Builder, Home, Options};
+pub use context::Context;
+pub use image::{Blob, Entry, Image, digest, entries};
+pub use outcome::{Outcome, Step};
+pub use places::{is_root, program, test_image};
+pub use process::Process;
+pub use registry::Registry;

@@ -15,14 +15,14 @@ const CERTIFICATES: &str = "/tmp";
 
 /// The client for all pulls and pushes.
 pub(crate) fn client(config: &Config) -> Result<Arc<Client>, Failure> {
-    Ok(Client::new(client_config(config)?))
+    Client::new(client_config(config)?).map_err(Failure::of)
 }
 
 /// A client that accepts plain HTTP and any certificate from one host, for an output that says so.
 pub(crate) fn insecure_client(config: &Config, host: &str) -> Result<Arc<Client>, Failure> {
     let mut config = client_config(config)?;
     config.hosts.entry(host.to_owned()).or_default().insecure = true;
-    Ok(Client::new(config))
+    Client::new(config).map_err(Failure::of)
 }
 
 fn client_config(config: &Config) -> Result<ClientConfig, Failure> {

@@ -110,7 +110,8 @@ impl CacheDirectories {
     /// # Errors
     /// A malformed answer, or an index that cannot be written.
     pub fn finish(&self, response: &BTreeMap<String, String>) -> Result<(), CacheDirError> {
-        let Some(descriptor) = response.get(MANIFEST_KEY).filter(|_| !self.exports.is_empty()) else {
+        let Some(descriptor) = response.get(MANIFEST_KEY).filter(|_| !self.exports.is_empty())
+        else {
             return Ok(());
         };
         let descriptor: Value = serde_json::from_str(descriptor)
@@ -135,9 +136,9 @@ fn read_index(directory: &Path) -> Result<Option<Value>, CacheDirError> {
     let mut bytes = Vec::new();
     match std::fs::File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened
-            .and_then(|file| file.take(MAX_INDEX).read_to_end(&mut bytes))
-            .map_err(|source| CacheDirError::Index { action: "read", path: path.clone(), source })?,
+        opened => opened.and_then(|file| file.take(MAX_INDEX).read_to_end(&mut bytes)).map_err(
+            |source| CacheDirError::Index { action: "read", path: path.clone(), source },
+        )?,
     };
     let malformed = |_| CacheDirError::Malformed { what: path.display().to_string() };
     serde_json::from_slice(&bytes).map(Some).map_err(malformed)
@@ -156,7 +157,8 @@ pub(crate) fn find(directory: &Path, tag: &str) -> Result<Option<Digest>, CacheD
     Ok(digest.and_then(|digest| Digest::parse(digest).ok()))
 }
 
-fn put(directory: &Path, tag: &str, mut descriptor: Value) -> Result<(), CacheDirError> {
+/// Writes `tag` and its descriptor into a layout's index, replacing an earlier one.
+pub(crate) fn put(directory: &Path, tag: &str, mut descriptor: Value) -> Result<(), CacheDirError> {
     let empty = || json!({"schemaVersion": 2, "manifests": []});
     let mut index = read_index(directory)?.unwrap_or_else(empty);
     let malformed = |what: &str| CacheDirError::Malformed { what: what.to_string() };

@@ -71,11 +71,9 @@ impl Client {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (transport, connection) =
-            cofferdam_session::connect(io).await.map_err(|source| ConnectError::Handshake {
-                address: name.to_string(),
-                source: Box::new(source),
-            })?;
+        let (transport, connection) = cofferdam_session::connect(io).await.map_err(|source| {
+            ConnectError::Handshake { address: name.to_string(), source: Box::new(source) }
+        })?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to the daemon broke");

@@ -176,7 +176,10 @@ mod tests {
         };
         let status = ConnectError::unknown("process failed")
             .with_detail(detail("github.com/moby/buildkit/errdefs.Source+json", json))
-            .with_detail(detail("github.com/moby/buildkit/errdefs.Vertex+json", br#"{"digest":"sha256:x"}"#))
+            .with_detail(detail(
+                "github.com/moby/buildkit/errdefs.Vertex+json",
+                br#"{"digest":"sha256:x"}"#,
+            ))
             .with_detail(detail("type.googleapis.com/errdefs.Source", &proto.encode_to_vec()))
             .with_detail(detail("errdefs.Source", b"\xff\xff"))
             .with_detail(detail("unknown", b"{}"));

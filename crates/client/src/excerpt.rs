@@ -23,10 +23,9 @@ pub fn excerpt(location: &SourceLocation) -> String {
         .filter(|(start, _)| (1..=all.len()).contains(start))
         .map(|(start, end)| (start, end.min(all.len())))
         .collect();
-    let (Some(first), Some(last)) = (
-        marked.iter().map(|(start, _)| *start).min(),
-        marked.iter().map(|(_, end)| *end).max(),
-    ) else {
+    let (Some(first), Some(last)) =
+        (marked.iter().map(|(start, _)| *start).min(), marked.iter().map(|(_, end)| *end).max())
+    else {
         return String::new();
     };
     let from = first.saturating_sub(CONTEXT).max(1);
@@ -52,16 +51,18 @@ mod tests {
     #[test]
     fn the_failing_line_is_marked_within_its_surroundings() {
         let text = "FROM x\n\nRUN a\nRUN \x1b[31mb\nRUN c\nRUN d\nRUN e\nRUN f\n".to_string();
-        let location =
-            SourceLocation { filename: "Dockerfile".into(), text: text.clone(), lines: vec![(4, 4)] };
+        let location = SourceLocation {
+            filename: "Dockerfile".into(),
+            text: text.clone(),
+            lines: vec![(4, 4)],
+        };
         let shown = excerpt(&location);
         assert!(shown.starts_with("Dockerfile:4\n----"));
         assert!(shown.contains("   4 | >>> RUN [31mb\n"), "{shown}");
         assert!(shown.contains("   1 |     FROM x\n") && shown.contains("   7 |     RUN e\n"));
         assert!(!shown.contains("RUN f"));
         for lines in [vec![], vec![(0, 0)], vec![(99, 100)]] {
-            let location =
-                SourceLocation { filename: "D".into(), text: text.clone(), lines };
+            let location = SourceLocation { filename: "D".into(), text: text.clone(), lines };
             assert!(excerpt(&location).is_empty());
         }
     }

@@ -24,6 +24,12 @@ use crate::status::SolveStatus;
 /// Silence of the status stream after the build that ends it.
 const STATUS_SILENCE: Duration = Duration::from_secs(5);
 
+/// The most that a failed build's last messages are waited for.
+const FAILED_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The most that a canceled build's last messages are waited for.
+const CANCELED_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Messages of the session in flight (at 32 KiB each, 1 MiB).
 const TUNNEL_DEPTH: usize = 32;
 
@@ -104,12 +110,8 @@ impl Client {
         let services = std::mem::take(&mut solve.services);
         let session = self.open_session(&session_id, &solve.shared_key, services).await?;
         let solved = CancellationToken::new();
-        let status = tokio::spawn(follow_status(
-            self.clone(),
-            reference.clone(),
-            events,
-            solved.clone(),
-        ));
+        let status =
+            tokio::spawn(follow_status(self.clone(), reference.clone(), events, solved.clone()));
         let control = self.control();
         let call = control.solve_with_options(request(solve, session_id), options());
         let result = tokio::select! {
@@ -119,8 +121,14 @@ impl Client {
         // All outputs have arrived when the daemon answers; the session has no more to do.
         session.cancel();
         solved.cancel();
-        // The last messages say which step failed; they end with the stream or its silence.
-        let _ = status.await;
+        // The last messages say which step failed; they end with the stream or its silence. Who
+        // has canceled does not wait for it.
+        let patience = match &result {
+            Ok(_) => Duration::MAX,
+            Err(SolveError::Canceled) => CANCELED_PATIENCE,
+            Err(_) => FAILED_PATIENCE,
+        };
+        let _ = tokio::time::timeout(patience, status).await;
         let response = result?.into_owned().ExporterResponse;
         Ok(Solved { reference, response: response.into_iter().collect() })
     }
@@ -156,7 +164,7 @@ impl Client {
             let mut receive = state?;
             match receive.message().await {
                 Ok(Some(message)) => {
-                    Some((Ok(Bytes::copy_from_slice(message.view().data)), Some(receive)))
+                    Some((Ok(message.bytes().slice_ref(message.view().data)), Some(receive)))
                 }
                 Ok(None) => None,
                 Err(error) => {
@@ -278,7 +286,8 @@ fn random_id() -> String {
     if filled != Ok(bytes.len()) {
         // Without the kernel's source, time and address still separate builds of one machine.
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        bytes = (now.map_or(0, |now| now.as_nanos()) ^ u128::from(std::process::id())).to_le_bytes();
+        bytes =
+            (now.map_or(0, |now| now.as_nanos()) ^ u128::from(std::process::id())).to_le_bytes();
     }
     bytes.iter().fold(String::with_capacity(32), |mut text, byte| {
         // Writing to a String cannot fail.

@@ -237,6 +237,11 @@ fn is_path_component(component: &str) -> bool {
     })
 }
 
+/// Whether `text` is a tag or a digest, and so safe as the last part of a URL path.
+pub(crate) fn is_target(text: &str) -> bool {
+    check_tag(text).is_ok() || Digest::parse(text).is_ok()
+}
+
 fn check_tag(tag: &str) -> Result<(), &'static str> {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let bytes = tag.as_bytes();

@@ -62,6 +62,7 @@ fn client_with(config: ClientConfig) -> Arc<Client> {
         read_timeout: Duration::from_secs(2),
         ..config
     })
+    .unwrap()
 }
 
 fn repository(server: &Server, credentials: Arc<dyn Credentials>) -> Repository {
@@ -339,6 +340,17 @@ async fn urls_of_descriptors_are_not_followed() {
     let blob = Descriptor { urls, ..Descriptor::of(media::OCI_LAYER, b"blob") };
     assert!(read(&anonymous(&server), &blob).await.unwrap_err().is_not_found());
     assert_eq!(elsewhere.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn targets_cannot_leave_the_repository() {
+    let server = Server::start(|_| manifest_reply());
+    for target in ["../../other/manifests/1", "", "a/b", "1?x=y", "sha256:../../x", "."] {
+        assert!(anonymous(&server).fetch(target).await.is_err(), "{target:?}");
+        let pushed = anonymous(&server).push_manifest(media::OCI_MANIFEST, Bytes::from(manifest()), Some(target)).await;
+        assert!(pushed.is_err(), "{target:?}");
+    }
+    assert_eq!(server.asked().len(), 0);
 }
 
 #[tokio::test]

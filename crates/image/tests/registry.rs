@@ -69,7 +69,7 @@ async fn read(repository: &Repository, descriptor: &Descriptor, offset: u64) -> 
 #[tokio::test]
 async fn images_come_back_as_they_were_pushed() {
     let Some(registry) = Registry::start(&Setup::default()) else { return };
-    let client = Client::new(settings());
+    let client = Client::new(settings()).unwrap();
     let repository = repository(&client, &format!("{}/a/b", registry.host), Anonymous);
     let amd64 = push_image(&repository, "linux/amd64", b"layer for amd64", Some("one")).await;
     let arm64 = push_image(&repository, "linux/arm64", b"layer for arm64", None).await;
@@ -104,7 +104,7 @@ async fn blobs_are_uploaded_once() {
     std::fs::write(file.path(), &content).unwrap();
     let descriptor = Descriptor::of(media::OCI_LAYER, &content);
     for (name, chunk_size) in [("whole", None), ("chunked", Some(1 << 20)), ("odd", Some(999_999))] {
-        let client = Client::new(ClientConfig { chunk_size, ..settings() });
+        let client = Client::new(ClientConfig { chunk_size, ..settings() }).unwrap();
         let first = repository(&client, &format!("{}/{name}", registry.host), Anonymous);
         let body = FileBody::new(file.reopen().unwrap());
         assert!(!first.blob_exists(&descriptor.digest).await.unwrap());
@@ -118,7 +118,7 @@ async fn blobs_are_uploaded_once() {
         let empty = Descriptor::of(media::OCI_LAYER, b"");
         assert_eq!(third.push_blob(&empty, &Bytes::new(), None).await.unwrap(), Pushed::Uploaded);
     }
-    let client = Client::new(settings());
+    let client = Client::new(settings()).unwrap();
     let repository = repository(&client, &format!("{}/wrong", registry.host), Anonymous);
     let wrong = Descriptor { digest: Digest::of(b"other"), ..Descriptor::of(media::OCI_LAYER, b"these") };
     let body: &dyn BlobBody = &Bytes::from_static(b"these");
@@ -131,7 +131,7 @@ async fn passwords_are_checked() {
     let htpasswd = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
     let Some(registry) = Registry::start(&Setup { htpasswd: Some(htpasswd), ..Setup::default() }) else { return };
     let name = format!("{}/private", registry.host);
-    let client = Client::new(settings());
+    let client = Client::new(settings()).unwrap();
     let good = repository(&client, &name, Fixed("user", "secret"));
     push_image(&good, "linux/amd64", b"layer", Some("1")).await;
     assert!(good.fetch("1").await.is_ok());
@@ -146,7 +146,7 @@ async fn mirrors_come_first_and_may_be_dead() {
     let Some(registry) = Registry::start(&Setup::default()) else { return };
     let mirrors = vec!["127.0.0.1:1".to_owned(), registry.host.clone()];
     let hosts = HashMap::from([("docker.io".to_owned(), HostConfig { mirrors, ..HostConfig::default() })]);
-    let client = Client::new(ClientConfig { hosts, ..settings() });
+    let client = Client::new(ClientConfig { hosts, ..settings() }).unwrap();
     let direct = repository(&client, &format!("{}/library/busybox", registry.host), Anonymous);
     let pushed = push_image(&direct, "linux/amd64", b"layer", Some("latest")).await;
     let through = repository(&client, "busybox", Fixed("user", "for docker.io only"));
@@ -187,7 +187,7 @@ async fn certificates_are_checked() {
         (HostConfig { keypairs, insecure: true, ..base }, true),
     ] {
         let hosts = HashMap::from([(registry.host.clone(), host.clone())]);
-        let client = Client::new(ClientConfig { hosts, ..settings() });
+        let client = Client::new(ClientConfig { hosts, ..settings() }).unwrap();
         let repository = repository(&client, &format!("{}/x", registry.host), Anonymous);
         let result = repository.blob_exists(&Digest::of(b"")).await;
         assert_eq!(result.is_ok(), works, "{host:?}: {result:?}");
@@ -198,7 +198,7 @@ async fn certificates_are_checked() {
 async fn insecure_hosts_may_be_plain() {
     let Some(registry) = Registry::start(&Setup::default()) else { return };
     let host = HostConfig { http: Some(false), insecure: true, ..HostConfig::default() };
-    let client = Client::new(ClientConfig { hosts: HashMap::from([(registry.host.clone(), host)]), ..settings() });
+    let client = Client::new(ClientConfig { hosts: HashMap::from([(registry.host.clone(), host)]), ..settings() }).unwrap();
     let repository = repository(&client, &format!("{}/x", registry.host), Anonymous);
     let pushed = push_image(&repository, "linux/amd64", b"layer", Some("1")).await;
     assert_eq!(repository.head("1").await.unwrap().digest, pushed.digest);

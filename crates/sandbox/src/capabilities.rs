@@ -34,7 +34,9 @@ pub(crate) fn build_mask() -> u64 {
 pub(crate) fn limit_bounding_set(keep: u64) -> Result<(), Errno> {
     for number in (0..LIMIT).filter(|number| keep & (1 << number) == 0) {
         // SAFETY: plain integers.
-        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) }) {
+        match check(unsafe {
+            libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0)
+        }) {
             Ok(()) => {}
             // The kernel knows no capability of this number, nor any higher one.
             Err(Errno::INVAL) => break,
@@ -46,7 +48,9 @@ pub(crate) fn limit_bounding_set(keep: u64) -> Result<(), Errno> {
 
 /// Makes permitted and effective sets `mask` and leaves inheritable and ambient sets empty.
 pub(crate) fn set(mask: u64) -> Result<(), Errno> {
-    use rustix::thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities};
+    use rustix::thread::{
+        CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
+    };
     clear_ambient_capability_set()?;
     let kept = CapabilitySet::from_bits_retain(mask);
     set_capabilities(

@@ -25,7 +25,8 @@ pub struct Finding {
 #[must_use]
 pub fn doctor() -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
-    let mut findings = vec![user_namespaces(), openat2(), mount_calls(), filters(), tun(), cgroups()];
+    let mut findings =
+        vec![user_namespaces(), openat2(), mount_calls(), filters(), tun(), cgroups()];
     if !root {
         findings.push(subordinate("/etc/subuid", "subordinate user ids"));
         findings.push(subordinate("/etc/subgid", "subordinate group ids"));
@@ -38,8 +39,10 @@ pub fn doctor() -> Vec<Finding> {
 fn user_namespaces() -> Finding {
     let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     let limit: u64 = limit.trim().parse().unwrap_or(0);
-    let restricted = std::fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
-    let restricted = restricted.is_ok_and(|value| value.trim() == "1") && !rustix::process::geteuid().is_root();
+    let restricted =
+        std::fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
+    let restricted =
+        restricted.is_ok_and(|value| value.trim() == "1") && !rustix::process::geteuid().is_root();
     Finding {
         name: "user namespaces",
         present: limit > 0 && !restricted,
@@ -62,13 +65,20 @@ fn openat2() -> Finding {
         ResolveFlags::BENEATH,
     );
     let detail = opened.as_ref().err().map_or_else(|| "works".to_owned(), ToString::to_string);
-    Finding { name: "lookups beneath a directory (openat2)", present: opened.is_ok(), required: true, detail }
+    Finding {
+        name: "lookups beneath a directory (openat2)",
+        present: opened.is_ok(),
+        required: true,
+        detail,
+    }
 }
 
 fn mount_calls() -> Finding {
     // With a bad descriptor a kernel that knows the call says so.
     // SAFETY: all arguments are rejected before they are used.
-    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, std::ptr::null::<u8>(), 0) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, std::ptr::null::<u8>(), 0)
+    };
     let known = result == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS);
     Finding {
         name: "mounts by descriptor (mount_setattr)",
@@ -79,7 +89,8 @@ fn mount_calls() -> Finding {
 }
 
 fn filters() -> Finding {
-    let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    let actions =
+        std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
     Finding {
         name: "system-call filters (seccomp)",
         present: actions.split_whitespace().any(|action| action == "errno"),
@@ -108,8 +119,11 @@ fn cgroups() -> Finding {
     let (present, detail) = match grant {
         Ok(grant) => {
             let hierarchies = &grant.delegation.hierarchies;
-            let controllers: Vec<&str> =
-                hierarchies.iter().flat_map(|hierarchy| &hierarchy.controllers).map(String::as_str).collect();
+            let controllers: Vec<&str> = hierarchies
+                .iter()
+                .flat_map(|hierarchy| &hierarchy.controllers)
+                .map(String::as_str)
+                .collect();
             let removed = grant.remove();
             let note = removed.err().map_or_else(String::new, |error| format!(" ({error})"));
             (!controllers.is_empty(), format!("controllers: {}{note}", controllers.join(" ")))
@@ -134,7 +148,11 @@ fn subordinate(file: &'static str, name: &'static str) -> Finding {
 }
 
 fn program(name: &'static str) -> Finding {
-    let run = Command::new(name).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let run = Command::new(name)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     let detail = run.as_ref().err().map_or_else(|| "installed".to_owned(), ToString::to_string);
     Finding { name, present: run.is_ok(), required: true, detail }
 }

@@ -44,7 +44,7 @@ impl StepIdentity {
 fn create(ids: StepIds, nested: bool) -> Result<OwnedFd, Errno> {
     let (ours, theirs) = crate::descriptors::pair()?;
     // SAFETY: the caller promised one thread.
-    match unsafe { fork(0) }? {
+    match unsafe { fork(0, None) }? {
         Side::Child => {
             drop(ours);
             let result = hold(&theirs, nested);

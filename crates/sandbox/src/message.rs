@@ -72,10 +72,8 @@ pub(crate) enum Notice {
 /// What a step says while it is being set up.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// A mount point was made in the root.
-    Stub(Stub),
-    /// A directory in which mount points were made.
-    Parent(Parent),
+    /// Mount points were made in the root, in these directories. Several reports if there are many.
+    Made { stubs: Vec<Stub>, parents: Vec<Parent> },
     /// The TUN device, whose descriptor comes along.
     Tun,
     /// Set-up has failed; nothing was executed.

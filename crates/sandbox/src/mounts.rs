@@ -55,10 +55,13 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    pub(crate) const NONE: Self = Self { readonly: false, nosuid: false, nodev: false, noexec: false };
-    pub(crate) const READONLY: Self = Self { readonly: true, nosuid: false, nodev: false, noexec: false };
+    pub(crate) const NONE: Self =
+        Self { readonly: false, nosuid: false, nodev: false, noexec: false };
+    pub(crate) const READONLY: Self =
+        Self { readonly: true, nosuid: false, nodev: false, noexec: false };
     pub(crate) const DATA: Self = Self { readonly: false, nosuid: true, nodev: true, noexec: true };
-    pub(crate) const READONLY_DATA: Self = Self { readonly: true, nosuid: true, nodev: true, noexec: true };
+    pub(crate) const READONLY_DATA: Self =
+        Self { readonly: true, nosuid: true, nodev: true, noexec: true };
 
     fn flags(self) -> MountAttrFlags {
         let mut flags = MountAttrFlags::empty();
@@ -84,7 +87,8 @@ pub(crate) fn new_filesystem(
         fsconfig_create(&context)?;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes.flags())
     };
-    make().map_err(|source| MountError::New { kind: kind.to_str().unwrap_or("file system"), source })
+    make()
+        .map_err(|source| MountError::New { kind: kind.to_str().unwrap_or("file system"), source })
 }
 
 /// A clone of the mount at `fd`, with the file or directory `fd` refers to as its root, attached nowhere.
@@ -95,8 +99,9 @@ pub(crate) fn new_filesystem(
 ///
 /// When the kernel refuses, which it does for descriptors of another mount namespace.
 pub fn detached_bind(fd: impl AsFd, recursive: bool) -> Result<OwnedFd, MountError> {
-    let mut flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     open_tree(fd, c"", flags).map_err(MountError::Clone)
 }
@@ -132,21 +137,33 @@ pub fn detached_directory(
 /// When the file cannot be written or cloned.
 pub fn detached_file(bytes: &[u8], owner: (u32, u32), mode: u32) -> Result<OwnedFd, MountError> {
     let failed = |errno: Errno| MountError::File(errno.into());
-    let files = rustix::fs::open(FILES, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let files =
+        rustix::fs::open(FILES, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed)?;
     let mut nonce = [0_u8; 8];
     rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
     let name = format!("{:016x}", u64::from_ne_bytes(nonce));
     rustix::fs::mkdirat(&files, &name, Mode::from_raw_mode(0o700)).map_err(failed)?;
-    let file = rustix::fs::openat(&files, &name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed)
-        .and_then(|place| attached_file(&place, bytes, owner, mode));
+    let file = rustix::fs::openat(
+        &files,
+        &name,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(failed)
+    .and_then(|place| attached_file(&place, bytes, owner, mode));
     // The clone keeps the file system; only its place in the tree goes.
     rustix::fs::unlinkat(&files, &name, AtFlags::REMOVEDIR).map_err(failed)?;
     file
 }
 
 /// Kernels before 6.15 clone mounts only from where they are attached, so for a moment this one is.
-fn attached_file(place: &OwnedFd, bytes: &[u8], owner: (u32, u32), mode: u32) -> Result<OwnedFd, MountError> {
+fn attached_file(
+    place: &OwnedFd,
+    bytes: &[u8],
+    owner: (u32, u32),
+    mode: u32,
+) -> Result<OwnedFd, MountError> {
     let failed = |errno: Errno| MountError::File(errno.into());
     let tmpfs = new_filesystem(c"tmpfs", &[("mode", "700")], Attributes::DATA)?;
     attach(&tmpfs, place)?;
@@ -154,7 +171,10 @@ fn attached_file(place: &OwnedFd, bytes: &[u8], owner: (u32, u32), mode: u32) ->
     let cloned = rustix::fs::openat(&tmpfs, "file", flags, Mode::from_raw_mode(0o600))
         .map_err(failed)
         .and_then(|file| fill(file, bytes, owner, mode))
-        .and_then(|()| rustix::fs::openat(&tmpfs, "file", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed))
+        .and_then(|()| {
+            rustix::fs::openat(&tmpfs, "file", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .map_err(failed)
+        })
         .and_then(|file| detached_bind(file, false));
     let at = std::path::Path::new("/proc/self/fd").join(tmpfs.as_raw_fd().to_string());
     rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH).map_err(MountError::Attach)?;
@@ -165,8 +185,10 @@ fn fill(file: OwnedFd, bytes: &[u8], owner: (u32, u32), mode: u32) -> Result<(),
     let mut file = std::fs::File::from(file);
     file.write_all(bytes).map_err(MountError::File)?;
     let owner = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
-    rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).map_err(|errno| MountError::File(errno.into()))?;
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(|errno| MountError::File(errno.into()))
+    rustix::fs::fchown(&file, Some(owner.0), Some(owner.1))
+        .map_err(|errno| MountError::File(errno.into()))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+        .map_err(|errno| MountError::File(errno.into()))
 }
 
 /// Attaches the detached mount `mount` on top of what `target` refers to.
@@ -177,7 +199,8 @@ pub(crate) fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), MountErr
 
 /// Attaches the detached mount `mount` at `path`, a directory of this crate's own choice.
 pub(crate) fn attach_at(mount: impl AsFd, path: &str) -> Result<(), MountError> {
-    move_mount(mount, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(MountError::Attach)
+    move_mount(mount, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(MountError::Attach)
 }
 
 /// Adds `attributes` to the mount `mount` refers to, and with `recursive` to those below it.
@@ -186,7 +209,8 @@ pub(crate) fn restrict(
     attributes: Attributes,
     recursive: bool,
 ) -> Result<(), MountError> {
-    set_attributes(mount, u64::from(attributes.flags().bits()), 0, recursive).map_err(MountError::Attributes)
+    set_attributes(mount, u64::from(attributes.flags().bits()), 0, recursive)
+        .map_err(MountError::Attributes)
 }
 
 /// Cuts every mount of this namespace off from events in others.

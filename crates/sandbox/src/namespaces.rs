@@ -3,7 +3,7 @@
 //! Everything here must run in a single-threaded process: a copy of a threaded one may find any lock taken for ever. The callers
 //! are the launch helpers, which never start a thread, and [`crate::enter`], which refuses to run beside other threads.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -30,14 +30,19 @@ pub(crate) enum Side {
 ///
 /// With `CLONE_PARENT` the copy is a sibling; its exit is then announced to the common parent as the caller's would be.
 ///
+/// With `cgroup`, a directory of the unified hierarchy, the copy is there from the start.
+///
 /// # Safety
 ///
 /// The calling process has one thread.
-pub(crate) unsafe fn fork(flags: i32) -> Result<Side, Errno> {
+pub(crate) unsafe fn fork(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Side, Errno> {
+    /// `CLONE_INTO_CGROUP` of linux/sched.h, which does not fit the type the C library's crate gives it everywhere.
+    const INTO_CGROUP: u64 = 1 << 33;
     let mut pidfd: libc::c_int = -1;
     let exit_signal = if flags & CLONE_PARENT == 0 { libc::SIGCHLD } else { 0 };
     let mut args = libc::clone_args {
-        flags: u64::from((flags | libc::CLONE_PIDFD).cast_unsigned()),
+        flags: u64::from((flags | libc::CLONE_PIDFD).cast_unsigned())
+            | if cgroup.is_some() { INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -47,11 +52,12 @@ pub(crate) unsafe fn fork(flags: i32) -> Result<Side, Errno> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().cast_unsigned())),
     };
     // SAFETY: `args` is a valid clone_args of the size given, without CLONE_VM the child continues on a copy of this stack, and
     // the caller promised that no other thread can hold a lock the child would need.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match pid {
         0 => Ok(Side::Child),
         pid if pid > 0 => Ok(Side::Parent {

@@ -67,7 +67,9 @@ pub(crate) fn next_signal(fd: &OwnedFd) -> Option<libc::c_int> {
 /// Marks every descriptor from 3 on as closed when the next program is executed.
 pub(crate) fn close_on_exec_above_stdio() -> Result<(), Errno> {
     // SAFETY: closes nothing, only marks.
-    check(unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) })
+    check(unsafe {
+        libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed())
+    })
 }
 
 /// Closes every descriptor from 3 on that is not in `keep`.
@@ -121,7 +123,10 @@ pub(crate) fn sealed_memfd(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
         rest = &rest[written..];
     }
     rustix::fs::seek(&fd, SeekFrom::Start(0))?;
-    rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    rustix::fs::fcntl_add_seals(
+        &fd,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
     Ok(fd)
 }
 
@@ -164,7 +169,8 @@ pub(crate) fn reap(pid: i32) -> Option<(i32, Ended)> {
         return None;
     }
     let micros = |time: libc::timeval| {
-        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000
+            + u64::try_from(time.tv_usec).unwrap_or(0)
     };
     let ended = Ended {
         code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -169,7 +171,8 @@ impl Root {
         while let Some(name) = names.pop_front() {
             if name == ".." {
                 resolved.truncate(resolved.rfind('/').unwrap_or(0));
-                here = open_directory(&self.fd, &resolved).map_err(|errno| failed("open", errno))?;
+                here =
+                    open_directory(&self.fd, &resolved).map_err(|errno| failed("open", errno))?;
                 continue;
             }
             let last = names.is_empty();
@@ -185,7 +188,8 @@ impl Root {
                 FileType::Symlink => {
                     links += 1;
                     // What these point to is an open file or a process, and the text they show only looks like a path.
-                    let home = rustix::fs::fstatfs(&found).map_err(|errno| failed("examine", errno))?;
+                    let home =
+                        rustix::fs::fstatfs(&found).map_err(|errno| failed("examine", errno))?;
                     if home.f_type == rustix::fs::PROC_SUPER_MAGIC {
                         return Err(RootError::ProcessLink(path.to_owned()));
                     }
@@ -197,7 +201,8 @@ impl Root {
                     let target = target.to_str().map_err(|_| RootError::Text(path.to_owned()))?;
                     if target.starts_with('/') {
                         resolved.clear();
-                        here = open_directory(&self.fd, "").map_err(|errno| failed("open", errno))?;
+                        here =
+                            open_directory(&self.fd, "").map_err(|errno| failed("open", errno))?;
                     }
                     for name in split(target).into_iter().rev() {
                         names.push_front(name);
@@ -214,7 +219,8 @@ impl Root {
                     return Ok((found, resolved));
                 }
                 _ => {
-                    let expected = if last && kind == Kind::File { "regular file" } else { "directory" };
+                    let expected =
+                        if last && kind == Kind::File { "regular file" } else { "directory" };
                     return Err(RootError::WrongKind { path: path.to_owned(), expected });
                 }
             }
@@ -237,15 +243,28 @@ impl Root {
         let failed = |errno| RootError::System { action: "create", path: path.clone(), errno };
         let before = State::of(&rustix::fs::fstat(parent).map_err(failed)?);
         match kind {
-            Kind::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(failed)?,
+            Kind::Directory => {
+                rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(failed)?
+            }
             Kind::File => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map_err(failed)?;
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644))
+                    .map_err(failed)?;
             }
         }
         let found = open_beneath(parent, name, OFlags::PATH | OFlags::NOFOLLOW).map_err(failed)?;
-        rustix::fs::chownat(&found, c"", Some(self.owner.0), Some(self.owner.1), AtFlags::EMPTY_PATH)
-            .map_err(failed)?;
+        rustix::fs::chownat(
+            &found,
+            c"",
+            Some(self.owner.0),
+            Some(self.owner.1),
+            AtFlags::EMPTY_PATH,
+        )
+        .map_err(failed)?;
         // Inside another mount the stub belongs to that mount's owner, and cannot be reached from the root afterwards.
         let top = rustix::fs::fstat(&self.fd).map_err(failed)?;
         if stub && top.st_dev == before.device {
@@ -326,7 +345,9 @@ fn reserved(path: &str, asked: &str) -> Result<(), RootError> {
     }
     let top = names.first().map(String::as_str);
     match (top, names.len()) {
-        (None, _) | (Some("proc" | "sys"), _) | (Some("dev"), 1) => Err(RootError::Reserved(asked.to_owned())),
+        (None, _) | (Some("proc" | "sys"), _) | (Some("dev"), 1) => {
+            Err(RootError::Reserved(asked.to_owned()))
+        }
         _ => Ok(()),
     }
 }
@@ -368,7 +389,17 @@ mod tests {
 
     #[test]
     fn destinations_that_hide_the_sandbox_are_reserved() {
-        for path in ["/", "/proc", "/proc/self/attr", "/sys", "/sys/fs", "/dev", "/a/../proc", "//proc//x", "/./dev/"] {
+        for path in [
+            "/",
+            "/proc",
+            "/proc/self/attr",
+            "/sys",
+            "/sys/fs",
+            "/dev",
+            "/a/../proc",
+            "//proc//x",
+            "/./dev/",
+        ] {
             assert!(reserved(path, path).is_err(), "{path}");
         }
         for path in ["/process", "/dev/shm", "/a", "/a/proc"] {
@@ -383,16 +414,19 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), inside.path().join("etc")).unwrap();
         std::os::unix::fs::symlink("../../../../up", inside.path().join("climb")).unwrap();
         std::os::unix::fs::symlink("loop", inside.path().join("loop")).unwrap();
-        let fd = rustix::fs::open(inside.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let fd =
+            rustix::fs::open(inside.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let mut root = Root::new(fd, rustix::process::getuid().as_raw());
         root.mount_point("/etc/resolv.conf", Kind::File).unwrap();
         root.mount_point("/climb/x", Kind::Directory).unwrap();
         assert!(matches!(root.mount_point("/loop/x", Kind::File), Err(RootError::Links(_))));
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
-        let again = inside.path().join(outside.path().strip_prefix("/").unwrap()).join("resolv.conf");
+        let again =
+            inside.path().join(outside.path().strip_prefix("/").unwrap()).join("resolv.conf");
         assert!(again.is_file());
         assert!(inside.path().join("up/x").is_dir());
-        let fd = rustix::fs::open(inside.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let fd =
+            rustix::fs::open(inside.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let (stubs, parents) = root.into_record();
         settle(&fd, &stubs, &parents);
         assert_eq!(std::fs::read_dir(inside.path()).unwrap().count(), 3);

@@ -9,7 +9,6 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use cofferdam_wire::grpc::health::v1::{HealthCheckRequest, HealthClient};
 use cofferdam_wire::moby::buildkit::v1::BytesMessage;
 use connectrpc::{ConnectError, InboundStream, ServiceStream};
@@ -103,7 +102,7 @@ impl SessionManager {
         inbound: InboundStream<BytesMessage>,
     ) -> Result<ServiceStream<BytesMessage>, OpenError> {
         let inbound = inbound.map(|message| match message {
-            Ok(message) => Ok(Bytes::copy_from_slice(message.view().data)),
+            Ok(message) => Ok(message.bytes().slice_ref(message.view().data)),
             Err(error) => Err(io::Error::new(io::ErrorKind::ConnectionReset, error)),
         });
         let (outbound, receiver) = mpsc::channel(OUTBOUND_DEPTH);
@@ -256,11 +255,9 @@ impl HealthPlan {
                 let custom = custom.max(HEALTH_FLOOR);
                 Self { interval: custom, timeout: custom, allowed_failures: 0 }
             }
-            None => Self {
-                interval: HEALTH_INTERVAL,
-                timeout: HEALTH_TIMEOUT,
-                allowed_failures: 1,
-            },
+            None => {
+                Self { interval: HEALTH_INTERVAL, timeout: HEALTH_TIMEOUT, allowed_failures: 1 }
+            }
         }
     }
 }

@@ -47,7 +47,8 @@ const ENCODED: &str = "-encoded";
 /// Appends every value under `key`; all are escaped when one of them is not ASCII.
 pub(crate) fn append(map: &mut HeaderMap, key: &'static str, values: &[String]) {
     // A header value also refuses control characters, which escaping carries just as well.
-    let encoded = values.iter().any(|value| HeaderValue::from_str(value).is_err() || !value.is_ascii());
+    let encoded =
+        values.iter().any(|value| HeaderValue::from_str(value).is_err() || !value.is_ascii());
     if encoded && let Ok(name) = HeaderName::try_from(format!("{key}{ENCODED}")) {
         map.append(name, HeaderValue::from_static("1"));
     }
@@ -117,7 +118,8 @@ mod tests {
 
     #[test]
     fn round_trips_every_text() {
-        for list in [vec!["a b", "c+d"], vec!["ü", "a%b c"], vec!["日本/**", "!x\n"], vec!["x\ty"]] {
+        for list in [vec!["a b", "c+d"], vec!["ü", "a%b c"], vec!["日本/**", "!x\n"], vec!["x\ty"]]
+        {
             let list: Vec<String> = list.into_iter().map(String::from).collect();
             let mut map = HeaderMap::new();
             append(&mut map, headers::EXCLUDE, &list);

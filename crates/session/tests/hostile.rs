@@ -81,7 +81,11 @@ impl Ground {
         self.all.path().join("in")
     }
 
-    fn receive(&self, packets: &[Packet], options: ReceiveOptions) -> Result<Received, ReceiveError> {
+    fn receive(
+        &self,
+        packets: &[Packet],
+        options: ReceiveOptions,
+    ) -> Result<Received, ReceiveError> {
         receive_bytes(&encode(packets), dir(&self.inside()), options)
     }
 
@@ -129,7 +133,10 @@ fn disorder_is_refused() {
         (vec![file("a"), end(), fin()], "unexpected packet"),
         (vec![fin()], "unexpected packet"),
         (vec![Packet { r#type: PacketType::PACKET_REQ.into(), ..Packet::default() }], "unexpected"),
-        (vec![Packet { r#type: EnumValue::from(99), ..Packet::default() }], "unexpected packet of type 99"),
+        (
+            vec![Packet { r#type: EnumValue::from(99), ..Packet::default() }],
+            "unexpected packet of type 99",
+        ),
     ] {
         let text = Ground::new().refuse(&packets);
         assert!(text.contains(expected), "{text} instead of {expected}");
@@ -160,7 +167,8 @@ fn a_link_in_a_files_place_is_replaced_not_written_through() {
     for mode in [ReceiveMode::Mirror, ReceiveMode::Merge] {
         let ground = Ground::new();
         symlink("../outside/canary", ground.inside().join("f")).unwrap();
-        let options = ReceiveOptions { mode, compare: Compare::Nothing, ..ReceiveOptions::default() };
+        let options =
+            ReceiveOptions { mode, compare: Compare::Nothing, ..ReceiveOptions::default() };
         let packets = [file("f"), end(), data(0, "evil"), data(0, ""), fin()];
         ground.receive(&packets, options).unwrap();
         assert_eq!(fs::read(ground.all.path().join("outside/canary")).unwrap(), b"alive");
@@ -191,8 +199,8 @@ fn deleting_does_not_follow_links() {
 #[test]
 fn devices_are_left_out() {
     let ground = Ground::new();
-    let received =
-        ground.receive(&[stat("null", CHAR), stat("z", DIR), end(), fin()], ReceiveOptions::default());
+    let received = ground
+        .receive(&[stat("null", CHAR), stat("z", DIR), end(), fin()], ReceiveOptions::default());
     assert_eq!(received.unwrap().entries, 2);
     assert_eq!(tree(&ground.inside()).len(), 1);
 }

@@ -74,8 +74,7 @@ async fn a_tree_arrives_as_it_is_and_then_only_changes_travel() {
 async fn without_comparison_every_file_travels() {
     let (source, dest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     sample(source.path());
-    let (_manager, session) =
-        session(Services::new().directory("context", source.path())).await;
+    let (_manager, session) = session(Services::new().directory("context", source.path())).await;
     sync(&session, dest.path(), context()).await;
     let mut request = context();
     request.options.compare = Compare::Nothing;
@@ -89,8 +88,7 @@ async fn ten_thousand_files() {
     for index in 0..10_000 {
         write(source.path(), &format!("d{}/f{index}", index % 100), &format!("content {index}"));
     }
-    let (_manager, session) =
-        session(Services::new().directory("context", source.path())).await;
+    let (_manager, session) = session(Services::new().directory("context", source.path())).await;
     let started = std::time::Instant::now();
     let first = sync(&session, dest.path(), context()).await;
     let full = started.elapsed();
@@ -109,8 +107,7 @@ async fn patterns_select() {
     }
     symlink("c/d", source.path().join("l")).unwrap();
     symlink("/x/y", source.path().join("c/m")).unwrap();
-    let (_manager, session) =
-        session(Services::new().directory("context", source.path())).await;
+    let (_manager, session) = session(Services::new().directory("context", source.path())).await;
     type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], &'a [&'a str]);
     let cases: [Case<'_>; 15] = [
         (&["a"], &[], &[], &["a", "a/1.go", "a/2.txt", "a/b", "a/b/3.go"]),
@@ -122,7 +119,12 @@ async fn patterns_select() {
         (&[], &["*", "!a/b"], &[], &["a", "a/b", "a/b/3.go"]),
         (&[], &["**", "!c/*.go"], &[], &["c", "c/4.go"]),
         (&[], &["**/*.go", "x", "c", "l"], &[], &["a", "a/2.txt", "a/b"]),
-        (&["a", "c"], &["**/*.txt", "c/m"], &[], &["a", "a/1.go", "a/b", "a/b/3.go", "c", "c/4.go", "c/d"]),
+        (
+            &["a", "c"],
+            &["**/*.txt", "c/m"],
+            &[],
+            &["a", "a/1.go", "a/b", "a/b/3.go", "c", "c/4.go", "c/d"],
+        ),
         (&[], &[], &["l"], &["c", "c/d", "c/d/5.txt", "l"]),
         (&[], &[], &["l/5.txt"], &["c", "c/d", "c/d/5.txt", "l"]),
         (&[], &[], &["c/m/z"], &["c", "c/m", "x", "x/y", "x/y/z", "x/y/z/7"]),
@@ -150,8 +152,7 @@ async fn a_link_whose_origin_is_left_out_becomes_a_file() {
     write(source.path(), "a", "same");
     fs::hard_link(source.path().join("a"), source.path().join("b")).unwrap();
     fs::hard_link(source.path().join("a"), source.path().join("c")).unwrap();
-    let (_manager, session) =
-        session(Services::new().directory("context", source.path())).await;
+    let (_manager, session) = session(Services::new().directory("context", source.path())).await;
     let request = LocalRequest { exclude: vec!["a".into()], ..context() };
     assert_eq!(sync(&session, dest.path(), request).await.requested, 1);
     assert_eq!(fs::read(dest.path().join("c")).unwrap(), b"same");
@@ -176,8 +177,7 @@ async fn owners_are_mapped_or_refused() {
     let (source, dest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(source.path(), "dir/file", "x");
     symlink("file", source.path().join("dir/link")).unwrap();
-    let (_manager, session) =
-        session(Services::new().directory("context", source.path())).await;
+    let (_manager, session) = session(Services::new().directory("context", source.path())).await;
     let me = fs::metadata(dest.path()).unwrap().uid();
     if me == 0 {
         let mut request = context();
@@ -191,10 +191,7 @@ async fn owners_are_mapped_or_refused() {
     let mut request = context();
     request.options.ownership = Ownership::Mapped(Arc::new(|_| None));
     let error = session.sync_local(request, dir(dest.path())).await.unwrap_err();
-    assert!(matches!(
-        error,
-        LocalError::Receive { source: ReceiveError::Owner { id: 0, .. }, .. }
-    ));
+    assert!(matches!(error, LocalError::Receive { source: ReceiveError::Owner { id: 0, .. }, .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,8 +276,7 @@ async fn merging_keeps_what_the_sender_does_not_have() {
     let (source, dest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     sample(source.path());
     write(dest.path(), "dir/extra", "x");
-    let (_manager, session) =
-        session(Services::new().directory("context", source.path())).await;
+    let (_manager, session) = session(Services::new().directory("context", source.path())).await;
     let mut request = context();
     request.options = ReceiveOptions { mode: ReceiveMode::Merge, ..ReceiveOptions::default() };
     sync(&session, dest.path(), request).await;

@@ -79,6 +79,10 @@ fn vertex(state: &VertexState) -> Vertex {
             Some(group) => MessageField::some(group.clone()),
             None => MessageField::none(),
         },
+        savedNanoseconds: state
+            .saved
+            .filter(|_| state.cached)
+            .map_or(0, |saved| i64::try_from(saved.as_nanos()).unwrap_or(i64::MAX)),
         ..Vertex::default()
     }
 }

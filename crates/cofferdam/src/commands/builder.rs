@@ -17,7 +17,7 @@ use std::process::ExitCode;
 pub(crate) use arguments::BuilderArgs;
 pub(crate) use enclosed::run as enclosed;
 pub(crate) use gate::{MODE as GATE_MODE, run as gate};
-pub(crate) use places::{Places, User};
+pub(crate) use places::Places;
 
 /// Carries the command out: returns when the builder has ended.
 pub(crate) fn run(args: BuilderArgs) -> anyhow::Result<ExitCode> {

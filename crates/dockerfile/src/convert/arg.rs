@@ -12,7 +12,7 @@ use super::env::Env;
 use super::error::{ConvertError, Located};
 use super::outline::{ArgInfo, Capture};
 use super::stage::Stage;
-use super::{Converter, Platforms, validate};
+use super::{Converter, Platforms, budget, validate};
 use crate::expand::Expander;
 use crate::instructions::{ArgPair, Command, Dockerfile, Instruction};
 
@@ -75,6 +75,8 @@ pub(super) fn globals(
                     Some(expanded.text)
                 }
             };
+            let full = budget::check_count(env.len().max(capture.len()));
+            full.map_err(|error| Located::new(error, instruction.lines))?;
             if let Some(value) = &value {
                 env.set(&pair.key, value);
                 info.value.clone_from(value);
@@ -82,7 +84,7 @@ pub(super) fn globals(
             capture.declare(info);
         }
     }
-    Ok((env, capture))
+    Ok((env, capture.share()))
 }
 
 impl Converter<'_> {

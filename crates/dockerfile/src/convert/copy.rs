@@ -48,6 +48,12 @@ pub enum CopyError {
     /// `--checksum` with files of the context.
     #[error("checksum requires HTTP(S) or Git sources")]
     ChecksumLocal,
+    /// `--checksum` with too few or too many digits.
+    #[error("invalid checksum digest length")]
+    ChecksumLength,
+    /// `--checksum` of a kind that is not known here.
+    #[error("unsupported digest algorithm")]
+    ChecksumAlgorithm,
     /// `--checksum` that is none.
     #[error("invalid checksum digest format")]
     Checksum,
@@ -133,6 +139,7 @@ impl Converter<'_> {
         plan: &CopyPlan<'_>,
         step: &mut Step<'_>,
     ) -> Result<(), ConvertError> {
+        self.budget.items(plan.sources.paths.len() + plan.sources.inline.len() + 1)?;
         let template = template(stage, plan)?;
         let prefix = self.prefix(stage);
         let name = display(&self.expander, &step.instruction.text, &stage.state.env);
@@ -201,7 +208,8 @@ impl Converter<'_> {
         let file = make_file(&paths::join("/", &inline.name), 0o644, &inline.data);
         let info = Info::internal("preparing inline document");
         let document = self.plan.file(None, vec![file], info);
-        let copy = pb::FileActionCopy { src: inline.name.clone(), ..template.clone() };
+        let src = paths::join("/", &inline.name);
+        let copy = pb::FileActionCopy { src, ..template.clone() };
         Action { source: Some(document), action: copy.into() }
     }
 }

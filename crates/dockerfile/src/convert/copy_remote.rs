@@ -1,5 +1,6 @@
 //! `ADD`: files of the context, downloads and repositories.
 
+use cofferdam_digest::Digest;
 use cofferdam_wire::pb;
 
 use super::Converter;
@@ -68,14 +69,12 @@ impl Converter<'_> {
             return Ok(None);
         }
         let checksum = (!remote.checksum.is_empty()).then_some(remote.checksum.as_ref());
-        if checksum.is_some_and(|text| cofferdam_digest::Digest::parse(text).is_err()) {
-            return Err(CopyError::Checksum);
-        }
+        checksum.map(check_digest).transpose()?;
         let filename = sources::http_filename(source);
         let download = sources::http(source, &filename, checksum);
         let node = self.plan.source(download, Info::named(title));
         let copy = pb::FileActionCopy {
-            src: filename,
+            src: paths::join("/", &filename),
             attemptUnpackDockerCompatibility: remote.unpack,
             ..template.clone()
         };
@@ -120,6 +119,18 @@ fn is_http(source: &str) -> bool {
 fn is_remote(source: &str) -> bool {
     let git = GitAddress::parse(source).is_some_and(|git| git.is_ok_and(|git| !git.like_path));
     git || is_http(source)
+}
+
+/// A checksum of a download names its algorithm.
+fn check_digest(text: &str) -> Result<(), CopyError> {
+    if Digest::parse(text).is_ok() {
+        return Ok(());
+    }
+    Err(match text.split_once(':') {
+        Some(("sha256", hex)) if hex.len() != 64 => CopyError::ChecksumLength,
+        Some(("sha256", _)) | None => CopyError::Checksum,
+        Some(_) => CopyError::ChecksumAlgorithm,
+    })
 }
 
 fn check_checksum(add: &Add) -> Result<(), CopyError> {

@@ -1,10 +1,8 @@
 //! Runs through the stages in order and hands every instruction to the module of its family.
 
-use std::collections::BTreeSet;
-
-use super::Converter;
+use super::{Converter, budget};
 use super::env::split_entry;
-use super::error::{ConvertError, Located};
+use super::error::{ConvertError, Located, StageError};
 use super::stage::{Planned, Stage, StageId};
 use crate::expand::ExpandError;
 use crate::image::DEFAULT_PATH;
@@ -32,14 +30,14 @@ impl Converter<'_> {
         warnings: &mut Warnings,
     ) -> Result<(), Located> {
         let reachable = self.reachable(target);
-        for id in 0..self.stages.len() {
-            if !reachable[id] || self.stages[id].status.dispatched {
+        for (id, _) in reachable.iter().enumerate().filter(|(_, reachable)| **reachable) {
+            if self.stages[id].status.dispatched {
                 continue;
             }
-            self.inherit(id);
+            self.inherit(id)?;
             let mut stage = std::mem::take(&mut self.stages[id]);
             stage.status.dispatched = true;
-            self.start(&mut stage);
+            self.start(&mut stage).map_err(|error| Located::new(error, stage.lines()))?;
             let commands = std::mem::take(&mut stage.commands);
             for command in &commands {
                 let lines = command.instruction.lines;
@@ -53,7 +51,8 @@ impl Converter<'_> {
     }
 
     /// What the base image says about how its commands run.
-    fn start(&self, stage: &mut Stage) {
+    fn start(&self, stage: &mut Stage) -> Result<(), StageError> {
+        budget::check_variables(stage)?;
         let platform =
             stage.platform.get_or_insert_with(|| self.platforms.target.clone()).clone();
         if stage.image.env("PATH").is_none() && platform.OS != "windows" {
@@ -70,6 +69,7 @@ impl Converter<'_> {
         if !stage.image.config.user.is_empty() {
             stage.state.user.clone_from(&stage.image.config.user);
         }
+        Ok(())
     }
 
     fn dispatch(
@@ -91,7 +91,7 @@ impl Converter<'_> {
             Command::Expose(ports) => self.expose(stage, ports, &mut step)?,
             _ => self.setting(stage, &mut step)?,
         }
-        Ok(())
+        Ok(budget::check_variables(stage)?)
     }
 
     /// Replaces variables wherever the instruction has any. `ARG` and `EXPOSE` do it themselves.
@@ -102,20 +102,20 @@ impl Converter<'_> {
         warnings: &mut Warnings,
     ) -> Result<(), ConvertError> {
         let env = &stage.state.env;
-        let mut unmatched = BTreeSet::new();
+        let mut unmatched = Vec::new();
         let mut word = |text: &str| -> Result<String, ExpandError> {
-            let mut expanded = self.expander.expand(text, env)?;
-            unmatched.append(&mut expanded.unmatched);
+            let expanded = self.expander.expand(text, env)?;
+            unmatched.extend(expanded.unmatched);
             Ok(expanded.text)
         };
         let expanded = instruction.expand(&mut word);
         report_undefined(stage, instruction, &unmatched, warnings);
         expanded?;
         let inline = self.expander.clone().with_escape('\\').literal_quotes();
-        let mut unmatched = BTreeSet::new();
+        let mut unmatched = Vec::new();
         let mut text = |text: &str| -> Result<String, ExpandError> {
-            let mut expanded = inline.expand(text, env)?;
-            unmatched.append(&mut expanded.unmatched);
+            let expanded = inline.expand(text, env)?;
+            unmatched.extend(expanded.unmatched);
             Ok(expanded.text)
         };
         let expanded = instruction.expand_inline(&mut text);
@@ -124,11 +124,11 @@ impl Converter<'_> {
     }
 }
 
-/// Variables that are used but neither set nor declared.
-pub(super) fn report_undefined(
+/// Variables that are used but neither set nor declared; once for every word that uses them.
+pub(super) fn report_undefined<'u>(
     stage: &Stage,
     instruction: &Instruction,
-    unmatched: &BTreeSet<String>,
+    unmatched: impl IntoIterator<Item = &'u String>,
     warnings: &mut Warnings,
 ) {
     for variable in unmatched {
@@ -136,7 +136,12 @@ pub(super) fn report_undefined(
         if declared || super::arg::is_scan_switch(variable) {
             continue;
         }
-        let suggestion = crate::suggest::suggest(variable, stage.state.env.names());
+        let names = stage.state.env.names();
+        let suggestion = if budget::may_suggest(warnings.kept().len()) {
+            crate::suggest::suggest(variable, names)
+        } else {
+            None
+        };
         let finding = Finding::UndefinedVar { variable, suggestion: suggestion.as_deref() };
         warnings.report(&finding, instruction.lines, &instruction.comments);
     }

@@ -3,6 +3,7 @@
 //! A variable that is set again moves to the end. Cheap to copy, because every stage that builds on
 //! another starts with all of its variables.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::expand::Variables;
@@ -31,6 +32,20 @@ impl Env {
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// Values by name, for many look-ups.
+    pub(crate) fn map(&self) -> HashMap<&str, &str> {
+        self.entries.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes that a copy of it takes, about.
+    pub(crate) fn size(&self) -> usize {
+        self.entries.iter().map(|(key, value)| key.len() + value.len() + 48).sum()
     }
 
     /// `NAME=value` for each.

@@ -83,6 +83,20 @@ pub enum StageError {
     /// `VOLUME ""`.
     #[error("VOLUME specified can not be an empty string")]
     EmptyVolume,
+    /// Longer lists than this product handles.
+    #[error("more than {limit} {what} in a stage")]
+    TooMany {
+        /// Variables or triggers.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The graph would be larger than this product handles.
+    #[error("the Dockerfile grows to more than {mebibytes} MiB of build steps")]
+    TooLarge {
+        /// The limit.
+        mebibytes: usize,
+    },
     /// The Dockerfile has no bytes.
     #[error("the Dockerfile cannot be empty")]
     EmptyDockerfile,

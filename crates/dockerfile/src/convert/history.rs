@@ -1,5 +1,8 @@
 //! History entries: what `docker history` shows of an image.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use chrono::{DateTime, SecondsFormat};
 
 use super::Converter;
@@ -29,17 +32,21 @@ pub(crate) fn rfc3339(seconds: i64) -> Option<String> {
 
 /// `|2 A=1 B=2 /bin/sh -c make`: a command with the arguments it was given.
 pub(super) fn command_line(words: &[String], args: &[ArgPair], env: &Env) -> String {
-    let mut given: Vec<(&str, String)> = Vec::new();
+    let values = env.map();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut given: Vec<String> = Vec::new();
     for arg in args {
-        let value = env.value(&arg.key).or(arg.value.as_deref()).unwrap_or_default();
+        let value = values.get(arg.key.as_str()).copied().or(arg.value.as_deref()).unwrap_or_default();
         let text = format!("{}={value}", arg.key);
-        match given.iter_mut().find(|(key, _)| *key == arg.key) {
-            Some((_, old)) => *old = text,
-            None => given.push((&arg.key, text)),
+        match places.entry(&arg.key) {
+            Entry::Occupied(place) => given[*place.get()] = text,
+            Entry::Vacant(place) => {
+                place.insert(given.len());
+                given.push(text);
+            }
         }
     }
     let count = (!given.is_empty()).then(|| format!("|{}", given.len()));
     let words = words.iter().cloned();
-    let given = given.into_iter().map(|(_, text)| text);
     count.into_iter().chain(given).chain(words).collect::<Vec<_>>().join(" ")
 }

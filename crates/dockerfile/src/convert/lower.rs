@@ -206,17 +206,18 @@ impl<'a> Lowering<'a> {
 #[derive(Default)]
 struct Inputs {
     list: Vec<pb::Input>,
+    numbers: HashMap<Output, i64>,
 }
 
 impl Inputs {
     fn number(&mut self, output: Option<Output>) -> i64 {
         let Some(output) = output else { return NONE };
-        let input = output.input();
-        let at = self.list.iter().position(|known| *known == input).unwrap_or_else(|| {
-            self.list.push(input);
-            self.list.len() - 1
-        });
-        i64::try_from(at).unwrap_or(i64::MAX)
+        let next = self.count();
+        let list = &mut self.list;
+        *self.numbers.entry(output).or_insert_with(|| {
+            list.push(output.input());
+            next
+        })
     }
 
     fn count(&self) -> i64 {
@@ -266,9 +267,9 @@ fn exec_caps(exec: &Exec, mounts: &[pb::Mount], limited: bool) -> Vec<&'static s
     needs(exec.security != pb::SecurityMode::SANDBOX, "exec.meta.security");
     needs(exec.meta.proxy_env.is_set(), "exec.meta.proxyenv");
     needs(!exec.meta.ulimit.is_empty(), "exec.meta.ulimit");
-    needs(!exec.meta.cgroupParent.is_empty(), "exec.meta.cgroup.parent");
     needs(limited, "exec.meta.linux.resources");
     needs(!exec.secret_env.is_empty(), "exec.secretenv");
+    needs(!exec.secret_env.is_empty(), "exec.mount.secret");
     for mount in mounts {
         needs(!mount.selector.is_empty(), "exec.mount.selector");
         match mount.mountType.as_known() {

@@ -7,6 +7,7 @@
 //! names and image configurations of the two must agree. It never runs or reads anything itself.
 
 mod arg;
+mod budget;
 mod copy;
 mod copy_remote;
 mod dispatch;
@@ -47,6 +48,7 @@ pub use expose::ExposeError;
 pub use run::RunStepError;
 pub use signal::SignalError;
 
+use budget::Budget;
 use env::Env;
 use ignore::IgnoreMatcher;
 use plan::{NodeId, Plan};
@@ -111,6 +113,7 @@ struct Converter<'a> {
     matcher: Option<IgnoreMatcher>,
     /// How many ports the file may still expose.
     ports_left: usize,
+    budget: Budget,
 }
 
 struct LateLocal {
@@ -202,6 +205,7 @@ impl<'a> Converter<'a> {
             ignore: Arc::default(),
             matcher: None,
             ports_left: expose::MAX_PORTS,
+            budget: Budget::default(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! What a target can be given: arguments, secrets, SSH agents. For the outline request.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Converter;
 use super::stage::StageId;
@@ -41,6 +42,8 @@ pub(crate) struct Asked {
 /// What a stage was seen to use.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Capture {
+    /// Of the file; shared by all stages.
+    globals: Arc<BTreeMap<String, ArgInfo>>,
     args: BTreeMap<String, ArgInfo>,
     used: BTreeSet<String>,
     secrets: BTreeMap<String, Asked>,
@@ -59,12 +62,24 @@ pub(crate) struct Outline {
 
 impl Capture {
     pub(super) fn declare(&mut self, mut arg: ArgInfo) {
-        if arg.needs.remove(&arg.name) {
-            if let Some(old) = self.args.get(&arg.name) {
-                arg.needs.extend(old.needs.iter().cloned());
-            }
+        let own = arg.needs.remove(&arg.name);
+        if let Some(old) = self.arg(&arg.name).filter(|_| own) {
+            arg.needs.extend(old.needs.iter().cloned());
         }
         self.args.insert(arg.name.clone(), arg);
+    }
+
+    fn arg(&self, name: &str) -> Option<&ArgInfo> {
+        self.args.get(name).or_else(|| self.globals.get(name))
+    }
+
+    /// Makes all that is known the globals of every stage.
+    pub(super) fn share(self) -> Self {
+        Self { globals: Arc::new(self.args), ..Self::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.args.len()
     }
 
     pub(super) fn use_arg(&mut self, name: &str) {
@@ -76,7 +91,7 @@ impl Capture {
     }
 
     pub(super) fn arg_names(&self) -> impl Iterator<Item = &str> {
-        self.args.keys().map(String::as_str)
+        self.globals.keys().chain(self.args.keys()).map(String::as_str)
     }
 
     pub(super) fn ask_secret(&mut self, name: &str, required: bool, lines: Lines) {
@@ -96,7 +111,7 @@ impl Capture {
             if !seen.insert(name) {
                 continue;
             }
-            if let Some(arg) = self.args.get(name) {
+            if let Some(arg) = self.arg(name) {
                 open.extend(arg.needs.iter().map(String::as_str));
                 found.push(arg);
             }

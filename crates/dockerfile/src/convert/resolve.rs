@@ -111,11 +111,9 @@ impl Converter<'_> {
         let resolved = self
             .request
             .contexts
-            .client
-            .resolve_image_config(
+            .resolve_image(
                 &reference.to_string(),
                 Some(&platform),
-                options.resolve_mode.text(),
                 &format!("{prefix} load metadata for {reference}"),
             )
             .await
@@ -124,9 +122,8 @@ impl Converter<'_> {
                 let hint = hint(&asked, names.chain(COMMON_IMAGES.iter().copied()));
                 Located::nowhere(StageError::Image { name: asked.clone(), hint, source })
             })?;
-        let mut image = Image::parse(&resolved.config)
+        let image = Image::parse(&resolved.config)
             .map_err(|source| Located::nowhere(StageError::Config(source)))?;
-        image.created = None;
         if stage.platform.is_none() && self.platforms.implicit {
             platform = self.detect(&image, platform);
         }
@@ -165,6 +162,7 @@ impl Converter<'_> {
                 let image = loaded.image.unwrap_or_else(|| Image::scratch(&platform));
                 stage.base_image = Some(image.clone());
                 stage.image = image;
+                stage.image.created = None;
                 stage.state.root = root;
                 stage.platform = Some(platform);
             }
@@ -194,6 +192,7 @@ impl Converter<'_> {
             stage.state.env = env;
             stage.state.dir.clone_from(&image.config.working_dir);
             stage.image = image;
+            stage.image.created = None;
         }
         if stage.platform.is_none() {
             stage.platform = Some(self.platforms.target.clone());
@@ -227,6 +226,7 @@ impl Converter<'_> {
             validate::base_platform(stage, asked, &platform, &image, warnings);
         }
         stage.image = image;
+        stage.image.created = None;
         stage.platform = Some(platform);
     }
 
@@ -244,9 +244,11 @@ impl Converter<'_> {
     }
 
     /// Stages that use the files of the stage read these of them.
-    pub(super) fn inherit(&mut self, id: StageId) {
-        let Some(base) = self.stages[id].base else { return };
+    pub(super) fn inherit(&mut self, id: StageId) -> Result<(), Located> {
+        let Some(base) = self.stages[id].base else { return Ok(()) };
         let base = &self.stages[base];
+        let charged = self.budget.inherit(base);
+        charged.map_err(|error| Located::new(error, self.stages[id].lines()))?;
         let state = base.state.clone();
         let platform = base.platform.clone();
         let (image, base_image) = (base.image.clone(), base.base_image.clone());
@@ -260,5 +262,6 @@ impl Converter<'_> {
         stage.used.own = own;
         stage.seen.workdir = workdir;
         stage.args = args;
+        Ok(())
     }
 }

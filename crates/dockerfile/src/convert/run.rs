@@ -75,6 +75,8 @@ impl Converter<'_> {
         if !run.devices.is_empty() {
             return Err(RunStepError::Device.into());
         }
+        self.budget.command(stage, &prepared.words)?;
+        self.budget.items(run.mounts.len())?;
         mounts.binds.extend(prepared.script);
         mounts.binds.extend(self.shm());
         let name = self.run_name(stage, run, &format!("{}{}", step.instruction.text, prepared.summary));

@@ -7,7 +7,7 @@ use cofferdam_wire::pb;
 
 use super::error::{ConvertError, Located, StageError, hint};
 use super::stage::{Counter, From, Planned, Stage, StageId, Used};
-use super::{Converter, validate};
+use super::{Converter, budget, validate};
 use crate::expand::Expanded;
 use crate::instructions::{Command, Dockerfile, Instruction, Stage as Declared};
 use crate::lines::Lines;
@@ -59,8 +59,8 @@ impl Converter<'_> {
             ..Stage::default()
         };
         if let Some(name) = &declared.name {
-            let asked = stage.platform.as_ref().or(self.request.platform);
-            let named = self.request.contexts.named(name, asked);
+            let asked = stage.platform.as_ref().unwrap_or(&self.platforms.target);
+            let named = self.request.contexts.named(name, Some(asked));
             stage.named = named.map_err(Located::nowhere)?;
         }
         if stage.named.is_none() {
@@ -126,10 +126,14 @@ impl Converter<'_> {
     }
 
     fn report_undefined(&self, expanded: &Expanded, declared: &Declared, warnings: &mut Warnings) {
+        if expanded.unmatched.is_empty() {
+            return;
+        }
         let known: BTreeSet<&str> =
             self.globals.names().chain(self.global_outline.arg_names()).collect();
         for name in expanded.unmatched.iter().filter(|name| !known.contains(name.as_str())) {
-            let suggestion = crate::suggest::suggest(name, known.iter().copied());
+            let names = known.iter().copied().filter(|_| budget::may_suggest(warnings.kept().len()));
+            let suggestion = crate::suggest::suggest(name, names);
             let finding =
                 Finding::UndefinedArgInFrom { arg: name, suggestion: suggestion.as_deref() };
             warnings.report(&finding, declared.lines, &declared.comments);
@@ -229,9 +233,10 @@ impl Converter<'_> {
     fn refuse_circles(&self) -> Result<(), Located> {
         let mut done = vec![false; self.stages.len()];
         for start in 0..self.stages.len() {
-            // One frame per stage on the way: the stage and how many of its needs were followed.
-            let mut way: Vec<(StageId, usize)> = vec![(start, 0)];
-            while let Some((stage, next)) = way.last_mut() {
+            // One frame per stage on the way: the stage, how many of its needs were followed, and the
+            // line that led to it.
+            let mut way: Vec<(StageId, usize, Option<Lines>)> = vec![(start, 0, None)];
+            while let Some((stage, next, _)) = way.last_mut() {
                 let stage = *stage;
                 let Some((need, lines)) = self.stages[stage].needs.get(*next).copied() else {
                     done[stage] = true;
@@ -239,12 +244,15 @@ impl Converter<'_> {
                     continue;
                 };
                 *next += 1;
-                if way.iter().any(|(on_way, _)| *on_way == need) {
-                    let name = self.stages[stage].name.clone();
-                    return Err(Located::new(StageError::Circular(name), lines));
+                if way.iter().any(|(on_way, ..)| *on_way == need) {
+                    let name = self.stages[start].name.clone();
+                    let mut error = Located::nowhere(StageError::Circular(name));
+                    error.places = way.iter().filter_map(|(.., lines)| *lines).collect();
+                    error.places.push(lines);
+                    return Err(error);
                 }
                 if !done[need] {
-                    way.push((need, 0));
+                    way.push((need, 0, Some(lines)));
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! Triggers of an image or stage run right after the `FROM` that names it, once, and do not pass on to
 //! the result.
 
-use super::Converter;
+use super::{Converter, budget};
 use super::error::Located;
 use super::stage::{Planned, StageId};
 use crate::instructions::{Command, parse_trigger};
@@ -46,6 +46,7 @@ impl Converter<'_> {
 
     fn trigger(&mut self, id: StageId, triggers: &[String]) -> Result<bool, Located> {
         let lines = self.stages[id].lines();
+        budget::check_triggers(triggers.len()).map_err(|error| Located::new(error, lines))?;
         let mut needs = false;
         let mut commands = Vec::with_capacity(triggers.len());
         for text in triggers {

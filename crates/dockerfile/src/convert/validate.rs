@@ -6,6 +6,7 @@ use cofferdam_graph::{normalize_platform, parse_platform, platform_string};
 use cofferdam_wire::pb;
 
 use super::arg;
+use super::budget::MAX_CHECKED_PATH;
 use super::dispatch::Step;
 use super::env::Env;
 use super::ignore::IgnoreMatcher;
@@ -95,6 +96,9 @@ pub(super) fn copy_source(
     matcher: &IgnoreMatcher,
     step: &mut Step<'_>,
 ) {
+    if source.len() > MAX_CHECKED_PATH {
+        return;
+    }
     let file = paths::clean(source);
     let root = file == "." || file == "/";
     if (!root || matcher.excludes_everything()) && matcher.excludes(&file) {

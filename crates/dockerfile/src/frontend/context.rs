@@ -4,24 +4,24 @@
 //! Dockerfile lies in a directory of its own unless the context is such a tree. Only the Dockerfile,
 //! ignore files and the first bytes of a download are ever read here, each up to a limit.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cofferdam_graph::LoadError;
+use cofferdam_graph::{LoadError, platform_string};
 use cofferdam_wire::pb;
 use futures::lock::Mutex;
 
 use super::attrs::Options;
 use super::git::{GitAddress, GitError};
 use super::sources::{self, Local};
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, ResolvedImage};
 use crate::convert::lower::lower;
 use crate::convert::plan::{Action, Info, NodeId, Plan, Root, Source, copy_action};
 use crate::dockerignore::ignore_patterns;
+use crate::parser::MAX_FILE;
 use crate::scalar::parse_bool;
 
-/// Largest Dockerfile that is read. Real ones are a few KiB; generated ones reach some hundred.
-pub(crate) const MAX_DOCKERFILE: usize = 4 << 20;
 /// Largest ignore file that is read.
 const MAX_IGNORE: usize = 1 << 20;
 /// How much of a downloaded context decides whether it is an archive.
@@ -40,7 +40,7 @@ pub enum ContextError {
     #[error("failed to read dockerfile: open {0}: no such file or directory")]
     NoDockerfile(String),
     /// The Dockerfile is longer than this product reads.
-    #[error("failed to read dockerfile: {0} is larger than 4 MiB")]
+    #[error("failed to read dockerfile: {0} is larger than 1 MiB")]
     LargeDockerfile(String),
     /// `.dockerignore` cannot be read.
     #[error("failed to read dockerignore patterns")]
@@ -126,7 +126,12 @@ pub(crate) struct Contexts<'a> {
     dockerfile_local: String,
     filename: String,
     ignore: Mutex<Option<Arc<Vec<String>>>>,
+    images: ImageCache,
 }
+
+/// Images that were looked up. Platforms and stages of one build ask for the same ones at the same
+/// time, and must agree on what a tag means.
+type ImageCache = Mutex<HashMap<String, Arc<Mutex<Option<ResolvedImage>>>>>;
 
 /// The Dockerfile as it was read.
 #[derive(Debug, Clone)]
@@ -149,6 +154,7 @@ impl<'a> Contexts<'a> {
             dockerfile_local: options.get("dockerfilekey").unwrap_or("dockerfile").to_owned(),
             filename: options.filename.clone(),
             ignore: Mutex::new(None),
+            images: ImageCache::default(),
         };
         let address = options.get(key).unwrap_or_default();
         if let Some(git) = GitAddress::parse(address) {
@@ -253,9 +259,9 @@ impl<'a> Contexts<'a> {
     async fn read_dockerfile(&self, definition: &pb::Definition) -> Result<Bytes, ContextError> {
         let names = std::iter::once(self.filename.clone()).chain(self.lower_case_name());
         for name in names {
-            let read = self.client.read_file(definition, &name, MAX_DOCKERFILE + 1).await;
+            let read = self.client.read_file(definition, &name, MAX_FILE + 1).await;
             let Some(text) = read.map_err(ContextError::Dockerfile)? else { continue };
-            if text.len() > MAX_DOCKERFILE {
+            if text.len() > MAX_FILE {
                 return Err(ContextError::LargeDockerfile(name));
             }
             return Ok(text);
@@ -283,6 +289,26 @@ impl<'a> Contexts<'a> {
         let patterns = Arc::new(read_ignore(self.client, &local, name).await?);
         *known = Some(Arc::clone(&patterns));
         Ok(patterns)
+    }
+
+    /// Looks up an image once per platform.
+    pub(crate) async fn resolve_image(
+        &self,
+        reference: &str,
+        platform: Option<&pb::Platform>,
+        log_name: &str,
+    ) -> Result<ResolvedImage, ClientError> {
+        let mode = self.options.resolve_mode.text();
+        let place = platform.map(platform_string).unwrap_or_default();
+        let slot = Arc::clone(
+            self.images.lock().await.entry(format!("{place} {reference}")).or_default(),
+        );
+        let mut known = slot.lock().await;
+        if let Some(image) = known.as_ref() {
+            return Ok(image.clone());
+        }
+        let image = self.client.resolve_image_config(reference, platform, mode, log_name).await?;
+        Ok(known.insert(image).clone())
     }
 
     /// Adds the main context to a plan, limited to `follow` when it is local.

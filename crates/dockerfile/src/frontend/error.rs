@@ -29,8 +29,8 @@ pub enum BuildErrorKind {
     #[error(transparent)]
     Context(#[from] ContextError),
     /// The `check` directive is wrong.
-    #[error("failed to parse check options")]
-    Check(#[source] LintOptionError),
+    #[error(transparent)]
+    Check(LintOptionError),
     /// The Dockerfile cannot become a graph.
     #[error(transparent)]
     Convert(#[from] ConvertError),

@@ -50,6 +50,9 @@ const CAPABILITIES: [&str; 4] = [
 const OWN_SYNTAX: [&str; 3] =
     ["docker/dockerfile", "docker/dockerfile-upstream", "dockerfile.v0"];
 
+/// Findings that are shown. More than a person reads, and few enough for a progress display.
+const MAX_WARNINGS: usize = 1_000;
+
 /// What a build gives.
 #[derive(Debug, Clone, Default)]
 pub struct Built {
@@ -212,7 +215,7 @@ impl Frontend<'_> {
     async fn warn(&self, warnings: &Warnings) {
         let info = &self.entry.info;
         let Some(vertex) = info.definition.as_option().and_then(head) else { return };
-        for warning in warnings.kept() {
+        for warning in warnings.kept().iter().take(MAX_WARNINGS) {
             let shown = Warning {
                 vertex,
                 level: 1,

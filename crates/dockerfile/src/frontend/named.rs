@@ -175,12 +175,8 @@ impl Contexts<'_> {
         }
         let reference = Reference::parse(text)?.tagged();
         let log_name = format!("[context {}] load metadata for {text}", named.key);
-        let mode = self.options.resolve_mode.text();
         let platform = named.platform.as_ref();
-        let resolved = self
-            .client
-            .resolve_image_config(&reference.to_string(), platform, mode, &log_name)
-            .await?;
+        let resolved = self.resolve_image(&reference.to_string(), platform, &log_name).await?;
         let image = parse_config(named, &resolved.config)?;
         let reference = Reference::parse(&resolved.reference)?.tagged();
         let source = sources::image(&reference, platform, ResolveMode::Default);

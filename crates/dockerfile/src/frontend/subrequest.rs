@@ -37,6 +37,7 @@ impl Frontend<'_> {
         let platform = self.contexts.options.platforms.first();
         let mut warnings = self.warnings()?;
         let converted = convert(self.request(platform), &mut warnings).await;
+        self.warn(&warnings).await;
         let converted =
             converted.map_err(|error| BuildError::located(error, &self.entry.info))?;
         let outline = &converted.outline;
@@ -215,7 +216,7 @@ fn outline_text(outline: &Outline) -> String {
     text
 }
 
-/// The requests that are answered here.
+/// The requests that are answered here. Lint is not among them in BuildKit either: clients just ask.
 fn describe() -> Result<Built, BuildError> {
     let named = |name: &str, description: &str| json!({ "name": name, "description": description });
     let results = || vec![named("result.json", ""), named("result.txt", "")];
@@ -225,14 +226,11 @@ fn describe() -> Result<Built, BuildError> {
             "opts": opts, "inputs": null, "metadata": metadata, "refs": null,
         })
     };
-    let mut lint_results = results();
-    lint_results.push(named("result.statuscode", ""));
     let target = json!([named("target", "Target build stage")]);
     let outline = "List all parameters current build target supports";
     let all = vec![
         entry(OUTLINE, outline, target, results()),
         entry(TARGETS, "List all targets current build supports", json!([]), results()),
-        entry(LINT, "Lint a Dockerfile", json!([]), lint_results),
         entry(DESCRIBE, "List available subrequest types", Value::Null, results()),
     ];
     let mut rows = vec![vec!["NAME".to_owned(), "VERSION".to_owned(), "DESCRIPTION".to_owned()]];

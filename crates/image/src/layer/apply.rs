@@ -51,6 +51,7 @@ pub struct Applied {
 /// `reader` gives the compressed bytes and is read to its end; whether they have the digest that
 /// was asked for is for the caller to check (wrap the reader in `cofferdam_digest::Digesting`).
 /// `media_type` must be a layer's; gzip, zstd and plain tars are told apart by their first bytes.
+/// It must not block for ever: this function returns only when the last read has.
 /// After an error `root` holds a part of the layer and should be thrown away.
 ///
 /// # Errors

@@ -11,10 +11,10 @@ use tar::{EntryType, Header};
 
 use super::error::ApplyError;
 use super::limits::{MAX_EXTENDED_HEADER, MAX_PATH};
-use super::tarstream::pax::Pax;
 
-#[path = "pax.rs"]
 mod pax;
+
+use pax::Pax;
 
 const BLOCK: usize = 512;
 /// Sizes up to this fit into the 11 octal digits of a plain header.

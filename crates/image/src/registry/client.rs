@@ -16,6 +16,7 @@ use super::credentials::Credentials;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
 use super::transport::{Request, Transport};
+use crate::reference::is_target;
 use crate::{Descriptor, Document, Manifest, Reference};
 
 /// How long a mirror that could not be reached is left out.
@@ -71,13 +72,19 @@ pub(super) enum Access {
 
 impl Client {
     /// A client with the given settings. Connections are made when first needed.
-    #[must_use]
-    pub fn new(config: ClientConfig) -> Arc<Self> {
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// A configured host or mirror has a name that is not valid in a URL.
+    pub fn new(config: ClientConfig) -> Result<Arc<Self>, RegistryError> {
+        for host in config.hosts.keys() {
+            Endpoint::origin(&config, host)?;
+            Endpoint::mirrors(&config, host)?;
+        }
+        Ok(Arc::new(Self {
             transport: Transport::new(config),
             tokens: Tokens::default(),
             resting: Mutex::new(HashMap::new()),
-        })
+        }))
     }
 
     /// The repository of `reference` (its tag and digest do not matter), with the eyes of `credentials`.
@@ -163,6 +170,19 @@ impl Repository {
             Access::Push => "pull,push",
         };
         vec![format!("repository:{}{}:{actions}", endpoint.prefix, self.name.path())]
+    }
+
+    /// A request for the manifest `target`, which must be a tag or digest: it becomes part of a path.
+    pub(super) fn manifest_request(
+        &self,
+        endpoint: &Endpoint,
+        method: Method,
+        target: &str,
+    ) -> Result<Request<'static>, RegistryError> {
+        if !is_target(target) {
+            return Err(RegistryError::Protocol { url: self.what(target), reason: "not a tag or digest" });
+        }
+        Ok(self.request(endpoint, method, &format!("manifests/{target}")))
     }
 
     /// A request for `rest` beneath this repository.

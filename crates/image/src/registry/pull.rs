@@ -128,7 +128,7 @@ impl Repository {
         target: &str,
         accept: &str,
     ) -> Result<Response, RegistryError> {
-        let mut request = self.request(endpoint, method.clone(), &format!("manifests/{target}"));
+        let mut request = self.manifest_request(endpoint, method.clone(), target)?;
         request.headers = accept_header(accept);
         let response = self.call(endpoint, &request, &self.scopes(endpoint, Access::Pull)).await?;
         if response.status().is_success() {

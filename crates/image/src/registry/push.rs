@@ -263,7 +263,7 @@ impl Repository {
         target: &str,
     ) -> Result<Response, RegistryError> {
         let make = || Body::from(bytes.clone());
-        let mut request = self.request(endpoint, Method::PUT, &format!("manifests/{target}"));
+        let mut request = self.manifest_request(endpoint, Method::PUT, target)?;
         let bad = |_| RegistryError::Protocol { url: self.what(target), reason: "the media type is malformed" };
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_str(media_type).map_err(bad)?);
         request.body = Some(&make);

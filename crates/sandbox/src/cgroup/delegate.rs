@@ -32,8 +32,17 @@ const STEP_CONTROLLERS: &[&str] = &["memory", "pids", "cpu", "cpuacct", "cpuset"
 
 /// Devices a builder may open, in a version 1 hierarchy: null, zero, full, random, urandom, tty, ptmx, pseudo terminals and tun.
 /// Only root of the host can set this; on the unified hierarchy the mounts' `nodev` does the work alone.
-const DEVICES: &[&str] =
-    &["c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm", "c 10:200 rwm"];
+const DEVICES: &[&str] = &[
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+    "c 10:200 rwm",
+];
 
 /// Longest description of mounts or groups that is read; machines with thousands of mounts stay below.
 const MAX_DESCRIPTION: u64 = 16 << 20;
@@ -91,7 +100,10 @@ impl Delegator<'_> {
             match self.make(&place, grant) {
                 Ok(()) => {}
                 // An ordinary user may not create groups in most hierarchies, and some are mounted read-only.
-                Err(CgroupError::Create { path, source: source @ (Errno::ACCESS | Errno::PERM | Errno::ROFS) }) => {
+                Err(CgroupError::Create {
+                    path,
+                    source: source @ (Errno::ACCESS | Errno::PERM | Errno::ROFS),
+                }) => {
                     tracing::debug!(path = %path.display(), %source, "cgroup hierarchy is not ours to use");
                 }
                 Err(error) => return Err(error),
@@ -159,7 +171,11 @@ impl Place {
     /// Makes controllers usable for children of `own` and says which are.
     fn enable(&self, own: &Path, family: &Path) -> Vec<String> {
         if self.kind == HierarchyKind::V1 {
-            return STEP_CONTROLLERS.iter().filter(|name| self.has(name)).map(|&name| name.to_owned()).collect();
+            return STEP_CONTROLLERS
+                .iter()
+                .filter(|name| self.has(name))
+                .map(|&name| name.to_owned())
+                .collect();
         }
         let above = family.parent().unwrap_or(family);
         for group in [above, family, own] {
@@ -173,7 +189,11 @@ impl Place {
             .ok()
             .and_then(|dir| read_control(&dir, "cgroup.subtree_control").ok())
             .unwrap_or_default();
-        enabled.split_whitespace().filter(|name| STEP_CONTROLLERS.contains(name)).map(str::to_owned).collect()
+        enabled
+            .split_whitespace()
+            .filter(|name| STEP_CONTROLLERS.contains(name))
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -225,7 +245,8 @@ fn give(path: &Path, owner: u32) -> Result<(), CgroupError> {
 fn sweep(family: &Path) {
     for entry in fs::read_dir(family).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.rsplit('-').next()?.parse::<i32>().ok()) else {
+        let Some(pid) = name.to_str().and_then(|name| name.rsplit('-').next()?.parse::<i32>().ok())
+        else {
             continue;
         };
         if !Path::new("/proc").join(pid.to_string()).exists() {
@@ -266,7 +287,11 @@ fn read_description(path: &'static str) -> Result<String, CgroupError> {
     use std::io::Read;
     let describe = |source| CgroupError::Describe { path, source };
     let mut text = String::new();
-    fs::File::open(path).map_err(describe)?.take(MAX_DESCRIPTION).read_to_string(&mut text).map_err(describe)?;
+    fs::File::open(path)
+        .map_err(describe)?
+        .take(MAX_DESCRIPTION)
+        .read_to_string(&mut text)
+        .map_err(describe)?;
     Ok(text)
 }
 
@@ -303,13 +328,21 @@ fn place(line: &str, groups: &str) -> Option<Place> {
 }
 
 /// The caller's group as a path below `mount`; the mount itself when the group is not visible there.
-fn own_group(mount: &Path, root: &str, kind: HierarchyKind, controllers: &[String], groups: &str) -> PathBuf {
+fn own_group(
+    mount: &Path,
+    root: &str,
+    kind: HierarchyKind,
+    controllers: &[String],
+    groups: &str,
+) -> PathBuf {
     let inside = groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (names, path) = (fields.next()?, fields.next()?);
         let ours = match kind {
             HierarchyKind::V2 => names.is_empty(),
-            HierarchyKind::V1 => names.split(',').any(|name| controllers.iter().any(|own| own == name)),
+            HierarchyKind::V1 => {
+                names.split(',').any(|name| controllers.iter().any(|own| own == name))
+            }
         };
         ours.then(|| path.strip_prefix(root).unwrap_or(path).trim_start_matches('/').to_owned())
     });
@@ -326,7 +359,8 @@ mod tests {
 
     #[test]
     fn reads_a_version_1_line() {
-        let line = "40 35 0:33 / /nonexistent/cpu rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct";
+        let line =
+            "40 35 0:33 / /nonexistent/cpu rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct";
         let place = place(line, GROUPS).unwrap();
         assert_eq!(place.kind, HierarchyKind::V1);
         assert!(place.has("cpu") && place.has("cpuacct"));

@@ -17,7 +17,7 @@ pub(super) fn required(limits: &Limits) -> impl Iterator<Item = (&'static str, &
         (limits.memory.is_some(), "memory", "memory"),
         (limits.swap.is_some(), "swap", "memory"),
         (limits.pids.is_some(), "pids", "pids"),
-        (limits.cpu_quota.is_some(), "cpu quota", "cpu"),
+        (limits.cpu_quota.is_some() || limits.cpu_period.is_some(), "cpu quota", "cpu"),
         (limits.cpu_shares.is_some(), "cpu shares", "cpu"),
         (limits.cpuset_cpus.is_some(), "cpuset cpus", "cpuset"),
         (limits.cpuset_mems.is_some(), "cpuset mems", "cpuset"),
@@ -111,7 +111,9 @@ fn cpu_v2(
         set("cpu.weight", weight(shares).to_string())?;
     }
     match (limits.cpu_quota, limits.cpu_period) {
-        (Some(quota), period) => set("cpu.max", format!("{quota} {}", period.unwrap_or(DEFAULT_PERIOD))),
+        (Some(quota), period) => {
+            set("cpu.max", format!("{quota} {}", period.unwrap_or(DEFAULT_PERIOD)))
+        }
         (None, Some(period)) => set("cpu.max", format!("max {period}")),
         (None, None) => Ok(()),
     }

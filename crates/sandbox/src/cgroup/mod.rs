@@ -20,9 +20,11 @@ pub(crate) use delegate::{Delegator, Grant};
 
 use crate::spec::Limits;
 
-/// How often, and with what pause, the removal of a leaf is tried: the last process of a killed tree may still be on its way out.
-const REMOVE_ATTEMPTS: u32 = 200;
-const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+/// How often the removal of a leaf is tried, and with what pauses: the last process of a killed tree may still be on its way out.
+/// The pauses grow from a fraction of what that usually takes; together they are about a second.
+const REMOVE_ATTEMPTS: u32 = 60;
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Longest control file that is read: `memory.events` and `memory.oom_control` are a few lines.
 const MAX_CONTROL_FILE: usize = 4096;
@@ -141,11 +143,24 @@ impl Cgroups {
         Ok(Self { hierarchies: delegation.hierarchies.iter().map(open).collect::<Result<_, _>>()? })
     }
 
-    /// Creates a leaf in every hierarchy and writes the limits. Nothing is left behind on failure.
+    /// Creates a leaf in the unified hierarchy and in those of version 1 that `limits` need, and writes the limits. Nothing is left
+    /// behind on failure.
+    ///
+    /// Moving a process into a group of version 1 makes the kernel wait until every processor has passed a quiet state, some
+    /// ten milliseconds, which is more than everything else about a step's start. Without a limit there is nothing to gain by it:
+    /// the step is then accounted for with its builder.
     pub(crate) fn create(&self, name: &str, limits: &Limits) -> Result<Leaf, CgroupError> {
         self.check(limits)?;
-        let mut leaf = Leaf { name: name.to_owned(), parts: Vec::with_capacity(self.hierarchies.len()), removed: AtomicBool::new(false) };
-        for (hierarchy, dir) in &self.hierarchies {
+        let mut leaf = Leaf {
+            name: name.to_owned(),
+            parts: Vec::with_capacity(self.hierarchies.len()),
+            removed: AtomicBool::new(false),
+        };
+        let needed = |hierarchy: &Hierarchy| {
+            hierarchy.kind == HierarchyKind::V2
+                || limits::required(limits).any(|(_, controller)| hierarchy.has(controller))
+        };
+        for (hierarchy, dir) in self.hierarchies.iter().filter(|(hierarchy, _)| needed(hierarchy)) {
             if let Err(error) = leaf.add(hierarchy, dir, limits) {
                 leaf.remove().ok();
                 return Err(error);
@@ -154,11 +169,25 @@ impl Cgroups {
         Ok(leaf)
     }
 
-    /// Puts the calling process into the leaf `name` of every hierarchy.
+    /// The leaf `name` of the unified hierarchy, for a process to be made there.
+    pub(crate) fn unified(&self, name: &str) -> Option<OwnedFd> {
+        let (_, dir) =
+            self.hierarchies.iter().find(|(hierarchy, _)| hierarchy.kind == HierarchyKind::V2)?;
+        open_directory(dir, name).ok()
+    }
+
+    /// Puts the calling process into the leaf `name` of every hierarchy of version 1 that has one. (It was made in that of the
+    /// unified hierarchy; see [`Cgroups::unified`].)
     pub(crate) fn join(&self, name: &str) -> Result<(), CgroupError> {
-        for (hierarchy, dir) in &self.hierarchies {
-            let joined = open_directory(dir, name).and_then(|leaf| write_control(&leaf, "cgroup.procs", "0"));
-            joined.map_err(|source| CgroupError::Join { path: hierarchy.path.join(name), source })?;
+        for (hierarchy, dir) in
+            self.hierarchies.iter().filter(|(hierarchy, _)| hierarchy.kind == HierarchyKind::V1)
+        {
+            let joined = match open_directory(dir, name) {
+                Err(Errno::NOENT) => continue,
+                other => other.and_then(|leaf| write_control(&leaf, "cgroup.procs", "0")),
+            };
+            joined
+                .map_err(|source| CgroupError::Join { path: hierarchy.path.join(name), source })?;
         }
         Ok(())
     }
@@ -208,7 +237,12 @@ struct Part {
 }
 
 impl Leaf {
-    fn add(&mut self, hierarchy: &Hierarchy, parent: &OwnedFd, limits: &Limits) -> Result<(), CgroupError> {
+    fn add(
+        &mut self,
+        hierarchy: &Hierarchy,
+        parent: &OwnedFd,
+        limits: &Limits,
+    ) -> Result<(), CgroupError> {
         let path = hierarchy.path.join(&self.name);
         let create = |source| CgroupError::Create { path: path.clone(), source };
         rustix::fs::mkdirat(parent, &self.name, Mode::from_raw_mode(0o755)).map_err(create)?;
@@ -251,7 +285,8 @@ impl Leaf {
         let mut failed = Ok(());
         self.removed.store(true, Ordering::Relaxed);
         for part in &self.parts {
-            let removed = retry(|| rustix::fs::unlinkat(&part.parent, &self.name, AtFlags::REMOVEDIR));
+            let removed =
+                retry(|| rustix::fs::unlinkat(&part.parent, &self.name, AtFlags::REMOVEDIR));
             if let Err(source) = removed {
                 failed = Err(CgroupError::Remove { path: part.path.clone(), source });
             }
@@ -273,12 +308,14 @@ impl Drop for Leaf {
 
 fn retry(mut remove: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
     let mut last = Errno::BUSY;
+    let mut pause = FIRST_PAUSE;
     for _ in 0..REMOVE_ATTEMPTS {
         match remove() {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(errno) => last = errno,
         }
-        std::thread::sleep(REMOVE_PAUSE);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
     Err(last)
 }

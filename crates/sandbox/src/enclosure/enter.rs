@@ -16,7 +16,8 @@ use crate::descriptors;
 use crate::identity::write_file;
 use crate::message::encode;
 use crate::namespaces::{
-    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, CLONE_PARENT, Side, fork, unshare,
+    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
+    CLONE_PARENT, Side, fork, unshare,
 };
 use crate::process;
 use crate::spec::StepIds;
@@ -74,9 +75,12 @@ pub fn enter() -> Result<Option<Entered>, EnclosureError> {
 fn inherit() -> Result<(Plan, OwnedFd, OwnedFd, Vec<OwnedFd>), EnclosureError> {
     process::close_on_exec_above_stdio().map_err(EnclosureError::mechanism("close descriptors"))?;
     // SAFETY: the supervisor made these for us, and nothing in this process, which has only just started, has touched them.
-    let [plan, status, lifeline] = [PLAN, STATUS, LIFELINE].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    let plan = process::read_memfd(plan).map_err(|error| EnclosureError::Plan(error.to_string()))?;
-    let plan: Plan = serde_json::from_slice(&plan).map_err(|error| EnclosureError::Plan(error.to_string()))?;
+    let [plan, status, lifeline] =
+        [PLAN, STATUS, LIFELINE].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let plan =
+        process::read_memfd(plan).map_err(|error| EnclosureError::Plan(error.to_string()))?;
+    let plan: Plan =
+        serde_json::from_slice(&plan).map_err(|error| EnclosureError::Plan(error.to_string()))?;
     let inherited = (FIRST_INHERITED..)
         .zip(&plan.descriptors)
         // SAFETY: likewise.
@@ -98,7 +102,7 @@ fn walk(plan: &Plan, status: &OwnedFd, lifeline: &OwnedFd) -> Result<Delegation,
         Identity::Subordinate { .. } => flags | CLONE_NEWUSER | OWNED,
     };
     // SAFETY: one thread, counted by `enter`.
-    match unsafe { fork(flags) }.map_err(EnclosureError::mechanism("create namespaces"))? {
+    match unsafe { fork(flags, None) }.map_err(EnclosureError::mechanism("create namespaces"))? {
         Side::Parent { pid, pidfd } => {
             drop(theirs);
             lead(plan, status, &ours, pid, &pidfd)
@@ -118,7 +122,13 @@ fn walk(plan: &Plan, status: &OwnedFd, lifeline: &OwnedFd) -> Result<Delegation,
 }
 
 /// The outer process: writes the maps of the inner one and ends.
-fn lead(plan: &Plan, status: &OwnedFd, inner: &OwnedFd, pid: i32, pidfd: &OwnedFd) -> Result<Delegation, EnclosureError> {
+fn lead(
+    plan: &Plan,
+    status: &OwnedFd,
+    inner: &OwnedFd,
+    pid: i32,
+    pidfd: &OwnedFd,
+) -> Result<Delegation, EnclosureError> {
     tell(status, &Status::Started { pid }, Some(pidfd))?;
     if !heard(inner)? {
         // It has told the supervisor why; this process has nothing to add.
@@ -126,7 +136,8 @@ fn lead(plan: &Plan, status: &OwnedFd, inner: &OwnedFd, pid: i32, pidfd: &OwnedF
     }
     let led = || {
         maps::write(pid, &plan.identity)?;
-        descriptors::send(inner, b"mapped", &[]).map_err(EnclosureError::mechanism("release the builder"))
+        descriptors::send(inner, b"mapped", &[])
+            .map_err(EnclosureError::mechanism("release the builder"))
     };
     if let Err(error) = led() {
         pidfd_send_signal(pidfd, Signal::KILL).ok();
@@ -138,7 +149,8 @@ fn lead(plan: &Plan, status: &OwnedFd, inner: &OwnedFd, pid: i32, pidfd: &OwnedF
 /// The inner process as root of the host: the root first, then the user namespace that locks it.
 fn follow_as_root(plan: &Plan, outer: &OwnedFd) -> Result<Delegation, EnclosureError> {
     let delegation = root::build(plan)?;
-    unshare(CLONE_NEWUSER | OWNED).map_err(EnclosureError::mechanism("create the builder's namespaces"))?;
+    unshare(CLONE_NEWUSER | OWNED)
+        .map_err(EnclosureError::mechanism("create the builder's namespaces"))?;
     become_root(outer)?;
     Ok(delegation)
 }
@@ -152,7 +164,8 @@ fn follow_as_user(plan: &Plan, outer: &OwnedFd) -> Result<Delegation, EnclosureE
 /// Waits for the maps and becomes root of the user namespace.
 fn become_root(outer: &OwnedFd) -> Result<(), EnclosureError> {
     use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-    descriptors::send(outer, b"unshared", &[]).map_err(EnclosureError::mechanism("ask for id maps"))?;
+    descriptors::send(outer, b"unshared", &[])
+        .map_err(EnclosureError::mechanism("ask for id maps"))?;
     hear(outer)?;
     let change = || {
         set_thread_groups(&[])?;
@@ -167,7 +180,8 @@ fn become_root(outer: &OwnedFd) -> Result<(), EnclosureError> {
 fn settle_in() -> Result<(), EnclosureError> {
     rustix::process::setsid().map_err(EnclosureError::mechanism("start a session"))?;
     process::new_session_keyring().map_err(EnclosureError::mechanism("start a keyring"))?;
-    rustix::system::sethostname(b"builder").map_err(EnclosureError::mechanism("set the host name"))?;
+    rustix::system::sethostname(b"builder")
+        .map_err(EnclosureError::mechanism("set the host name"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     Ok(())
 }
@@ -176,9 +190,10 @@ fn settle_in() -> Result<(), EnclosureError> {
 fn become_builder(lifeline: &OwnedFd) -> Result<(), EnclosureError> {
     let mut signals = process::FORWARDED.to_vec();
     signals.push(libc::SIGCHLD);
-    let signals = process::signal_descriptor(&signals).map_err(EnclosureError::mechanism("watch for signals"))?;
+    let signals = process::signal_descriptor(&signals)
+        .map_err(EnclosureError::mechanism("watch for signals"))?;
     // SAFETY: still one thread.
-    match unsafe { fork(0) }.map_err(EnclosureError::mechanism("create the builder"))? {
+    match unsafe { fork(0, None) }.map_err(EnclosureError::mechanism("create the builder"))? {
         Side::Parent { pid, .. } => init::watch(pid, &signals, lifeline),
         Side::Child => {
             process::unblock_signals();
@@ -188,7 +203,11 @@ fn become_builder(lifeline: &OwnedFd) -> Result<(), EnclosureError> {
 }
 
 fn hear(socket: &OwnedFd) -> Result<(), EnclosureError> {
-    if heard(socket)? { Ok(()) } else { Err(EnclosureError::mechanism("wait for the other process")(Errno::PIPE)) }
+    if heard(socket)? {
+        Ok(())
+    } else {
+        Err(EnclosureError::mechanism("wait for the other process")(Errno::PIPE))
+    }
 }
 
 /// Waits for a word; `false` when the other process is gone instead.
@@ -199,7 +218,8 @@ fn heard(socket: &OwnedFd) -> Result<bool, EnclosureError> {
 
 fn tell(status: &OwnedFd, news: &Status, fd: Option<&OwnedFd>) -> Result<(), EnclosureError> {
     let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
-    descriptors::send(status, &encode(news), &fds).map_err(EnclosureError::mechanism("tell the supervisor"))
+    descriptors::send(status, &encode(news), &fds)
+        .map_err(EnclosureError::mechanism("tell the supervisor"))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

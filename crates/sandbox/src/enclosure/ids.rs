@@ -34,7 +34,10 @@ pub(super) enum Identity {
 }
 
 /// Makes the store directory the builder's and says which ids that is.
-pub(super) fn prepare(store: &Path, base: Option<u32>) -> Result<(PathBuf, Identity), EnclosureError> {
+pub(super) fn prepare(
+    store: &Path,
+    base: Option<u32>,
+) -> Result<(PathBuf, Identity), EnclosureError> {
     let failed = |source| EnclosureError::Store { path: store.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(store).map_err(failed)?;
     let store = store.canonicalize().map_err(failed)?;
@@ -73,7 +76,10 @@ fn claim(store: &Path, asked: Option<u32>) -> Result<u32, EnclosureError> {
 
 fn check(base: u32) -> Result<(), EnclosureError> {
     if base == 0 {
-        return Err(EnclosureError::Range { base, reason: "root of the host cannot be the builder" });
+        return Err(EnclosureError::Range {
+            base,
+            reason: "root of the host cannot be the builder",
+        });
     }
     // The last id is the kernel's mark for "none".
     if base.checked_add(BLOCK).is_none_or(|end| end == u32::MAX) {
@@ -103,10 +109,9 @@ fn free_block(store: &Path) -> u32 {
 
 /// FNV-1a of a path: the same in every version of this program.
 pub(super) fn hash(path: &Path) -> u64 {
-    path.as_os_str()
-        .as_encoded_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn subordinate() -> Result<Identity, EnclosureError> {
@@ -149,7 +154,8 @@ fn find_range(table: &str, name: &str, user: u32) -> Option<(u32, u32)> {
         if owner != name && owner.parse() != Ok(user) {
             return None;
         }
-        let (start, count): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let (start, count): (u32, u32) =
+            (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         let usable = count >= STEP_COUNT && start != 0 && start.checked_add(count).is_some();
         usable.then_some((start, count))
     })

@@ -27,9 +27,19 @@ pub(super) fn write(pid: i32, identity: &Identity) -> Result<(), EnclosureError>
     }
 }
 
-fn run(program: &'static str, pid: i32, own: u32, first: u32, count: u32) -> Result<(), EnclosureError> {
+fn run(
+    program: &'static str,
+    pid: i32,
+    own: u32,
+    first: u32,
+    count: u32,
+) -> Result<(), EnclosureError> {
     let arguments = format!("{pid} 0 {own} 1 1 {first} {count}");
-    let failed = |reason: String| EnclosureError::MapHelper { program, arguments: arguments.clone(), reason };
+    let failed = |reason: String| EnclosureError::MapHelper {
+        program,
+        arguments: arguments.clone(),
+        reason,
+    };
     let output = Command::new(program)
         .args(arguments.split(' '))
         .env_clear()

@@ -189,7 +189,8 @@ impl Enclosure {
     pub fn spawn(options: EnclosureOptions) -> Result<Supervised, EnclosureError> {
         let (store, identity) = ids::prepare(&options.store, options.ids_base)?;
         let name = unique_name(&store);
-        let delegator = Delegator { name: &name, owner: identity.host_owner(), limits: &options.limits };
+        let delegator =
+            Delegator { name: &name, owner: identity.host_owner(), limits: &options.limits };
         let grant = delegator.create()?;
         let plan = Plan::new(store, identity, &options, &grant);
         match start(&plan, options) {
@@ -212,9 +213,11 @@ struct Started {
 
 fn start(plan: &Plan, options: EnclosureOptions) -> Result<Started, EnclosureError> {
     let failed = |action: &'static str| EnclosureError::mechanism(action);
-    let sealed = process::sealed_memfd("enclosure", &encode(plan)).map_err(failed("write the plan"))?;
+    let sealed =
+        process::sealed_memfd("enclosure", &encode(plan)).map_err(failed("write the plan"))?;
     let (status, theirs) = descriptors::pair().map_err(failed("make a socket"))?;
-    let (dead_end, lifeline) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed("make a pipe"))?;
+    let (dead_end, lifeline) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed("make a pipe"))?;
     let mut inherited = vec![sealed.as_fd(), theirs.as_fd(), dead_end.as_fd()];
     inherited.extend(options.descriptors.iter().map(|(_, fd)| fd.as_fd()));
     let mut child = command(&options, &inherited)?.spawn().map_err(EnclosureError::Spawn)?;
@@ -227,10 +230,18 @@ fn start(plan: &Plan, options: EnclosureOptions) -> Result<Started, EnclosureErr
     Ok(Started { pid, pidfd, lifeline })
 }
 
-fn command(options: &EnclosureOptions, inherited: &[BorrowedFd<'_>]) -> Result<Command, EnclosureError> {
+fn command(
+    options: &EnclosureOptions,
+    inherited: &[BorrowedFd<'_>],
+) -> Result<Command, EnclosureError> {
     let name = std::env::args_os().next().unwrap_or_else(|| "cofferdam".into());
     let mut command = Command::new("/proc/self/exe");
-    command.arg0(name).args(&options.args).env_clear().envs(options.env.iter().cloned()).env(MARK, "1");
+    command
+        .arg0(name)
+        .args(&options.args)
+        .env_clear()
+        .envs(options.env.iter().cloned())
+        .env(MARK, "1");
     command.stdin(Stdio::null());
     // First out of the way of the places they are to have, then into them.
     let above = FIRST_INHERITED + i32::try_from(inherited.len()).unwrap_or(i32::MAX / 2);
@@ -254,7 +265,11 @@ fn command(options: &EnclosureOptions, inherited: &[BorrowedFd<'_>]) -> Result<C
 
 fn place(fd: RawFd, number: RawFd) -> std::io::Result<()> {
     // SAFETY: see `command`.
-    if unsafe { libc::dup2(fd, number) } < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    if unsafe { libc::dup2(fd, number) } < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Hears the new process out until the builder is in its place.

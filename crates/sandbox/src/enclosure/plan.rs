@@ -42,7 +42,12 @@ pub(super) struct PlannedBind {
 }
 
 impl Plan {
-    pub(super) fn new(store: PathBuf, identity: Identity, options: &EnclosureOptions, grant: &Grant) -> Self {
+    pub(super) fn new(
+        store: PathBuf,
+        identity: Identity,
+        options: &EnclosureOptions,
+        grant: &Grant,
+    ) -> Self {
         let given = options.binds.iter().map(|bind| PlannedBind {
             source: bind.source.clone(),
             target: bind.target.clone(),

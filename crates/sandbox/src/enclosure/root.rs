@@ -17,7 +17,9 @@ use super::ids::Identity;
 use super::plan::{Plan, PlannedBind};
 use super::{SCRATCH, STEP_ROOT};
 use crate::cgroup::{Delegation, Hierarchy};
-use crate::mounts::{self, Attributes, MountError, attach, detached_bind, new_filesystem, restrict};
+use crate::mounts::{
+    self, Attributes, MountError, attach, detached_bind, new_filesystem, restrict,
+};
 
 /// Where the builder finds its store.
 pub(super) const STORE: &str = "/store";
@@ -27,14 +29,38 @@ const CGROUPS: &str = "/run/cofferdam/cgroup";
 
 /// What of the host's file tree the builder and the programs it starts (git, ssh) may need.
 pub(super) const SYSTEM: &[&str] = &[
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ssl", "/etc/pki", "/etc/ca-certificates",
-    "/etc/alternatives", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/resolv.conf",
-    "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services", "/etc/protocols",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/protocols",
 ];
 
 /// Device nodes of the builder: path below `/dev`, major, minor.
 const NODES: &[(&str, u32, u32)] = &[
-    ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0), ("net/tun", 10, 200),
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+    ("net/tun", 10, 200),
 ];
 
 /// Programs look their own user up; nobody else exists here.
@@ -123,11 +149,14 @@ fn open_bind(bind: &PlannedBind) -> Result<Option<Source>, EnclosureError> {
         return Ok(Some(Source::Link(target)));
     }
     let source = match open(&bind.source) {
-        Err(EnclosureError::Mechanism { source: Errno::NOENT, .. }) if bind.optional => return Ok(None),
+        Err(EnclosureError::Mechanism { source: Errno::NOENT, .. }) if bind.optional => {
+            return Ok(None);
+        }
         other => other?,
     };
     let mount = detached_bind(source, true).map_err(failed("bind a directory of the host"))?;
-    let attributes = Attributes { readonly: bind.readonly, nosuid: true, nodev: true, noexec: false };
+    let attributes =
+        Attributes { readonly: bind.readonly, nosuid: true, nodev: true, noexec: false };
     restrict(&mount, attributes, true).map_err(failed("bind a directory of the host"))?;
     Ok(Some(Source::Mount(mount)))
 }
@@ -150,21 +179,31 @@ fn write_tree() -> Result<(), EnclosureError> {
 fn mount_devices(identity: &Identity, borrowed: &[(&str, OwnedFd)]) -> Result<(), EnclosureError> {
     let own = matches!(identity, Identity::Block { .. });
     let attributes = Attributes { nosuid: true, noexec: true, nodev: !own, readonly: false };
-    let dev = new_filesystem(c"tmpfs", &[("mode", "755"), ("size", "64k")], attributes).map_err(failed("mount /dev"))?;
+    let dev = new_filesystem(c"tmpfs", &[("mode", "755"), ("size", "64k")], attributes)
+        .map_err(failed("mount /dev"))?;
     put(&dev, "dev")?;
     let make = || -> std::io::Result<()> {
         fs::create_dir("dev/net")?;
         fs::create_dir("dev/shm")?;
-        for (name, target) in
-            [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
-        {
+        for (name, target) in [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+        ] {
             symlink(target, Path::new("dev").join(name))?;
         }
         if own {
             for (name, major, minor) in NODES {
                 let path = Path::new("dev").join(name);
                 let mode = Mode::from_raw_mode(0o666);
-                rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(*major, *minor))?;
+                rustix::fs::mknodat(
+                    CWD,
+                    &path,
+                    FileType::CharacterDevice,
+                    mode,
+                    makedev(*major, *minor),
+                )?;
                 rustix::fs::chmod(&path, mode)?;
             }
         } else {
@@ -176,7 +215,7 @@ fn mount_devices(identity: &Identity, borrowed: &[(&str, OwnedFd)]) -> Result<()
     };
     make().map_err(|error| io_failed("make device nodes", &error))?;
     for (name, node) in borrowed {
-        put(node, &format!("dev/{name}"))?;
+        put(node, format!("dev/{name}"))?;
     }
     restrict(&dev, Attributes { readonly: true, ..attributes }, false).map_err(failed("mount /dev"))
 }
@@ -190,7 +229,8 @@ fn borrow_nodes() -> Result<Vec<(&'static str, OwnedFd)>, EnclosureError> {
             Err(_) if *name == "net/tun" => continue,
             other => other?,
         };
-        let stat = rustix::fs::fstat(&node).map_err(EnclosureError::mechanism("examine a device node"))?;
+        let stat =
+            rustix::fs::fstat(&node).map_err(EnclosureError::mechanism("examine a device node"))?;
         if stat.st_rdev != makedev(*major, *minor) {
             return Err(EnclosureError::mechanism(format!("use {}", path.display()))(Errno::NODEV));
         }
@@ -199,7 +239,10 @@ fn borrow_nodes() -> Result<Vec<(&'static str, OwnedFd)>, EnclosureError> {
     Ok(nodes)
 }
 
-fn mount_cgroups(delegation: &Delegation, mounts: Vec<OwnedFd>) -> Result<Delegation, EnclosureError> {
+fn mount_cgroups(
+    delegation: &Delegation,
+    mounts: Vec<OwnedFd>,
+) -> Result<Delegation, EnclosureError> {
     let mut inside = Delegation::default();
     for (number, (hierarchy, mount)) in delegation.hierarchies.iter().zip(mounts).enumerate() {
         let path = format!("{CGROUPS}/{number}");
@@ -214,7 +257,8 @@ fn mount_cgroups(delegation: &Delegation, mounts: Vec<OwnedFd>) -> Result<Delega
 
 fn place(target: &Path, source: Source) -> Result<(), EnclosureError> {
     // Only plain names: "." is the new root and must be all that can be meant.
-    let relative: PathBuf = target.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let relative: PathBuf =
+        target.components().filter(|part| matches!(part, Component::Normal(_))).collect();
     let make = |directory: bool| -> std::io::Result<()> {
         if let Some(parent) = relative.parent() {
             fs::create_dir_all(Path::new(".").join(parent))?;
@@ -226,11 +270,15 @@ fn place(target: &Path, source: Source) -> Result<(), EnclosureError> {
         }
     };
     match source {
-        Source::Link(link) => symlink(link, &relative).map_err(|error| io_failed("fill the new root", &error)),
+        Source::Link(link) => {
+            symlink(link, &relative).map_err(|error| io_failed("fill the new root", &error))
+        }
         Source::Mount(mount) => {
-            let stat = rustix::fs::fstat(&mount).map_err(EnclosureError::mechanism("examine a bind"))?;
+            let stat =
+                rustix::fs::fstat(&mount).map_err(EnclosureError::mechanism("examine a bind"))?;
             let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            make(directory).map_err(|error| io_failed(&format!("make {}", target.display()), &error))?;
+            make(directory)
+                .map_err(|error| io_failed(&format!("make {}", target.display()), &error))?;
             put(mount, &relative)
         }
     }
@@ -240,15 +288,20 @@ fn place(target: &Path, source: Source) -> Result<(), EnclosureError> {
 fn put_writable(at: &str, owner: u32, mode: &str) -> Result<(), EnclosureError> {
     let owner = owner.to_string();
     let options = [("uid", owner.as_str()), ("gid", owner.as_str()), ("mode", mode)];
-    let mount = new_filesystem(c"tmpfs", &options, Attributes { nosuid: true, nodev: true, ..Attributes::NONE })
-        .map_err(failed("make a place for temporary files"))?;
+    let mount = new_filesystem(
+        c"tmpfs",
+        &options,
+        Attributes { nosuid: true, nodev: true, ..Attributes::NONE },
+    )
+    .map_err(failed("make a place for temporary files"))?;
     put(mount, at)
 }
 
 fn put(mount: impl AsFd, at: impl AsRef<Path>) -> Result<(), EnclosureError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = rustix::fs::openat(CWD, at.as_ref(), flags, Mode::empty())
-        .map_err(EnclosureError::mechanism(format!("open /{} in the new root", at.as_ref().display())))?;
+    let target = rustix::fs::openat(CWD, at.as_ref(), flags, Mode::empty()).map_err(
+        EnclosureError::mechanism(format!("open /{} in the new root", at.as_ref().display())),
+    )?;
     attach(mount, target).map_err(failed("fill the new root"))
 }
 

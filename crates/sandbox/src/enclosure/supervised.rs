@@ -73,7 +73,8 @@ impl Supervised {
         if let Some(exit) = self.exit {
             return Ok(exit);
         }
-        let code = wait_for(&self.pidfd).map_err(EnclosureError::mechanism("wait for the builder"))?;
+        let code =
+            wait_for(&self.pidfd).map_err(EnclosureError::mechanism("wait for the builder"))?;
         let exit = SupervisedExit { code };
         self.exit = Some(exit);
         if let Err(error) = self.grant.remove() {
@@ -94,7 +95,8 @@ impl Supervised {
                 EnclosureError::mechanism("wait for the builder")(errno)
             };
             let copy = self.pidfd.try_clone().map_err(failed)?;
-            let watched = descriptors::watch(copy, Interest::READABLE).map_err(EnclosureError::mechanism("wait for the builder"))?;
+            let watched = descriptors::watch(copy, Interest::READABLE)
+                .map_err(EnclosureError::mechanism("wait for the builder"))?;
             watched.readable().await.map_err(failed)?.retain_ready();
         }
         // It has ended: what remains takes a moment.
@@ -120,7 +122,8 @@ pub(super) fn wait_for(pidfd: &OwnedFd) -> Result<i32, Errno> {
         // SAFETY: siginfo_t is made of integers; the pointer is valid for the call.
         let (result, info) = unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
-            let result = libc::waitid(BY_DESCRIPTOR, id, &raw mut info, libc::WEXITED | libc::__WALL);
+            let result =
+                libc::waitid(BY_DESCRIPTOR, id, &raw mut info, libc::WEXITED | libc::__WALL);
             (result, info)
         };
         if result == 0 {

@@ -16,13 +16,19 @@ const NOT_EXECUTABLE: i32 = 126;
 
 /// Moves into `path`, which has no symbolic links, and makes sure that it is inside the root (CVE-2024-21626).
 pub(super) fn enter_directory(path: &str) -> Result<(), Failure> {
-    let refused = |why: String| Failure::Root { message: format!("working directory {path:?}: {why}") };
+    let refused =
+        |why: String| Failure::Root { message: format!("working directory {path:?}: {why}") };
     let root = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let directory = root.and_then(|root| crate::rootfs::open_directory(&root, path));
-    rustix::process::fchdir(directory.map_err(|errno| refused(errno.to_string()))?).map_err(|errno| refused(errno.to_string()))?;
+    rustix::process::fchdir(directory.map_err(|errno| refused(errno.to_string()))?)
+        .map_err(|errno| refused(errno.to_string()))?;
     let here = rustix::process::getcwd(Vec::new()).map_err(|errno| refused(errno.to_string()))?;
     // The kernel writes "(unreachable)" before a directory that is not below the root.
-    if here.to_bytes().starts_with(b"/") { Ok(()) } else { Err(refused("not inside the root".to_owned())) }
+    if here.to_bytes().starts_with(b"/") {
+        Ok(())
+    } else {
+        Err(refused("not inside the root".to_owned()))
+    }
 }
 
 /// Executes the command. Returns only when that fails.
@@ -31,17 +37,26 @@ pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
         return Failure::Command { message: "no command given".to_owned(), code: NOT_FOUND };
     };
     let (Some(argv), Some(envp)) = (strings(args), strings(env)) else {
-        return Failure::Command { message: format!("exec: {name:?}: argument holds a zero byte"), code: NOT_EXECUTABLE };
+        return Failure::Command {
+            message: format!("exec: {name:?}: argument holds a zero byte"),
+            code: NOT_EXECUTABLE,
+        };
     };
     if name.contains('/') {
         let errno = exec(name, &argv, &envp);
         let message = match errno {
-            Errno::NOENT | Errno::NOTDIR => format!("exec: {name:?}: stat {name}: {}", words(errno)),
+            Errno::NOENT | Errno::NOTDIR => {
+                format!("exec: {name:?}: stat {name}: {}", words(errno))
+            }
             _ => format!("exec {name}: {}", words(errno)),
         };
         return Failure::Command { message, code: code(errno) };
     }
-    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
     let mut denied = None;
     for directory in path.split(':') {
         let directory = if directory.is_empty() { "." } else { directory };
@@ -56,7 +71,10 @@ pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
         }
     }
     match denied {
-        Some(errno) => Failure::Command { message: format!("exec: {name:?}: {}", words(errno)), code: NOT_EXECUTABLE },
+        Some(errno) => Failure::Command {
+            message: format!("exec: {name:?}: {}", words(errno)),
+            code: NOT_EXECUTABLE,
+        },
         None => Failure::Command {
             message: format!("exec: {name:?}: executable file not found in $PATH"),
             code: NOT_FOUND,
@@ -72,7 +90,8 @@ fn exists(path: &str) -> bool {
 fn exec(path: &str, argv: &[CString], envp: &[CString]) -> Errno {
     let Ok(path) = CString::new(path) else { return Errno::INVAL };
     let pointers = |strings: &[CString]| {
-        let mut pointers: Vec<*const libc::c_char> = strings.iter().map(|string| string.as_ptr()).collect();
+        let mut pointers: Vec<*const libc::c_char> =
+            strings.iter().map(|string| string.as_ptr()).collect();
         pointers.push(std::ptr::null());
         pointers
     };

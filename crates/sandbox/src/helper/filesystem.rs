@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use crate::enclosure::{SCRATCH, STEP_ROOT};
 use crate::message::{Failure, MountOrder, Order, SourceOrder};
 use crate::mounts::{
-    self, Attributes, MountError, attach, attach_at, detached_bind, detached_directory, new_filesystem, restrict,
+    self, Attributes, MountError, attach, attach_at, detached_bind, detached_directory,
+    new_filesystem, restrict,
 };
 use crate::rootfs::{Kind, Parent, Root, RootError, Stub, open_beneath};
 use crate::spec::{Security, StepIds};
@@ -21,8 +22,14 @@ use crate::spec::{Security, StepIds};
 const DEV_SIZE: &str = "65536";
 
 /// Device nodes of a step: name, major, minor.
-const NODES: &[(&str, u32, u32)] =
-    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const NODES: &[(&str, u32, u32)] = &[
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 /// Links in `/dev`.
 const LINKS: &[(&str, &str)] = &[
@@ -35,7 +42,16 @@ const LINKS: &[(&str, &str)] = &[
 
 /// Entries of `/proc` that say more about the machine than a step should know.
 const MASKED: &[&str] = &[
-    "acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "scsi",
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "timer_list",
+    "timer_stats",
+    "sched_debug",
+    "scsi",
 ];
 
 /// Entries of `/proc` that can be read but not changed.
@@ -56,7 +72,8 @@ impl View {
     pub(super) fn new(root: OwnedFd, ids: StepIds) -> Result<Self, Failure> {
         mounts::make_private().map_err(mount_failed("cut off mount events"))?;
         attach_at(&root, STEP_ROOT).map_err(mount_failed("attach the root"))?;
-        let scratch = detached_directory((ids.first, ids.first), 0o755, None).map_err(mount_failed("make files for the step"))?;
+        let scratch = detached_directory((ids.first, ids.first), 0o755, None)
+            .map_err(mount_failed("make files for the step"))?;
         attach_at(&scratch, SCRATCH).map_err(mount_failed("make files for the step"))?;
         Ok(Self { root: Root::new(root, ids.first), ids, scratch })
     }
@@ -66,7 +83,8 @@ impl View {
         self.mount_proc(order.security)?;
         self.mount_dev(order.shm_size)?;
         let sys = self.root.standard("sys").map_err(root_failed)?;
-        let empty = detached_directory((self.ids.first, self.ids.first), 0o755, None).map_err(mount_failed("mount /sys"))?;
+        let empty = detached_directory((self.ids.first, self.ids.first), 0o755, None)
+            .map_err(mount_failed("mount /sys"))?;
         restrict(&empty, Attributes::READONLY_DATA, false).map_err(mount_failed("mount /sys"))?;
         attach(empty, sys).map_err(mount_failed("mount /sys"))?;
         self.mount_file("resolv.conf", "/etc/resolv.conf", &order.resolv_conf)?;
@@ -88,11 +106,13 @@ impl View {
             attach(clone, found).map_err(&failed)?;
         }
         let null = device("null", 1, 3)?;
-        let empty = detached_directory((self.ids.first, self.ids.first), 0o555, None).map_err(&failed)?;
+        let empty =
+            detached_directory((self.ids.first, self.ids.first), 0o555, None).map_err(&failed)?;
         let empty_at = self.place_in_scratch("empty", &empty)?;
         for name in MASKED {
             let Some(found) = self.find_in_proc(&proc, name)? else { continue };
-            let stat = rustix::fs::fstat(&found).map_err(Failure::mechanism(format!("examine /proc/{name}")))?;
+            let stat = rustix::fs::fstat(&found)
+                .map_err(Failure::mechanism(format!("examine /proc/{name}")))?;
             let mask = match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => detached_bind(&empty_at, false).map_err(&failed)?,
                 _ => detached_bind(&null, false).map_err(&failed)?,
@@ -117,12 +137,18 @@ impl View {
         let first = self.ids.first.to_string();
         let owned = [("uid", first.as_str()), ("gid", first.as_str())];
         let options = [owned[0], owned[1], ("mode", "755"), ("size", DEV_SIZE)];
-        let dev = new_filesystem(c"tmpfs", &options, Attributes { nosuid: true, noexec: true, ..Attributes::NONE })
-            .map_err(&failed)?;
+        let dev = new_filesystem(
+            c"tmpfs",
+            &options,
+            Attributes { nosuid: true, noexec: true, ..Attributes::NONE },
+        )
+        .map_err(&failed)?;
         attach(&dev, target).map_err(&failed)?;
         for (name, major, minor) in NODES {
             let source = detached_bind(device(name, *major, *minor)?, false).map_err(&failed)?;
-            let target = self.file_in(&dev, name).map_err(Failure::mechanism(format!("create /dev/{name}")))?;
+            let target = self
+                .file_in(&dev, name)
+                .map_err(Failure::mechanism(format!("create /dev/{name}")))?;
             attach(source, target).map_err(&failed)?;
         }
         for (name, to) in LINKS {
@@ -140,7 +166,9 @@ impl View {
             ("shm", c"tmpfs", &shm[..], Attributes::DATA),
             ("mqueue", c"mqueue", &[], Attributes::DATA),
         ] {
-            let target = self.directory_in(&dev, name).map_err(Failure::mechanism(format!("create /dev/{name}")))?;
+            let target = self
+                .directory_in(&dev, name)
+                .map_err(Failure::mechanism(format!("create /dev/{name}")))?;
             let source = match new_filesystem(kind, options, attributes) {
                 // Kernels can be built without POSIX message queues; programs that use them notice by themselves.
                 Err(MountError::New { source: Errno::NODEV, .. }) if name == "mqueue" => continue,
@@ -156,7 +184,8 @@ impl View {
         let target = self.root.mount_point(dest, Kind::File).map_err(root_failed)?;
         let action = || Failure::mechanism(format!("write {dest}"));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.scratch, name, flags, Mode::from_raw_mode(0o644)).map_err(action())?;
+        let file = rustix::fs::openat(&self.scratch, name, flags, Mode::from_raw_mode(0o644))
+            .map_err(action())?;
         let mut rest = bytes;
         while !rest.is_empty() {
             let written = rustix::io::write(&file, rest).map_err(action())?;
@@ -176,7 +205,8 @@ impl View {
         let failed = |error: MountError| Failure::chain(action.clone(), &error);
         let source = match (&mount.source, fd) {
             (SourceOrder::Tmpfs { size }, _) => {
-                detached_directory((self.ids.first, self.ids.first), 0o1777, *size).map_err(failed)?
+                detached_directory((self.ids.first, self.ids.first), 0o1777, *size)
+                    .map_err(failed)?
             }
             (SourceOrder::Descriptor, Some(fd)) => fd,
             (SourceOrder::Descriptor, None) => {
@@ -189,7 +219,11 @@ impl View {
             FileType::RegularFile => Kind::File,
             // A socket is attached like a file: agents are reached through one.
             FileType::Socket => Kind::File,
-            _ => return Err(Failure::Root { message: format!("{action}: neither a file nor a directory") }),
+            _ => {
+                return Err(Failure::Root {
+                    message: format!("{action}: neither a file nor a directory"),
+                });
+            }
         };
         let target = self.root.mount_point(&mount.dest, kind).map_err(root_failed)?;
         let attributes = Attributes { readonly: mount.readonly, nodev: true, ..Attributes::NONE };
@@ -209,8 +243,10 @@ impl View {
         let action = || Failure::mechanism("change root");
         let new = if readonly {
             // A second mount of the same tree: the first stays writable for taking stubs out again.
-            let clone = detached_bind(self.root.fd(), true).map_err(mount_failed("make the root read-only"))?;
-            restrict(&clone, Attributes::READONLY, false).map_err(mount_failed("make the root read-only"))?;
+            let clone = detached_bind(self.root.fd(), true)
+                .map_err(mount_failed("make the root read-only"))?;
+            restrict(&clone, Attributes::READONLY, false)
+                .map_err(mount_failed("make the root read-only"))?;
             attach(&clone, self.root.fd()).map_err(mount_failed("make the root read-only"))?;
             clone
         } else {
@@ -254,15 +290,20 @@ impl View {
 /// A device node of the builder's own `/dev`, checked to be what its name says.
 fn device(name: &str, major: u32, minor: u32) -> Result<OwnedFd, Failure> {
     let path = format!("/dev/{name}");
-    let node = rustix::fs::open(&path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Failure::mechanism(format!("open {path}")))?;
-    let stat = rustix::fs::fstat(node.as_fd()).map_err(Failure::mechanism(format!("examine {path}")))?;
+    let node =
+        rustix::fs::open(&path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .map_err(Failure::mechanism(format!("open {path}")))?;
+    let stat =
+        rustix::fs::fstat(node.as_fd()).map_err(Failure::mechanism(format!("examine {path}")))?;
     let right = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == makedev(major, minor);
     if right {
         Ok(node)
     } else {
-        Err(Failure::Mechanism { action: format!("use {path}"), message: "not the device it should be".to_owned() })
+        Err(Failure::Mechanism {
+            action: format!("use {path}"),
+            message: "not the device it should be".to_owned(),
+        })
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct Equipment {
 pub(crate) unsafe fn start_nursery(equipment: &Equipment, helpers: u8) -> Result<OwnedFd, Errno> {
     let (ours, theirs) = descriptors::pair()?;
     // SAFETY: passed on to the caller.
-    match unsafe { fork(0) }? {
+    match unsafe { fork(0, None) }? {
         Side::Parent { .. } => Ok(ours),
         Side::Child => {
             set_parent_process_death_signal(Some(Signal::KILL)).ok();
@@ -68,7 +68,12 @@ pub(crate) unsafe fn start_nursery(equipment: &Equipment, helpers: u8) -> Result
 impl Equipment {
     fn raw_descriptors(&self) -> Vec<i32> {
         let identity = self.identity.descriptors();
-        identity.iter().map(AsFd::as_fd).chain(self.cgroups.descriptors()).map(|fd| fd.as_raw_fd()).collect()
+        identity
+            .iter()
+            .map(AsFd::as_fd)
+            .chain(self.cgroups.descriptors())
+            .map(|fd| fd.as_raw_fd())
+            .collect()
     }
 }
 
@@ -81,7 +86,10 @@ fn nurse(equipment: &Equipment, builder: &OwnedFd, helpers: u8) {
     }
     loop {
         // Any child: steps of a dead helper are not ours, they go to the init of the builder's enclosure.
-        let Ok(Some((pid, _))) = rustix::process::wait(rustix::process::WaitOptions::empty()) else { return };
+        let Ok(Some((pid, _))) = rustix::process::wait(rustix::process::WaitOptions::empty())
+        else {
+            return;
+        };
         let pid = pid.as_raw_nonzero().get();
         let Some(at) = alive.iter().position(|(_, known, _)| *known == pid) else { continue };
         let (number, _, since) = alive.swap_remove(at);
@@ -96,7 +104,7 @@ fn nurse(equipment: &Equipment, builder: &OwnedFd, helpers: u8) {
 fn start_helper(equipment: &Equipment, builder: &OwnedFd, number: u8) -> Result<i32, Errno> {
     let (ours, theirs) = descriptors::pair()?;
     // SAFETY: the nursery has one thread.
-    match unsafe { fork(0) }? {
+    match unsafe { fork(0, None) }? {
         Side::Parent { pid, .. } => {
             drop(theirs);
             descriptors::send(builder, &[number], &[ours.as_fd()])?;
@@ -184,16 +192,22 @@ impl Helper<'_> {
             Ok(None) | Err(_) => return false,
         };
         let Some(step) = step::Step::read(&request, &mut fds) else {
-            self.tell(&Notice::Refused { id: request.id, errno: Errno::INVAL.raw_os_error() }, None);
+            self.tell(
+                &Notice::Refused { id: request.id, errno: Errno::INVAL.raw_os_error() },
+                None,
+            );
             return true;
         };
         let mut flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
         if step.order.network != Network::Host {
             flags |= CLONE_NEWNET;
         }
+        let leaf = step.order.leaf.as_deref().and_then(|leaf| self.equipment.cgroups.unified(leaf));
         // SAFETY: a helper has one thread.
-        match unsafe { fork(flags) } {
-            Err(errno) => self.tell(&Notice::Refused { id: request.id, errno: errno.raw_os_error() }, None),
+        match unsafe { fork(flags, leaf.as_ref().map(AsFd::as_fd)) } {
+            Err(errno) => {
+                self.tell(&Notice::Refused { id: request.id, errno: errno.raw_os_error() }, None)
+            }
             Ok(Side::Parent { pid, pidfd }) => {
                 self.tell(&Notice::Started { id: request.id }, Some(&pidfd));
                 self.running.push(Child { id: request.id, pid, pidfd });

@@ -11,8 +11,13 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::{Equipment, command, filesystem};
 use crate::message::{Failure, Order, Report, Request, SourceOrder, encode};
 use crate::namespaces::{CLONE_NEWCGROUP, CLONE_NEWNS, unshare};
+use crate::rootfs::{Parent, Stub};
 use crate::spec::{Network, Security};
 use crate::{capabilities, descriptors, network, process, rlimits};
+
+/// Paths have up to 4096 bytes, and up to six characters each in a report; twelve of them stay below a message's bound if they are
+/// of any usual kind, and a longer report is only lost, with the stubs left in the root.
+const MADE_PER_REPORT: usize = 6;
 
 /// A step that was asked for, with its descriptors.
 pub(super) struct Step {
@@ -57,12 +62,18 @@ impl Step {
     /// Everything that needs the builder's powers. Returns the working directory.
     fn prepare(&mut self, equipment: &Equipment) -> Result<String, Failure> {
         if let Some(leaf) = &self.order.leaf {
-            equipment.cgroups.join(leaf).map_err(|error| Failure::chain("limit the step", &error))?;
+            equipment
+                .cgroups
+                .join(leaf)
+                .map_err(|error| Failure::chain("limit the step", &error))?;
         }
         unshare(CLONE_NEWCGROUP).map_err(Failure::mechanism("create a cgroup namespace"))?;
         self.place_stdio(equipment)?;
 
-        let root = self.root.take().ok_or_else(|| Failure::Root { message: "no root given".to_owned() })?;
+        let root = self
+            .root
+            .take()
+            .ok_or_else(|| Failure::Root { message: "no root given".to_owned() })?;
         let mut view = filesystem::View::new(root, equipment.ids)?;
         view.mount_standard(&self.order)?;
         for (mount, fd) in self.order.mounts.iter().zip(self.mounts.iter_mut()) {
@@ -71,12 +82,7 @@ impl Step {
         let cwd = view.working_directory(&self.order.cwd)?;
         let tun = self.prepare_network(equipment)?;
         let (stubs, parents) = view.enter(self.order.readonly_root)?;
-        for stub in stubs {
-            self.tell(&Report::Stub(stub), None);
-        }
-        for parent in parents {
-            self.tell(&Report::Parent(parent), None);
-        }
+        self.tell_made(stubs, parents);
         if let Some(tun) = tun {
             self.tell(&Report::Tun, Some(tun));
         }
@@ -91,8 +97,9 @@ impl Step {
         let stdin = match &self.stdin {
             Some(stdin) => stdin,
             None => {
-                null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-                    .map_err(Failure::mechanism("open /dev/null"))?;
+                null =
+                    rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+                        .map_err(Failure::mechanism("open /dev/null"))?;
                 &null
             }
         };
@@ -100,12 +107,14 @@ impl Step {
         let owner = Uid::from_raw(equipment.ids.first + user.uid);
         let group = Gid::from_raw(equipment.ids.first + user.gid);
         for (number, fd) in [(0, stdin), (1, &self.stdio[0]), (2, &self.stdio[1])] {
-            let stat = rustix::fs::fstat(fd).map_err(Failure::mechanism("examine a standard stream"))?;
+            let stat =
+                rustix::fs::fstat(fd).map_err(Failure::mechanism("examine a standard stream"))?;
             if matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo) {
                 // Programs open /dev/stdout and the like anew. A pipe somebody else owns is then simply not openable.
                 rustix::fs::fchown(fd, Some(owner), Some(group)).ok();
             }
-            process::place(fd.as_fd(), number).map_err(Failure::mechanism("set up a standard stream"))?;
+            process::place(fd.as_fd(), number)
+                .map_err(Failure::mechanism("set up a standard stream"))?;
         }
         Ok(())
     }
@@ -119,9 +128,9 @@ impl Step {
         network::allow_ping(ids.first, ids.first + (ids.count - 1))
             .map_err(Failure::mechanism("allow ping sockets"))?;
         match self.order.network {
-            Network::Gate => {
-                network::create_tun().map(Some).map_err(Failure::mechanism("create the network device"))
-            }
+            Network::Gate => network::create_tun()
+                .map(Some)
+                .map_err(Failure::mechanism("create the network device")),
             Network::None | Network::Host => Ok(None),
         }
     }
@@ -130,7 +139,10 @@ impl Step {
     fn confine(&self, equipment: &Equipment, cwd: &str) -> Result<(), Failure> {
         let order = &self.order;
         let sandboxed = order.security == Security::Sandbox;
-        equipment.identity.enter(order.security).map_err(Failure::mechanism("enter the step's user namespace"))?;
+        equipment
+            .identity
+            .enter(order.security)
+            .map_err(Failure::mechanism("enter the step's user namespace"))?;
         if !sandboxed {
             // Its own, of the new user namespace: what it mounts there is its own affair.
             unshare(CLONE_NEWNS).map_err(Failure::mechanism("create a mount namespace"))?;
@@ -145,11 +157,15 @@ impl Step {
         }
         process::close_on_exec_above_stdio().map_err(Failure::mechanism("close descriptors"))?;
         if order.no_new_privileges {
-            rustix::thread::set_no_new_privs(true).map_err(Failure::mechanism("forbid new privileges"))?;
+            rustix::thread::set_no_new_privs(true)
+                .map_err(Failure::mechanism("forbid new privileges"))?;
         }
         // Last while there are still capabilities to install it with; what follows is in the profile.
         if sandboxed {
-            equipment.filter.install().map_err(Failure::mechanism("install the system-call filter"))?;
+            equipment
+                .filter
+                .install()
+                .map_err(Failure::mechanism("install the system-call filter"))?;
         }
         self.become_user(kept)?;
         // Changes of identity clear it.
@@ -172,6 +188,16 @@ impl Step {
         // For another user than root the kernel has taken all of them already.
         let mask = if user.uid == 0 { kept } else { 0 };
         capabilities::set(mask).map_err(Failure::mechanism("set capabilities"))
+    }
+
+    /// Reports what was made in the root, a few at a time: paths can be long and messages cannot.
+    fn tell_made(&self, mut stubs: Vec<Stub>, mut parents: Vec<Parent>) {
+        while !stubs.is_empty() || !parents.is_empty() {
+            let rest = stubs.split_off(stubs.len().min(MADE_PER_REPORT));
+            let rest_parents = parents.split_off(parents.len().min(MADE_PER_REPORT));
+            self.tell(&Report::Made { stubs, parents }, None);
+            (stubs, parents) = (rest, rest_parents);
+        }
     }
 
     fn tell(&self, report: &Report, fd: Option<OwnedFd>) {

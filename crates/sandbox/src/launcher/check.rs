@@ -42,7 +42,11 @@ pub(super) fn ids(ids: StepIds) -> Result<(), LaunchError> {
 pub(super) fn spec(spec: &Spec, ids: StepIds) -> Result<(), LaunchError> {
     let invalid = |message: String| Err(LaunchError::Invalid(message));
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if spec.name.is_empty() || spec.name.len() > MAX_NAME || !spec.name.chars().all(plain) || spec.name.starts_with('.') {
+    if spec.name.is_empty()
+        || spec.name.len() > MAX_NAME
+        || !spec.name.chars().all(plain)
+        || spec.name.starts_with('.')
+    {
         return invalid(format!("name {:?}", spec.name));
     }
     if spec.args.is_empty() {
@@ -56,16 +60,23 @@ pub(super) fn spec(spec: &Spec, ids: StepIds) -> Result<(), LaunchError> {
         return invalid(format!("{} mounts, more than {MAX_MOUNTS}", spec.mounts.len()));
     }
     let paths = spec.mounts.iter().map(|mount| &mount.dest).chain([&spec.cwd]);
-    if let Some(path) = paths.into_iter().find(|path| path.len() >= MAX_PATH || !path.starts_with('/') || path.contains('\0')) {
+    if let Some(path) = paths
+        .into_iter()
+        .find(|path| path.len() >= MAX_PATH || !path.starts_with('/') || path.contains('\0'))
+    {
         return invalid(format!("path {path:?}"));
     }
     if spec.hostname.len() > MAX_HOSTNAME || spec.hostname.contains(['\0', '\n', ' ']) {
         return invalid(format!("host name {:?}", spec.hostname));
     }
-    if let Some((_, name)) = spec.hosts.iter().find(|(_, name)| name.contains(char::is_whitespace) || name.contains('#')) {
+    if let Some((_, name)) =
+        spec.hosts.iter().find(|(_, name)| name.contains(char::is_whitespace) || name.contains('#'))
+    {
         return invalid(format!("host entry {name:?}"));
     }
-    if let Some(ulimit) = spec.ulimits.iter().find(|ulimit| rlimits::resource(&ulimit.name).is_none()) {
+    if let Some(ulimit) =
+        spec.ulimits.iter().find(|ulimit| rlimits::resource(&ulimit.name).is_none())
+    {
         return invalid(format!("ulimit {:?}", ulimit.name));
     }
     Ok(())
@@ -76,7 +87,8 @@ pub(super) fn order(spec: Spec, leaf: Option<String>) -> Prepared {
     // What is mounted higher comes first, so that it does not hide what is below.
     mounts.sort_by_key(|mount| mount.dest.split('/').filter(|name| !name.is_empty()).count());
     let hosts = hosts(&spec.hostname, &spec.hosts);
-    let (mounts, fds): (Vec<MountOrder>, Vec<Option<OwnedFd>>) = mounts.into_iter().map(mount).unzip();
+    let (mounts, fds): (Vec<MountOrder>, Vec<Option<OwnedFd>>) =
+        mounts.into_iter().map(mount).unzip();
     let order = Order {
         leaf,
         readonly_root: spec.readonly_root,
@@ -107,7 +119,8 @@ fn mount(mount: Mount) -> (MountOrder, Option<OwnedFd>) {
 }
 
 fn hosts(hostname: &str, more: &[(IpAddr, String)]) -> String {
-    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let mut text =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (address, name) in more {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{address}\t{name}");

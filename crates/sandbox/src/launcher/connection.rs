@@ -113,7 +113,9 @@ async fn listen(connection: Arc<Connection>) {
     loop {
         let heard = connection
             .socket
-            .async_io(Interest::READABLE, |socket| Ok(descriptors::receive(socket, RecvFlags::DONTWAIT)?))
+            .async_io(Interest::READABLE, |socket| {
+                Ok(descriptors::receive(socket, RecvFlags::DONTWAIT)?)
+            })
             .await;
         let Ok(Some((bytes, fds))) = heard else {
             connection.lose();

@@ -157,7 +157,8 @@ impl Launcher {
             .map_err(failed("become inspectable"))?;
         let equipment = Equipment {
             ids: config.ids,
-            identity: StepIdentity::create(config.ids).map_err(failed("create the steps' user namespace"))?,
+            identity: StepIdentity::create(config.ids)
+                .map_err(failed("create the steps' user namespace"))?,
             filter: Filter::compile(),
             cgroups: Cgroups::open(&config.cgroup.unwrap_or_default())?,
         };
@@ -166,7 +167,9 @@ impl Launcher {
         let nursery = unsafe { start_nursery(&equipment, count) }.map_err(failed("fork"))?;
         let mut helpers = Vec::new();
         for _ in 0..count {
-            helpers.push(receive_helper(&nursery, RecvFlags::empty()).map_err(failed("hear of a helper"))?.1);
+            helpers.push(
+                receive_helper(&nursery, RecvFlags::empty()).map_err(failed("hear of a helper"))?.1,
+            );
         }
         Ok(Preforked { nursery, helpers, equipment })
     }
@@ -193,11 +196,18 @@ impl Launcher {
         let keep = rustix::io::fcntl_dupfd_cloexec(&spec.root, 0).map_err(LaunchError::Helper)?;
         let (report, theirs) = descriptors::pair().map_err(LaunchError::Helper)?;
         let prepared = check::order(spec, leaf.as_ref().map(|leaf| leaf.name().to_owned()));
-        let order = process::sealed_memfd("step", &encode(&prepared.order)).map_err(LaunchError::Helper)?;
+        let order =
+            process::sealed_memfd("step", &encode(&prepared.order)).map_err(LaunchError::Helper)?;
 
         let helper = self.pick().await?;
         let (watch, running) = Watch::start(id, &helper, leaf, keep);
-        let mut fds = vec![order.as_fd(), theirs.as_fd(), prepared.root.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let mut fds = vec![
+            order.as_fd(),
+            theirs.as_fd(),
+            prepared.root.as_fd(),
+            stdout.as_fd(),
+            stderr.as_fd(),
+        ];
         fds.extend(stdin.iter().map(AsFd::as_fd));
         fds.extend(prepared.mounts.iter().map(AsFd::as_fd));
         let request = encode(&Request { id, stdin: stdin.is_some() });
@@ -211,7 +221,11 @@ impl Launcher {
         running.started(report, watch).await
     }
 
-    async fn create_leaf(&self, spec: &Spec, id: u64) -> Result<Option<crate::cgroup::Leaf>, LaunchError> {
+    async fn create_leaf(
+        &self,
+        spec: &Spec,
+        id: u64,
+    ) -> Result<Option<crate::cgroup::Leaf>, LaunchError> {
         if self.shared.cgroups.is_empty() {
             return Ok(None);
         }
@@ -297,6 +311,7 @@ fn require_enclosure() -> Result<(), LaunchError> {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let mut fields = map.split_whitespace();
     let identity = fields.next() == fields.next();
-    let inside = !map.is_empty() && !identity && std::path::Path::new(crate::enclosure::STEP_ROOT).is_dir();
+    let inside =
+        !map.is_empty() && !identity && std::path::Path::new(crate::enclosure::STEP_ROOT).is_dir();
     if inside { Ok(()) } else { Err(LaunchError::NotEnclosed) }
 }

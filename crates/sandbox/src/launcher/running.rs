@@ -102,7 +102,8 @@ impl Watch {
         tokio::spawn(async move {
             let ended = ended.await.unwrap_or(Err(LaunchError::HelperLost));
             let record = told.await.unwrap_or_default();
-            let cleaned = tokio::task::spawn_blocking(move || clean(&watched, &root, &record)).await;
+            let cleaned =
+                tokio::task::spawn_blocking(move || clean(&watched, &root, &record)).await;
             let exit = ended.map(|ended| {
                 let (oom_killed, settled_parents) = cleaned.unwrap_or_default();
                 exit_of(ended, oom_killed, settled_parents)
@@ -110,7 +111,10 @@ impl Watch {
             // Nobody waits for a step whose `Running` was dropped.
             done.send(exit).ok();
         });
-        (Self { record }, Running { guard: Guard(handle), exit: Some(exit), finished: None, tun: None })
+        (
+            Self { record },
+            Running { guard: Guard(handle), exit: Some(exit), finished: None, tun: None },
+        )
     }
 }
 
@@ -155,7 +159,11 @@ pub struct Running {
 
 impl Running {
     /// Listens to the step being set up until its command runs or it fails.
-    pub(super) async fn started(mut self, report: OwnedFd, watch: Watch) -> Result<Self, LaunchError> {
+    pub(super) async fn started(
+        mut self,
+        report: OwnedFd,
+        watch: Watch,
+    ) -> Result<Self, LaunchError> {
         let mut record = Record::default();
         let failure = self.listen(report, &mut record).await;
         let told = watch.record.send(record);
@@ -175,18 +183,26 @@ impl Running {
         }
     }
 
-    async fn listen(&mut self, report: OwnedFd, record: &mut Record) -> Result<Option<Failure>, rustix::io::Errno> {
+    async fn listen(
+        &mut self,
+        report: OwnedFd,
+        record: &mut Record,
+    ) -> Result<Option<Failure>, rustix::io::Errno> {
         use rustix::io::Errno;
         let report = watched(report)?;
         loop {
             let heard = report
-                .async_io(Interest::READABLE, |fd| Ok(descriptors::receive(fd, RecvFlags::DONTWAIT)?))
+                .async_io(Interest::READABLE, |fd| {
+                    Ok(descriptors::receive(fd, RecvFlags::DONTWAIT)?)
+                })
                 .await
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
             let Some((bytes, fds)) = heard else { return Ok(None) };
             match serde_json::from_slice(&bytes).map_err(|_| Errno::BADMSG)? {
-                Report::Stub(stub) => record.stubs.push(stub),
-                Report::Parent(parent) => record.parents.push(parent),
+                Report::Made { stubs, parents } => {
+                    record.stubs.extend(stubs);
+                    record.parents.extend(parents);
+                }
                 Report::Tun => self.tun = fds.into_iter().next(),
                 Report::Failed(failure) => return Ok(Some(failure)),
             }

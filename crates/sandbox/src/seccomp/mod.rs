@@ -20,6 +20,7 @@ use crate::namespaces::last_errno;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const DENY: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+const UNSUPPORTED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT.cast_unsigned();
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
 
 /// `AUDIT_ARCH_*` of linux/audit.h for the machine this is built for.
@@ -44,8 +45,8 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
     Fixed(u32),
-    /// Allowed when one of the conditions holds, else `EPERM`.
-    When(&'static [Condition]),
+    /// The answer of the first condition that holds, else `EPERM`.
+    When(&'static [(Condition, u32)]),
 }
 
 /// Tests on the low halves of arguments, all of which must hold.
@@ -123,7 +124,7 @@ fn verdicts() -> BTreeMap<u32, Verdict> {
     add(profile::UNKNOWN, UNKNOWN);
     for conditional in profile::CONDITIONAL {
         if let Ok(number) = u32::try_from(conditional.call) {
-            verdicts.insert(number, Verdict::When(conditional.allowed_when));
+            verdicts.insert(number, Verdict::When(conditional.answers));
         }
     }
     verdicts
@@ -157,7 +158,7 @@ fn answer(verdict: &Verdict) -> Vec<sock_filter> {
         Verdict::Fixed(result) => vec![statement(RETURN, *result)],
         Verdict::When(conditions) => {
             let mut program = Vec::new();
-            for condition in *conditions {
+            for (condition, result) in *conditions {
                 let mut left = condition.len();
                 for test in *condition {
                     left -= 1;
@@ -167,7 +168,7 @@ fn answer(verdict: &Verdict) -> Vec<sock_filter> {
                     let over = u8::try_from(3 * left + 1).unwrap_or(u8::MAX);
                     program.push(branch(EQUAL, test.value, 0, over));
                 }
-                program.push(statement(RETURN, ALLOW));
+                program.push(statement(RETURN, *result));
             }
             program.push(statement(RETURN, DENY));
             program
@@ -249,7 +250,8 @@ mod tests {
         let thread = (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND) as u64;
         assert_eq!(call(libc::SYS_clone, [thread, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(call(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]), ALLOW);
-        for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWNET, libc::CLONE_NEWPID] {
+        for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWNET, libc::CLONE_NEWPID]
+        {
             assert_eq!(call(libc::SYS_clone, [thread | flag as u64, 0, 0, 0, 0, 0]), DENY);
         }
         assert_eq!(call(libc::SYS_clone3, [0; 6]), UNKNOWN);
@@ -257,14 +259,17 @@ mod tests {
 
     #[test]
     fn sockets_are_of_four_families() {
-        let socket = |family: i32, protocol: u64| call(libc::SYS_socket, [family as u64, 1, protocol, 0, 0, 0]);
+        let socket = |family: i32, protocol: u64| {
+            call(libc::SYS_socket, [family as u64, 1, protocol, 0, 0, 0])
+        };
         assert_eq!(socket(libc::AF_UNIX, 0), ALLOW);
         assert_eq!(socket(libc::AF_INET, 17), ALLOW);
         assert_eq!(socket(libc::AF_INET6, 6), ALLOW);
         assert_eq!(socket(libc::AF_NETLINK, 0), ALLOW);
-        for protocol in [6, 9, 12, 15, 16] {
+        for protocol in [6, 12, 15, 16] {
             assert_eq!(socket(libc::AF_NETLINK, protocol), DENY);
         }
+        assert_eq!(socket(libc::AF_NETLINK, 9), UNSUPPORTED);
         for family in [libc::AF_PACKET, libc::AF_ALG, libc::AF_VSOCK, libc::AF_KEY, 33] {
             assert_eq!(socket(family, 0), DENY);
         }

@@ -4,21 +4,27 @@
 
 use libc::c_long;
 
-use super::{Condition, Test};
+use super::{ALLOW, Condition, Test, UNSUPPORTED};
 
 /// Calls that are treated alike for one reason.
 pub(super) struct Group {
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by people and by the test that demands one"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "read by people and by the test that demands one")
+    )]
     pub(super) reason: &'static str,
     pub(super) calls: &'static [c_long],
 }
 
 /// A call whose arguments decide.
 pub(super) struct Conditional {
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by people and by the test that demands one"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "read by people and by the test that demands one")
+    )]
     pub(super) reason: &'static str,
     pub(super) call: c_long,
-    pub(super) allowed_when: &'static [Condition],
+    pub(super) answers: &'static [(Condition, u32)],
 }
 
 macro_rules! calls {
@@ -58,7 +64,7 @@ pub(super) const ALLOWED: &[Group] = &[
     Group {
         reason: "the file tree, which is the step's own",
         calls: calls![
-            SYS_openat SYS_openat2 SYS_mkdirat SYS_mknodat SYS_unlinkat SYS_renameat2 SYS_linkat SYS_symlinkat SYS_readlinkat
+            SYS_openat SYS_openat2 SYS_mkdirat SYS_mknodat SYS_unlinkat SYS_renameat SYS_renameat2 SYS_linkat SYS_symlinkat SYS_readlinkat
             SYS_faccessat SYS_faccessat2 SYS_fchmod SYS_fchmodat SYS_fchmodat2 SYS_fchown SYS_fchownat SYS_newfstatat SYS_fstat
             SYS_statx SYS_statfs SYS_fstatfs SYS_getdents64 SYS_getcwd SYS_chdir SYS_fchdir SYS_umask SYS_utimensat
             SYS_getxattr SYS_lgetxattr SYS_fgetxattr SYS_setxattr SYS_lsetxattr SYS_fsetxattr SYS_listxattr SYS_llistxattr
@@ -102,7 +108,7 @@ pub(super) const ALLOWED: &[Group] = &[
         ],
     },
     Group {
-        reason: "signals",
+        reason: "signals among the processes of the step",
         calls: calls![
             SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn SYS_rt_sigpending SYS_rt_sigsuspend SYS_rt_sigtimedwait
             SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo SYS_sigaltstack SYS_signalfd4 SYS_restart_syscall
@@ -160,7 +166,7 @@ pub(super) const ALLOWED: &[Group] = &[
     Group {
         reason: "older forms of what is allowed above, which this architecture still has",
         calls: calls![
-            SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_mkdir SYS_rmdir SYS_unlink SYS_rename SYS_renameat SYS_link
+            SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_mkdir SYS_rmdir SYS_unlink SYS_rename SYS_link
             SYS_symlink SYS_readlink SYS_chmod SYS_chown SYS_lchown SYS_mknod SYS_utime SYS_utimes SYS_futimesat SYS_getdents
             SYS_dup2 SYS_pipe SYS_poll SYS_select SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_inotify_init
             SYS_fork SYS_vfork SYS_getpgrp SYS_alarm SYS_pause SYS_time SYS_arch_prctl SYS_epoll_ctl_old SYS_epoll_wait_old
@@ -250,32 +256,46 @@ pub(super) const CONDITIONAL: &[Conditional] = &[
     Conditional {
         reason: "processes and threads, but no namespaces",
         call: libc::SYS_clone,
-        allowed_when: &[&[Test { argument: 0, mask: NAMESPACE_FLAGS, value: 0 }]],
+        answers: &[(&[Test { argument: 0, mask: NAMESPACE_FLAGS, value: 0 }], ALLOW)],
     },
     Conditional {
-        reason: "local sockets, the internet families, and netlink for routes; every other family is kernel code a build never needs",
+        reason: "local sockets, the internet families, and netlink for routes; every other family is kernel code a build never needs. \
+                 Audit is said not to exist: the tools that add users take that for an answer, and EPERM for a reason to stop",
         call: libc::SYS_socket,
-        allowed_when: &[
-            &[Test { argument: 0, mask: ANY, value: libc::AF_UNIX.cast_unsigned() }],
-            &[Test { argument: 0, mask: ANY, value: libc::AF_INET.cast_unsigned() }],
-            &[Test { argument: 0, mask: ANY, value: libc::AF_INET6.cast_unsigned() }],
-            &[
-                Test { argument: 0, mask: ANY, value: libc::AF_NETLINK.cast_unsigned() },
-                Test { argument: 2, mask: ANY, value: 0 },
-            ],
+        answers: &[
+            (&[Test { argument: 0, mask: ANY, value: libc::AF_UNIX.cast_unsigned() }], ALLOW),
+            (&[Test { argument: 0, mask: ANY, value: libc::AF_INET.cast_unsigned() }], ALLOW),
+            (&[Test { argument: 0, mask: ANY, value: libc::AF_INET6.cast_unsigned() }], ALLOW),
+            (
+                &[
+                    Test { argument: 0, mask: ANY, value: libc::AF_NETLINK.cast_unsigned() },
+                    Test { argument: 2, mask: ANY, value: libc::NETLINK_ROUTE.cast_unsigned() },
+                ],
+                ALLOW,
+            ),
+            (
+                &[
+                    Test { argument: 0, mask: ANY, value: libc::AF_NETLINK.cast_unsigned() },
+                    Test { argument: 2, mask: ANY, value: libc::NETLINK_AUDIT.cast_unsigned() },
+                ],
+                UNSUPPORTED,
+            ),
         ],
     },
     Conditional {
         reason: "pairs of local sockets",
         call: libc::SYS_socketpair,
-        allowed_when: &[&[Test { argument: 0, mask: ANY, value: libc::AF_UNIX.cast_unsigned() }]],
+        answers: &[(
+            &[Test { argument: 0, mask: ANY, value: libc::AF_UNIX.cast_unsigned() }],
+            ALLOW,
+        )],
     },
     Conditional {
         reason: "asking for the personality, and the ones build tools set: plain, 32-bit uname, fixed addresses, and both",
         call: libc::SYS_personality,
-        allowed_when: &[
-            &[Test { argument: 0, mask: ANY, value: 0xffff_ffff }],
-            &[Test { argument: 0, mask: !0x0006_0008, value: 0 }],
+        answers: &[
+            (&[Test { argument: 0, mask: ANY, value: 0xffff_ffff }], ALLOW),
+            (&[Test { argument: 0, mask: !0x0006_0008, value: 0 }], ALLOW),
         ],
     },
 ];

@@ -9,10 +9,13 @@ use std::os::unix::fs::{lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cofferdam_sandbox::{Entered, Exit, LaunchError, Launcher, Mount, MountSource, Running, Spec, detached_bind};
+use cofferdam_sandbox::{
+    Entered, Exit, LaunchError, Launcher, Mount, MountSource, Running, Spec, detached_bind,
+};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
 
 /// Where the outside puts this very program.
@@ -55,17 +58,23 @@ impl Bench {
         }
         fs::copy("/bin/busybox", base.join("bin/busybox")).unwrap();
         for tool in [
-            "sh", "cat", "id", "ls", "true", "false", "echo", "mount", "umount", "sleep", "touch", "mkdir", "rm", "grep", "env",
-            "pwd", "head", "test", "ps", "kill", "stat", "ln", "hostname", "wget", "ifconfig", "ping", "chown", "su", "mknod",
-            "dd", "chmod", "readlink", "wc", "sort", "ulimit", "route", "unshare", "nproc", "sed", "tr", "cut",
+            "sh", "cat", "id", "ls", "true", "false", "echo", "mount", "umount", "sleep", "touch",
+            "mkdir", "rm", "grep", "env", "pwd", "head", "test", "ps", "kill", "stat", "ln",
+            "hostname", "wget", "ifconfig", "ping", "chown", "su", "mknod", "dd", "chmod",
+            "readlink", "wc", "sort", "ulimit", "route", "unshare", "nproc", "sed", "tr", "cut",
         ] {
             symlink("busybox", base.join("bin").join(tool)).unwrap();
         }
         for (link, target) in [("lib", "usr/lib"), ("lib64", "usr/lib64")] {
             symlink(target, base.join(link)).unwrap();
         }
-        fs::set_permissions(base.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
-        fs::write(base.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n").unwrap();
+        fs::set_permissions(base.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777))
+            .unwrap();
+        fs::write(
+            base.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
+        )
+        .unwrap();
         fs::write(base.join("etc/group"), "root:x:0:\napp:x:1000:\n").unwrap();
         self.own(&base);
     }
@@ -146,9 +155,14 @@ impl Bench {
         spec
     }
 
-    pub(crate) async fn start(&self, spec: Spec) -> Result<(Running, OwnedFd, OwnedFd), LaunchError> {
-        let (stdout, stdout_in) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        let (stderr, stderr_in) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    pub(crate) async fn start(
+        &self,
+        spec: Spec,
+    ) -> Result<(Running, OwnedFd, OwnedFd), LaunchError> {
+        let (stdout, stdout_in) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let (stderr, stderr_in) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let running = self.launcher.run(spec, stdout_in, stderr_in, None).await?;
         Ok((running, stdout, stderr))
     }
@@ -175,7 +189,9 @@ impl Bench {
 
 /// A mount of part of the builder's own tree.
 pub(crate) fn bind(source: impl AsRef<Path>, dest: &str, readonly: bool) -> Mount {
-    let source = rustix::fs::openat(CWD, source.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let source =
+        rustix::fs::openat(CWD, source.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .unwrap();
     let source = MountSource::Fd(detached_bind(source, true).unwrap());
     Mount { dest: dest.to_owned(), source, readonly }
 }

@@ -32,7 +32,15 @@ pub(crate) fn main(filter: Option<&str>) -> ExitCode {
         ("outside::signals_reach_the_builder", signals_reach_the_builder),
         ("outside::foreign_stores_are_refused", foreign_stores_are_refused),
         ("outside::failures_leave_nothing", failures_leave_nothing),
-        ("outside::the_builder_sees_only_what_it_was_given", the_builder_sees_only_what_it_was_given),
+        ("outside::an_ordinary_user_has_builders_too", an_ordinary_user_has_builders_too),
+        (
+            "outside::a_user_without_subordinate_ids_is_refused",
+            a_user_without_subordinate_ids_is_refused,
+        ),
+        (
+            "outside::the_builder_sees_only_what_it_was_given",
+            the_builder_sees_only_what_it_was_given,
+        ),
     ];
     let mut failed = false;
     for (name, case) in cases {
@@ -172,7 +180,9 @@ fn leftovers_named(suffix: &str) -> Vec<PathBuf> {
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if dir.ends_with("cofferdam") && entry.file_name().to_string_lossy().ends_with(suffix) {
+                if dir.ends_with("cofferdam")
+                    && entry.file_name().to_string_lossy().ends_with(suffix)
+                {
                     found.push(entry.path());
                 }
                 todo.push(entry.path());
@@ -200,7 +210,10 @@ fn foreign_stores_are_refused() {
     let used = dir.path().join("used");
     fs::create_dir(&used).unwrap();
     fs::write(used.join("file"), "of root").unwrap();
-    assert!(matches!(Enclosure::spawn(options(&used, &["smoke"])), Err(EnclosureError::StoreOwner { owner: 0, .. })));
+    assert!(matches!(
+        Enclosure::spawn(options(&used, &["smoke"])),
+        Err(EnclosureError::StoreOwner { owner: 0, .. })
+    ));
     let mut options = options(&dir.path().join("new"), &["smoke"]);
     options.ids_base = Some(0);
     assert!(matches!(Enclosure::spawn(options), Err(EnclosureError::Range { .. })));
@@ -217,7 +230,9 @@ fn failures_leave_nothing() {
     let mut options = options(&dir.path().join("store"), &["smoke"]);
     options.binds.push(Bind { source: "/nonexistent".into(), target: "/x".into(), readonly: true });
     match Enclosure::spawn(options) {
-        Err(EnclosureError::Inside(message)) => assert!(message.contains("/nonexistent"), "{message}"),
+        Err(EnclosureError::Inside(message)) => {
+            assert!(message.contains("/nonexistent"), "{message}")
+        }
         other => panic!("{other:?}"),
     }
     assert!(leftovers().is_empty());
@@ -227,9 +242,13 @@ fn the_builder_sees_only_what_it_was_given() {
     let dir = tempfile::tempdir().unwrap();
     let (supervised, _) = hold(&dir.path().join("store"));
     let root = PathBuf::from(format!("/proc/{}/root", supervised.pid()));
-    let mut names: Vec<String> =
-        fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| !["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"].contains(&name.as_str()));
+    let mut names: Vec<String> = fs::read_dir(&root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.retain(|name| {
+        !["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr"].contains(&name.as_str())
+    });
     names.sort();
     assert_eq!(names, ["dev", "etc", "probe", "proc", "run", "store", "sys", "tmp", "var"]);
     assert!(!root.join("etc/shadow").exists() && !root.join("root").exists());
@@ -239,7 +258,111 @@ fn the_builder_sees_only_what_it_was_given() {
         let (at, flags) = (fields[4], fields[5]);
         assert!(at == "/dev" || flags.contains("nodev"), "{line}");
         assert!(flags.contains("nosuid"), "{line}");
-        let writable = ["/store", "/tmp", "/proc", "/run/cofferdam/files"].contains(&at) || at.starts_with("/run/cofferdam/cgroup");
+        let writable = ["/store", "/tmp", "/proc", "/run/cofferdam/files"].contains(&at)
+            || at.starts_with("/run/cofferdam/cgroup");
         assert_eq!(flags.split(',').any(|flag| flag == "ro"), !writable, "{line}");
     }
+}
+
+/// Any user that is not root; the ids are Debian's `games`.
+const USER: u32 = 5;
+const USER_GROUP: u32 = 60;
+
+/// Runs this program as an ordinary user, with `table` in place of the tables of subordinate ids, for itself alone.
+fn run_as_user(store: &Path, table: &str) -> std::process::Output {
+    use std::os::unix::process::CommandExt;
+    std::os::unix::fs::chown(store, Some(USER), Some(USER_GROUP)).unwrap();
+    let tables = tempfile::NamedTempFile::new().unwrap();
+    fs::write(tables.path(), table).unwrap();
+    fs::set_permissions(tables.path(), fs::Permissions::from_mode(0o644)).unwrap();
+    let path = std::ffi::CString::new(tables.path().as_os_str().as_encoded_bytes()).unwrap();
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.arg("as-user").arg(store);
+    let prepare = move || {
+        // SAFETY: system calls on strings that outlive them.
+        let failed = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) != 0
+                || libc::mount(
+                    c"none".as_ptr(),
+                    c"/".as_ptr(),
+                    std::ptr::null(),
+                    libc::MS_REC | libc::MS_PRIVATE,
+                    std::ptr::null(),
+                ) != 0
+                || [c"/etc/subuid", c"/etc/subgid"].iter().any(|table| {
+                    libc::mount(
+                        path.as_ptr(),
+                        table.as_ptr(),
+                        std::ptr::null(),
+                        libc::MS_BIND,
+                        std::ptr::null(),
+                    ) != 0
+                })
+                || libc::setgroups(0, std::ptr::null()) != 0
+                || libc::setresgid(USER_GROUP, USER_GROUP, USER_GROUP) != 0
+                || libc::setresuid(USER, USER, USER) != 0
+        };
+        if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(prepare) };
+    command.output().unwrap()
+}
+
+/// The role of that program.
+pub(crate) fn as_user(store: &str) -> ExitCode {
+    for finding in doctor() {
+        println!("doctor {} {}", finding.name, finding.present);
+    }
+    match Enclosure::spawn(options(&Path::new(store).join("store"), &["smoke"])) {
+        Ok(mut supervised) => {
+            println!("exit {}", supervised.wait().unwrap().code);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("refused: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn an_ordinary_user_has_builders_too() {
+    if !Path::new("/usr/bin/newuidmap").exists() || fs::metadata("/etc/subuid").is_err() {
+        println!("  skipped: newuidmap or /etc/subuid is missing");
+        return;
+    }
+    for (count, first) in [(65_536, 1), (131_072, 65_536)] {
+        let dir = tempfile::tempdir().unwrap();
+        let output = run_as_user(dir.path(), &format!("games:400000:{count}\n"));
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("doctor subordinate user ids true"), "{said}");
+        assert!(said.contains("exit 0\n"), "{said}");
+        // Seen from the builder's namespace, which is the one that maps it.
+        assert!(
+            said.split_whitespace()
+                .collect::<Vec<_>>()
+                .windows(3)
+                .any(|map| map == ["0", &first.to_string(), "65536"]),
+            "{said}"
+        );
+        assert!(said.contains("limits work") || said.contains("is not available here"), "{said}");
+        let made = fs::read_dir(dir.path().join("store")).unwrap().flatten();
+        let made: Vec<u32> = made
+            .filter_map(|entry| fs::metadata(entry.path().join("upper/made")).ok())
+            .map(|metadata| metadata.uid())
+            .collect();
+        assert_eq!(made, [400_000 + first - 1 + 1000]);
+    }
+}
+
+fn a_user_without_subordinate_ids_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run_as_user(dir.path(), "somebody:400000:65536\n");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success());
+    assert!(
+        said.contains("refused: /etc/subuid gives user 5 no range of at least 65536 ids"),
+        "{said}"
+    );
 }

@@ -1,6 +1,9 @@
 //! The hostile command: tries things and prints what came of them, one `name result` per line.
 
-#![allow(clippy::undocumented_unsafe_blocks, reason = "calls that are made to be refused, with arguments the kernel checks")]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "calls that are made to be refused, with arguments the kernel checks"
+)]
 #![allow(unsafe_code)]
 
 use std::process::ExitCode;
@@ -30,6 +33,7 @@ fn say(name: &str, result: i64) {
             libc::EFAULT => "EFAULT".to_owned(),
             libc::EBADF => "EBADF".to_owned(),
             libc::ESRCH => "ESRCH".to_owned(),
+            libc::EPROTONOSUPPORT => "EPROTONOSUPPORT".to_owned(),
             libc::EAFNOSUPPORT => "EAFNOSUPPORT".to_owned(),
             other => format!("errno {other}"),
         }
@@ -96,6 +100,7 @@ fn sockets() {
         ("inet", libc::AF_INET, libc::SOCK_STREAM, 0),
         ("route", libc::AF_NETLINK, libc::SOCK_RAW, 0),
         ("netfilter", libc::AF_NETLINK, libc::SOCK_RAW, 12),
+        ("audit", libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT),
         ("xfrm", libc::AF_NETLINK, libc::SOCK_RAW, 6),
         ("packet", libc::AF_PACKET, libc::SOCK_RAW, 0),
         ("alg", libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
@@ -108,7 +113,10 @@ fn sockets() {
         say(name, i64::from(unsafe { libc::socket(family, kind, protocol) }));
     }
     let mut pair = [0; 2];
-    say("tipc-pair", i64::from(unsafe { libc::socketpair(30, libc::SOCK_STREAM, 0, pair.as_mut_ptr()) }));
+    say(
+        "tipc-pair",
+        i64::from(unsafe { libc::socketpair(30, libc::SOCK_STREAM, 0, pair.as_mut_ptr()) }),
+    );
 }
 
 fn descriptors() {
@@ -132,7 +140,8 @@ fn memory() {
 fn abstract_socket(name: &str) {
     use std::os::linux::net::SocketAddrExt;
     let address = std::os::unix::net::SocketAddr::from_abstract_name(name);
-    let connected = address.and_then(|address| std::os::unix::net::UnixStream::connect_addr(&address));
+    let connected =
+        address.and_then(|address| std::os::unix::net::UnixStream::connect_addr(&address));
     println!("abstract {}", if connected.is_ok() { "done" } else { "refused" });
 }
 
@@ -143,16 +152,32 @@ fn ping(address: &str) {
         let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP);
         let wait = libc::timeval { tv_sec: 0, tv_usec: 300_000 };
         let size = size_of::<libc::timeval>() as libc::socklen_t;
-        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const wait).cast(), size);
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_RCVTIMEO,
+            (&raw const wait).cast(),
+            size,
+        );
         let mut to: libc::sockaddr_in = std::mem::zeroed();
         to.sin_family = libc::AF_INET as libc::sa_family_t;
         to.sin_addr.s_addr = u32::from_ne_bytes(address.octets());
         let size = size_of::<libc::sockaddr_in>() as libc::socklen_t;
         let request = [8_u8, 0, 0, 0, 0, 0, 0, 1];
-        let sent = libc::sendto(socket, request.as_ptr().cast(), request.len(), 0, (&raw const to).cast(), size);
+        let sent = libc::sendto(
+            socket,
+            request.as_ptr().cast(),
+            request.len(),
+            0,
+            (&raw const to).cast(),
+            size,
+        );
         say("sent", sent as i64);
         let mut answer = [0_u8; 64];
-        println!("answered {}", libc::recv(socket, answer.as_mut_ptr().cast(), answer.len(), 0) > 0);
+        println!(
+            "answered {}",
+            libc::recv(socket, answer.as_mut_ptr().cast(), answer.len(), 0) > 0
+        );
     }
 }
 

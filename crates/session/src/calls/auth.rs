@@ -40,7 +40,10 @@ impl Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+        formatter
+            .debug_struct("Credentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -72,7 +75,10 @@ pub struct Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Token").field("expires_in", &self.expires_in).finish_non_exhaustive()
+        formatter
+            .debug_struct("Token")
+            .field("expires_in", &self.expires_in)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,7 +105,8 @@ impl Session {
         if !self.supports(CREDENTIALS) {
             return Ok(Credentials::default());
         }
-        let request = CredentialsRequest { Host: host.to_string(), ..CredentialsRequest::default() };
+        let request =
+            CredentialsRequest { Host: host.to_string(), ..CredentialsRequest::default() };
         match self.auth().credentials_with_options(request, auth_options()).await {
             Ok(response) => {
                 let response = response.into_owned();
@@ -107,7 +114,11 @@ impl Session {
             }
             Err(error) => {
                 let error = RpcError::new(CREDENTIALS, error);
-                if error.is_absent() { Ok(Credentials::default()) } else { Err(AuthError::Rpc(error)) }
+                if error.is_absent() {
+                    Ok(Credentials::default())
+                } else {
+                    Err(AuthError::Rpc(error))
+                }
             }
         }
     }

@@ -115,7 +115,7 @@ impl Session {
                 let mut call = state?;
                 match call.message().await {
                     Ok(Some(message)) => {
-                        Some((Ok(Bytes::copy_from_slice(message.view().data)), Some(call)))
+                        Some((Ok(message.bytes().slice_ref(message.view().data)), Some(call)))
                     }
                     Ok(None) => None,
                     Err(error) => Some((Err(read_error(READ, &store, &digest, error)), None)),
@@ -138,8 +138,7 @@ impl Session {
         let client = self.content(WRITE)?;
         let total = i64::try_from(size)
             .map_err(|_| ContentError::Protocol { what: "to a size out of range" })?;
-        let stream =
-            client.write_with_options(store_options(store)).await.map_err(write_error)?;
+        let stream = client.write_with_options(store_options(store)).await.map_err(write_error)?;
         let mut writer = ContentWriter { stream, digest: *digest, total, offset: 0 };
         let answer = writer.ask(WriteAction::STAT, Vec::new()).await?;
         writer.offset = answer.offset;
@@ -154,8 +153,7 @@ impl Session {
     }
 }
 
-type WriteStream =
-    BidiStream<Incoming, WriteContentRequest, WriteContentResponseView<'static>>;
+type WriteStream = BidiStream<Incoming, WriteContentRequest, WriteContentResponseView<'static>>;
 
 /// A blob being written at the client; dropping it leaves the blob uncommitted.
 pub struct ContentWriter {

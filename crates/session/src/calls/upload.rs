@@ -58,7 +58,7 @@ impl Session {
             let mut receive = state?;
             match receive.message().await {
                 Ok(Some(message)) => {
-                    Some((Ok(Bytes::copy_from_slice(message.view().data)), Some(receive)))
+                    Some((Ok(message.bytes().slice_ref(message.view().data)), Some(receive)))
                 }
                 Ok(None) => None,
                 Err(error) => Some((Err(failed(error)), None)),

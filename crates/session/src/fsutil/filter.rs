@@ -108,8 +108,7 @@ fn plain(matcher: &Matcher, exclusion: bool) -> bool {
 fn reaches(matcher: &Matcher, exclusion: bool, path: &str) -> bool {
     matcher.patterns().iter().filter(|pattern| pattern.is_exclusion() == exclusion).any(|pattern| {
         let stem = stem(pattern.text());
-        stem == path
-            || stem.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+        stem == path || stem.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
     })
 }
 

@@ -18,14 +18,15 @@ mod stat;
 mod walk;
 
 pub use channel::{PacketStream, client_channel, server_channel};
+pub use filter::{Filter, FilterError};
 pub use follow::{FollowError, resolve as follow_paths};
 pub use limits::ReceiveLimits;
 pub use mode::GoMode;
 pub use receive::{
-    Compare, Ownership, ReceiveError, ReceiveMode, ReceiveOptions, Received, Receiver, Step, receive, receive_bytes,
+    Compare, Ownership, ReceiveError, ReceiveMode, ReceiveOptions, Received, Receiver, Step,
+    receive, receive_bytes,
 };
 pub use send::{MapHook, MapResult, SendError, SendOptions, Sent, Source, send};
-pub use filter::{Filter, FilterError};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -93,7 +93,9 @@ mod tests {
 
     #[test]
     fn unix_modes_survive_the_round_trip() {
-        for mode in [0o100_644, 0o104_755, 0o042_755, 0o041_777, 0o120_777, 0o060_660, 0o020_600, 0o010_644] {
+        for mode in
+            [0o100_644, 0o104_755, 0o042_755, 0o041_777, 0o120_777, 0o060_660, 0o020_600, 0o010_644]
+        {
             let go = GoMode::from_unix(mode);
             assert_eq!(go.permissions().as_raw_mode(), mode & 0o7777, "{mode:o}");
             assert_eq!(go.file_type(), Some(FileType::from_raw_mode(mode)), "{mode:o}");
@@ -105,6 +107,9 @@ mod tests {
         assert_eq!(GoMode(GoMode::DIR | GoMode::SYMLINK).file_type(), None);
         assert_eq!(GoMode(GoMode::CHAR_DEVICE).file_type(), None);
         assert_eq!(GoMode(GoMode::IRREGULAR).file_type(), None);
-        assert_eq!(GoMode(GoMode::SOCKET | 0o644).without_socket().file_type(), Some(FileType::RegularFile));
+        assert_eq!(
+            GoMode(GoMode::SOCKET | 0o644).without_socket().file_type(),
+            Some(FileType::RegularFile)
+        );
     }
 }

@@ -90,8 +90,7 @@ impl<'a, V: Visitor> Walk<'a, V> {
                 let shown = entry.name.to_string_lossy();
                 return Err(disk("send", &format!("{path}/{shown}"), source));
             };
-            let child =
-                if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
+            let child = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
             self.entry(fd, &entry.name, entry.kind, &child, inherited)?;
         }
         Ok(())
@@ -107,7 +106,8 @@ impl<'a, V: Visitor> Walk<'a, V> {
     ) -> Result<(), WalkError<V::Error>> {
         let mut found = None;
         let kind = if listed == FileType::Unknown {
-            found = dir::stat(fd, name.as_c_str()).map_err(|source| disk("look at", path, source))?;
+            found =
+                dir::stat(fd, name.as_c_str()).map_err(|source| disk("look at", path, source))?;
             match &found {
                 Some(found) => FileType::from_raw_mode(found.st_mode),
                 None => return Ok(()),
@@ -124,7 +124,9 @@ impl<'a, V: Visitor> Walk<'a, V> {
         }
         let found = match found {
             Some(found) => Some(found),
-            None => dir::stat(fd, name.as_c_str()).map_err(|source| disk("look at", path, source))?,
+            None => {
+                dir::stat(fd, name.as_c_str()).map_err(|source| disk("look at", path, source))?
+            }
         };
         // Gone since it was listed: as if it had never been there.
         let Some(found) = found else { return Ok(()) };

@@ -73,7 +73,11 @@ fn single_patterns() {
         ("a(b)c/def", "a(b)c/def", true),
         ("a(b)c/def", "a(b)c/xyz", false),
         ("a.|)$(}+{bc", "a.|)$(}+{bc", true),
-        ("dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl", "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl", true),
+        (
+            "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
+            "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
+            true,
+        ),
         ("dist/*.whl", "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl", true),
         ("日本*", "日本語", true),
         ("日?語", "日本語", true),
@@ -166,7 +170,7 @@ fn hostile_patterns_stay_linear() {
     let path = "a".repeat(4000);
     let started = std::time::Instant::now();
     assert!(!matches(&[&pattern], &path));
-    assert!(!matches(&[&"**/".repeat(300).replace("/**/", "/**/x*/")], &path) || true);
+    assert!(!matches(&[&"**/x*/".repeat(300)], &path));
     assert!(started.elapsed() < std::time::Duration::from_secs(5));
 }
 

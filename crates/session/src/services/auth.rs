@@ -102,9 +102,9 @@ impl DockerConfig {
     /// # Errors
     /// A file that is there but unusable.
     pub fn from_environment() -> Result<Self, DockerConfigError> {
-        let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| {
-            std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker"))
-        });
+        let directory = std::env::var_os("DOCKER_CONFIG")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
         match directory.map(|directory| Self::load(&directory.join("config.json"))) {
             None => Ok(Self::default()),
             Some(Err(DockerConfigError::Read { source, .. }))

@@ -94,7 +94,10 @@ impl ContentService {
 
     fn store(&self, context: &RequestContext) -> Result<&ContentStore, ConnectError> {
         let id = metadata::value(context.headers(), headers::STORE_ID).ok_or_else(|| {
-            ConnectError::invalid_argument(format!("request lacks metadata {:?}", headers::STORE_ID))
+            ConnectError::invalid_argument(format!(
+                "request lacks metadata {:?}",
+                headers::STORE_ID
+            ))
         })?;
         self.stores.get(&id).ok_or_else(|| ConnectError::not_found(format!("unknown store {id}")))
     }
@@ -149,7 +152,8 @@ impl Content for ContentService {
         if let Ok(mut entries) = tokio::fs::read_dir(&store.blobs).await {
             while let Ok(Some(entry)) = entries.next_entry().await {
                 let name = entry.file_name();
-                let digest = name.to_str().and_then(|hex| Digest::parse(&format!("sha256:{hex}")).ok());
+                let digest =
+                    name.to_str().and_then(|hex| Digest::parse(&format!("sha256:{hex}")).ok());
                 if let Some(digest) = digest {
                     found.push(info(store, &digest).await?);
                 }
@@ -271,7 +275,11 @@ impl Drop for Ingest {
 }
 
 impl Ingest {
-    async fn start(store: &ContentStore, reference: &str, expected: &str) -> Result<Self, ConnectError> {
+    async fn start(
+        store: &ContentStore,
+        reference: &str,
+        expected: &str,
+    ) -> Result<Self, ConnectError> {
         if reference.is_empty() {
             return Err(ConnectError::invalid_argument("write without a ref"));
         }

@@ -110,18 +110,11 @@ impl FileSendService {
 
 impl Dispatcher for FileSendService {
     fn lookup(&self, path: &str) -> Option<MethodDescriptor> {
-        (path == METHOD && !self.outputs.is_empty()).then(|| {
-            MethodDescriptor::bidi_streaming().with_spec(FILE_SEND_DIFF_COPY_SPEC)
-        })
+        (path == METHOD && !self.outputs.is_empty())
+            .then(|| MethodDescriptor::bidi_streaming().with_spec(FILE_SEND_DIFF_COPY_SPEC))
     }
 
-    fn call_unary(
-        &self,
-        path: &str,
-        _: RequestContext,
-        _: Payload,
-        _: CodecFormat,
-    ) -> UnaryResult {
+    fn call_unary(&self, path: &str, _: RequestContext, _: Payload, _: CodecFormat) -> UnaryResult {
         unimplemented_unary(path)
     }
 
@@ -219,7 +212,10 @@ fn take_tree(
 }
 
 /// A stream that ends when the file is complete, or with its error.
-fn take_file(sink: Sink, bytes: InboundStream<BytesMessage>) -> connectrpc::ServiceStream<BytesMessage> {
+fn take_file(
+    sink: Sink,
+    bytes: InboundStream<BytesMessage>,
+) -> connectrpc::ServiceStream<BytesMessage> {
     Box::pin(stream::once(sink.fill(bytes)).filter_map(|result| async { result.err().map(Err) }))
 }
 

@@ -43,9 +43,10 @@ impl FileSync for FileSyncService {
     ) -> ServiceResult<ServiceStream<Packet>> {
         let map = context.headers();
         let name = metadata::value(map, headers::DIR_NAME).unwrap_or_default();
-        let directory = self.directories.get(&name).ok_or_else(|| {
-            ConnectError::not_found(format!("no access allowed to dir {name:?}"))
-        })?;
+        let directory = self
+            .directories
+            .get(&name)
+            .ok_or_else(|| ConnectError::not_found(format!("no access allowed to dir {name:?}")))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root: OwnedFd = rustix::fs::open(&directory.path, flags, Mode::empty())
             .map_err(io::Error::from)

@@ -2,7 +2,9 @@
 
 use cofferdam_wire::grpc::health::v1::health_check_response::ServingStatus;
 use cofferdam_wire::grpc::health::v1::{Health, HealthCheckRequest, HealthCheckResponse};
-use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use connectrpc::{
+    ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
 
 pub(super) struct HealthService;
 

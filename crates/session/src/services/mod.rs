@@ -7,6 +7,7 @@
 // The generated traits return `impl Encodable`; the plain message types are what is meant.
 #![allow(refining_impl_trait, reason = "handlers return owned messages")]
 
+mod agent_gate;
 pub(crate) mod auth;
 pub(crate) mod content;
 mod credential_helper;

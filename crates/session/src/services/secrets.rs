@@ -83,7 +83,11 @@ impl SecretStore {
     ///
     /// # Errors
     /// A source that cannot be read now, or is too large.
-    pub fn add(&mut self, id: impl Into<String>, source: SecretSource) -> Result<(), SecretStoreError> {
+    pub fn add(
+        &mut self,
+        id: impl Into<String>,
+        source: SecretSource,
+    ) -> Result<(), SecretStoreError> {
         let id = id.into();
         read(&id, &source)?;
         self.0.insert(id, source);

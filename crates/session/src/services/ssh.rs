@@ -1,4 +1,5 @@
-//! `SSH`: carries a build's agent connections to agents of the client.
+//! `SSH`: carries a build's agent connections to agents of the client, through a gate that
+//! lets a build use keys but not change the agent.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,6 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::agent_gate::{AgentGate, REFUSAL};
 use crate::calls::ssh::DEFAULT_AGENT;
 use crate::metadata::{self, headers};
 
@@ -114,20 +116,29 @@ impl Ssh for AgentService {
     ) -> ServiceResult<ServiceStream<BytesMessage>> {
         let id = metadata::value(context.headers(), headers::SSH_ID).unwrap_or_default();
         let agent = self.agent(&id)?;
-        let socket = UnixStream::connect(&agent.socket)
-            .await
-            .map_err(|error| ConnectError::unavailable(format!("connect ssh agent {id}: {error}")))?;
+        let socket = UnixStream::connect(&agent.socket).await.map_err(|error| {
+            ConnectError::unavailable(format!("connect ssh agent {id}: {error}"))
+        })?;
         let (mut reader, mut writer) = socket.into_split();
+        let (outgoing, stream) = mpsc::channel(DEPTH);
+        let refusals = outgoing.clone();
         tokio::spawn(async move {
+            let mut gate = AgentGate::default();
             while let Some(Ok(message)) = requests.next().await {
-                if writer.write_all(message.view().data).await.is_err() {
+                let Some(passed) = gate.take(message.view().data) else { break };
+                for _ in 0..passed.refused {
+                    let data = REFUSAL.to_vec();
+                    let refusal = BytesMessage { data, ..BytesMessage::default() };
+                    // A build that has hung up needs no answer.
+                    let _ = refusals.send(Ok(refusal)).await;
+                }
+                if writer.write_all(&passed.data).await.is_err() {
                     break;
                 }
             }
             // The agent may have hung up first.
             let _ = writer.shutdown().await;
         });
-        let (outgoing, stream) = mpsc::channel(DEPTH);
         tokio::spawn(async move {
             let mut buffer = vec![0; CHUNK];
             loop {

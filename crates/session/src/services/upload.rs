@@ -51,8 +51,9 @@ impl Upload for UploadService {
         let path = metadata::value(context.headers(), headers::UPLOAD_PATH).unwrap_or_default();
         let id = path.rsplit('/').next().unwrap_or_default();
         let source = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        let source = source
-            .ok_or_else(|| ConnectError::not_found(format!("no http response from session for {id}")))?;
+        let source = source.ok_or_else(|| {
+            ConnectError::not_found(format!("no http response from session for {id}"))
+        })?;
         let stream = ReaderStream::with_capacity(source.0, CHUNK).map(|chunk| match chunk {
             Ok(data) => Ok(BytesMessage { data: data.into(), ..BytesMessage::default() }),
             Err(error) => Err(ConnectError::internal(format!("read upload: {error}"))),

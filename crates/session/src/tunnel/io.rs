@@ -71,9 +71,7 @@ impl AsyncWrite for TunnelIo {
             Poll::Ready(Err(_)) => Poll::Ready(Err(closed())),
             Poll::Ready(Ok(())) => {
                 let chunk = &data[..data.len().min(CHUNK)];
-                self.outbound
-                    .send_item(Bytes::copy_from_slice(chunk))
-                    .map_err(|_| closed())?;
+                self.outbound.send_item(Bytes::copy_from_slice(chunk)).map_err(|_| closed())?;
                 Poll::Ready(Ok(chunk.len()))
             }
         }

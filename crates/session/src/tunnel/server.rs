@@ -17,8 +17,9 @@ where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     D: Dispatcher,
 {
-    let limits =
-        Limits::default().with_max_message_size(MAX_MESSAGE).with_max_request_body_size(MAX_MESSAGE);
+    let limits = Limits::default()
+        .with_max_message_size(MAX_MESSAGE)
+        .with_max_request_body_size(MAX_MESSAGE);
     // Bytes in the tunnel are local or already compressed: gzip would only cost time.
     let service = ConnectRpcService::new(dispatcher)
         .with_limits(limits)

@@ -46,7 +46,8 @@ fn collect(
     out: &mut BTreeMap<String, String>,
     inodes: &mut BTreeMap<u64, String>,
 ) {
-    let mut entries: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for entry in entries {
         let name = entry.strip_prefix(root).unwrap().display().to_string();

@@ -24,6 +24,8 @@ const MAX_DEPTH: usize = 1024;
 pub(super) struct CopyOptions {
     /// New owner, ids on disk; `None` keeps the source's.
     pub(super) owner: Option<(u32, u32)>,
+    /// Owner of directories made on the way when `owner` is `None`; ids on disk.
+    pub(super) parents: (u32, u32),
     /// New modification time in nanoseconds; `None` keeps the source's.
     pub(super) mtime: Option<i64>,
     /// New permission bits.
@@ -58,7 +60,7 @@ struct Pending {
 
 impl CopyOptions {
     fn parent_owner(&self) -> Ownership {
-        let (uid, gid) = self.owner.unwrap_or((0, 0));
+        let (uid, gid) = self.owner.unwrap_or(self.parents);
         Ownership { uid, gid, mtime: self.mtime }
     }
 

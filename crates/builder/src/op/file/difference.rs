@@ -79,6 +79,8 @@ impl Walk<'_> {
         let exclude: &[String] = if with_content { &[] } else { &["**".to_owned()] };
         let options = CopyOptions {
             owner: None,
+            // Parents are made first, with the attributes they have in the upper tree.
+            parents: (0, 0),
             mtime: None,
             mode: ModeChange::Keep,
             selection: Selection::new(&[], exclude).map_err(io::Error::other)?,

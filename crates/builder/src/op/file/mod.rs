@@ -205,6 +205,7 @@ pub(crate) fn copy(
     }
     let options = CopyOptions {
         owner: maker.owner,
+        parents: maker.root,
         mtime: time(action.timestamp),
         mode: mode_of(action)?,
         selection: Selection::new(&action.include_patterns, &action.exclude_patterns)?,
@@ -278,6 +279,8 @@ pub(crate) fn copy_everything(
 ) -> io::Result<()> {
     let options = CopyOptions {
         owner,
+        // Every directory comes from the source; none is made on the way.
+        parents: owner.unwrap_or((0, 0)),
         mtime: None,
         mode: ModeChange::Keep,
         selection: Selection::default(),

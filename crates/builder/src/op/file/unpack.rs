@@ -57,6 +57,7 @@ pub(super) fn try_unpack(
             let result = unpack(file, &directory, &move |_| Some(owner.0)).and_then(|()| {
                 let options = CopyOptions {
                     owner: Some(owner),
+                    parents: owner,
                     mtime: None,
                     mode: ModeChange::Keep,
                     selection: Selection::default(),

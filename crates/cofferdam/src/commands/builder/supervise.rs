@@ -105,7 +105,8 @@ fn enclose(
 async fn watch(builder: &mut Supervised, gate: &mut Child, stop: &mut Stop) -> anyhow::Result<ExitCode> {
     let mut deadline = Instant::now() + NEVER;
     let mut stopping = false;
-    let mut gate_lost = false;
+    let mut gate_ended = false;
+    let mut failed = false;
     loop {
         tokio::select! {
             exit = builder.exited() => {
@@ -114,7 +115,7 @@ async fn watch(builder: &mut Supervised, gate: &mut Child, stop: &mut Stop) -> a
                     tracing::error!(code, "the builder failed");
                 }
                 let code = u8::try_from(code).unwrap_or(1);
-                return Ok(if gate_lost { ExitCode::FAILURE } else { ExitCode::from(code) });
+                return Ok(if failed { ExitCode::FAILURE } else { ExitCode::from(code) });
             }
             signal = stop.next() => {
                 if stopping {
@@ -126,10 +127,15 @@ async fn watch(builder: &mut Supervised, gate: &mut Child, stop: &mut Stop) -> a
                 tracing::info!("the builder was told to stop");
                 builder.signal(signal)?;
             }
-            status = gate.wait(), if !gate_lost => {
+            status = gate.wait(), if !gate_ended => {
+                gate_ended = true;
+                // It succeeds when the builder has closed the socket: then the builder's own end is near.
+                if stopping || status.as_ref().is_ok_and(std::process::ExitStatus::success) {
+                    continue;
+                }
                 // Steps would fail one by one without saying why; a builder cannot be given another gate.
                 tracing::error!(status = ?status.ok(), "the gate is gone: stopping the builder");
-                gate_lost = true;
+                failed = true;
                 stopping = true;
                 deadline = Instant::now() + PATIENCE;
                 builder.signal(Signal::TERM)?;

@@ -44,13 +44,17 @@ async fn proc_is_masked(bench: Arc<Bench>) {
 }
 
 async fn sys_is_empty(bench: Arc<Bench>) {
-    assert_eq!(bench.output("ls -A /sys; touch /sys/x 2>/dev/null || echo refused").await, "refused\n");
+    assert_eq!(
+        bench.output("ls -A /sys; touch /sys/x 2>/dev/null || echo refused").await,
+        "refused\n"
+    );
 }
 
 async fn nothing_of_the_builder_is_seen(bench: Arc<Bench>) {
     let mounts = bench.output("cut -d' ' -f5 /proc/self/mountinfo | sort -u").await;
     for line in mounts.lines() {
-        let known = line == "/" || ["/proc", "/dev", "/sys", "/etc/"].iter().any(|top| line.starts_with(top));
+        let known = line == "/"
+            || ["/proc", "/dev", "/sys", "/etc/"].iter().any(|top| line.starts_with(top));
         assert!(known, "{line}");
     }
     assert_eq!(bench.output("ls /store /run/cofferdam 2>/dev/null; echo none").await, "none\n");
@@ -59,7 +63,9 @@ async fn nothing_of_the_builder_is_seen(bench: Arc<Bench>) {
 }
 
 async fn resolver_files_are_generated_and_read_only(bench: Arc<Bench>) {
-    let mut spec = bench.script("cat /etc/resolv.conf /etc/hosts; (echo x >> /etc/hosts) 2>/dev/null || echo refused");
+    let mut spec = bench.script(
+        "cat /etc/resolv.conf /etc/hosts; (echo x >> /etc/hosts) 2>/dev/null || echo refused",
+    );
     spec.resolv_conf = b"nameserver 10.206.0.1\n".to_vec();
     spec.hosts = vec![("192.0.2.7".parse().unwrap(), "mirror".into())];
     spec.hostname = "here".into();
@@ -79,7 +85,10 @@ async fn stubs_are_gone_afterwards(bench: Arc<Bench>) {
     let before = fs::metadata(bench.entered.store.join("base/etc")).unwrap().modified().unwrap();
     let output = bench.run(spec).await;
     assert!(output.exit.success());
-    assert_eq!(listing(&root.upper), ["etc FileType { is_file: false, is_dir: true, is_symlink: false, .. }"]);
+    assert_eq!(
+        listing(&root.upper),
+        ["etc FileType { is_file: false, is_dir: true, is_symlink: false, .. }"]
+    );
     assert_eq!(fs::metadata(root.upper.join("etc")).unwrap().modified().unwrap(), before);
     let settled: Vec<&Path> = output.exit.settled_parents.iter().map(AsRef::as_ref).collect();
     assert_eq!(settled, [Path::new("/"), Path::new("/etc")]);
@@ -92,7 +101,8 @@ async fn stubs_are_gone_afterwards(bench: Arc<Bench>) {
 
 async fn work_below_a_stub_stays(bench: Arc<Bench>) {
     let root = bench.root();
-    let mut spec = bench.spec(&root, &["sh", "-c", "echo x > /root/.cache/kept; echo y > /root/.cache/pip/unkept"]);
+    let mut spec = bench
+        .spec(&root, &["sh", "-c", "echo x > /root/.cache/kept; echo y > /root/.cache/pip/unkept"]);
     spec.mounts.push(bind_new(&bench, "/root/.cache/pip"));
     assert!(bench.run(spec).await.exit.success());
     assert!(root.upper.join("root/.cache/kept").is_file());
@@ -116,7 +126,11 @@ async fn links_to_a_canary_are_not_followed(bench: Arc<Bench>) {
     let before = listing(&canary);
     for name in ["dev", "proc", "sys", "etc", "run", "mnt", "etc/resolv.conf"] {
         for absolute in [true, false] {
-            let target = if absolute { canary.clone() } else { Path::new("../../../../../..").join(canary.strip_prefix("/").unwrap()) };
+            let target = if absolute {
+                canary.clone()
+            } else {
+                Path::new("../../../../../..").join(canary.strip_prefix("/").unwrap())
+            };
             let root = bench.root_on(|layer| {
                 if let Some(parent) = Path::new(name).parent() {
                     fs::create_dir_all(layer.join(parent)).unwrap();
@@ -130,7 +144,11 @@ async fn links_to_a_canary_are_not_followed(bench: Arc<Bench>) {
             spec.cwd = "/mnt/made".into();
             let result = bench.try_run(spec).await;
             if ["dev", "proc", "sys", "etc/resolv.conf"].contains(&name) {
-                assert!(matches!(&result, Err(LaunchError::Root { .. })), "{name}: {:?}", result.map(|output| output.exit));
+                assert!(
+                    matches!(&result, Err(LaunchError::Root { .. })),
+                    "{name}: {:?}",
+                    result.map(|output| output.exit)
+                );
             } else {
                 assert!(result.is_ok(), "{name}: {:?}", result.err());
             }
@@ -142,10 +160,15 @@ async fn links_to_a_canary_are_not_followed(bench: Arc<Bench>) {
 }
 
 async fn reserved_destinations_are_refused(bench: Arc<Bench>) {
-    for dest in ["/proc", "/proc/self/attr", "/sys/fs/cgroup", "/dev", "/", "/x/../dev", "/dev/null"] {
+    for dest in
+        ["/proc", "/proc/self/attr", "/sys/fs/cgroup", "/dev", "/", "/x/../dev", "/dev/null"]
+    {
         let mut spec = bench.script("true");
         spec.mounts.push(bind("/usr/bin", dest, true));
-        assert!(matches!(bench.try_run(spec).await.err(), Some(LaunchError::Root { .. })), "{dest}");
+        assert!(
+            matches!(bench.try_run(spec).await.err(), Some(LaunchError::Root { .. })),
+            "{dest}"
+        );
     }
     let root = bench.root_on(|layer| symlink("/proc/self", layer.join("me")).unwrap());
     let mut spec = bench.spec(&root, &["true"]);
@@ -161,7 +184,11 @@ async fn read_only_root(bench: Arc<Bench>) {
     let mut spec = bench.spec(&root, &["sh", "-c", "touch /x 2>/dev/null || echo refused; touch /tmp/x && echo tmp; touch /dev/shm/x && echo shm"]);
     spec.readonly_root = true;
     spec.cwd = "/made".into();
-    spec.mounts.push(Mount { dest: "/tmp".into(), source: MountSource::Tmpfs { size: None }, readonly: false });
+    spec.mounts.push(Mount {
+        dest: "/tmp".into(),
+        source: MountSource::Tmpfs { size: None },
+        readonly: false,
+    });
     let output = bench.run(spec).await;
     assert_eq!(output.stdout, "refused\ntmp\nshm\n", "{}", output.stderr);
     assert!(!root.upper.join("dev").exists() && !root.upper.join("etc/hosts").exists());
@@ -177,7 +204,11 @@ async fn mounts(bench: Arc<Bench>) {
     let out = bench.directory("out");
     bench.own(&out);
     spec.mounts.push(bind(&out, "/out", false));
-    spec.mounts.push(Mount { dest: "/small".into(), source: MountSource::Tmpfs { size: Some(1 << 20) }, readonly: false });
+    spec.mounts.push(Mount {
+        dest: "/small".into(),
+        source: MountSource::Tmpfs { size: Some(1 << 20) },
+        readonly: false,
+    });
     spec.mounts[1].readonly = true;
     // A mount point below a read-only mount has to be there already.
     fs::create_dir(dir.join("deeper")).unwrap();
@@ -225,7 +256,9 @@ async fn secret_files_leave_nothing(bench: Arc<Bench>) {
 }
 
 async fn shm_has_a_size(bench: Arc<Bench>) {
-    let mut spec = bench.script("dd if=/dev/zero of=/dev/shm/x bs=1024 count=2048 2>/dev/null || stat -c %s /dev/shm/x");
+    let mut spec = bench.script(
+        "dd if=/dev/zero of=/dev/shm/x bs=1024 count=2048 2>/dev/null || stat -c %s /dev/shm/x",
+    );
     spec.shm_size = Some(1 << 20);
     assert_eq!(bench.run(spec).await.stdout, "1048576\n");
 }

@@ -66,9 +66,11 @@ async fn sockets_are_denied(bench: Arc<Bench>) {
     for name in ["unix", "inet", "route", "ping"] {
         assert_eq!(results[name], "done", "{name}");
     }
-    for name in ["netfilter", "xfrm", "packet", "alg", "vsock", "key", "rxrpc", "raw", "tipc-pair"] {
+    for name in ["netfilter", "xfrm", "packet", "alg", "vsock", "key", "rxrpc", "raw", "tipc-pair"]
+    {
         assert_eq!(results[name], "EPERM", "{name}");
     }
+    assert_eq!(results["audit"], "EPROTONOSUPPORT");
     let mut spec = bench.probe(&["sockets"]);
     spec.security = Security::Insecure;
     let output = bench.run(spec).await;
@@ -83,7 +85,9 @@ async fn other_processes_are_out_of_reach(bench: Arc<Bench>) {
 }
 
 async fn nested_namespaces_are_forbidden(bench: Arc<Bench>) {
-    let output = bench.run(bench.script("unshare -U true; echo $?; cat /proc/sys/user/max_user_namespaces")).await;
+    let output = bench
+        .run(bench.script("unshare -U true; echo $?; cat /proc/sys/user/max_user_namespaces"))
+        .await;
     assert_eq!(output.stdout, "1\n0\n");
 }
 
@@ -93,7 +97,8 @@ async fn set_user_id_gains_only_container_root(bench: Arc<Bench>) {
         std::fs::create_dir_all(layer.join("opt")).unwrap();
         // Not busybox, which gives privileges up by itself.
         std::fs::copy(crate::bench::PROBE, layer.join("opt/id")).unwrap();
-        std::fs::set_permissions(layer.join("opt/id"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(layer.join("opt/id"), std::fs::Permissions::from_mode(0o755))
+            .unwrap();
     };
     let root = bench.root_on(fill);
     // Set the bit from inside: giving the file away has cleared it.
@@ -109,7 +114,9 @@ async fn set_user_id_gains_only_container_root(bench: Arc<Bench>) {
 }
 
 async fn no_network_is_loopback_only(bench: Arc<Bench>) {
-    let output = bench.output("cut -d: -f1 /proc/net/dev | sed 1,2d | tr -d ' '; wc -l < /proc/net/route").await;
+    let output = bench
+        .output("cut -d: -f1 /proc/net/dev | sed 1,2d | tr -d ' '; wc -l < /proc/net/route")
+        .await;
     assert_eq!(output, "lo\n1\n");
     for uid in [0, 1000] {
         let mut spec = bench.probe(&["ping", "127.0.0.1"]);
@@ -131,7 +138,10 @@ async fn gate_network_has_one_device(bench: Arc<Bench>) {
     let output = String::from_utf8_lossy(&bytes[..length]).into_owned();
     assert!(exit.success(), "{output}");
     assert!(output.starts_with("eth0\nlo\n"), "{output}");
-    assert!(output.contains(&format!("inet addr:{STEP_ADDRESS}")) && output.contains("MTU:65520"), "{output}");
+    assert!(
+        output.contains(&format!("inet addr:{STEP_ADDRESS}")) && output.contains("MTU:65520"),
+        "{output}"
+    );
     assert!(output.contains("0.0.0.0         10.206.0.1"), "{output}");
     assert!(!output.contains("power") && !output.contains("inet6"), "{output}");
     drop(tun);
@@ -145,7 +155,10 @@ async fn gate_network_has_one_device(bench: Arc<Bench>) {
     let length = rustix::io::read(&tun, &mut packet).unwrap();
     assert!(length >= 28);
     assert_eq!((packet[0] >> 4, packet[9]), (4, 1));
-    assert_eq!((&packet[12..16], &packet[16..20]), (&STEP_ADDRESS.octets()[..], &[192, 0, 2, 1][..]));
+    assert_eq!(
+        (&packet[12..16], &packet[16..20]),
+        (&STEP_ADDRESS.octets()[..], &[192, 0, 2, 1][..])
+    );
 }
 
 async fn host_network_is_the_builders(bench: Arc<Bench>) {
@@ -161,7 +174,9 @@ async fn abstract_sockets_stop_at_the_namespace(bench: Arc<Bench>) {
     let name = format!("cofferdam-canary-{}", std::process::id());
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let _listener = std::os::unix::net::UnixListener::bind_addr(&address).unwrap();
-    for (network, expected) in [(Network::None, "abstract refused\n"), (Network::Host, "abstract done\n")] {
+    for (network, expected) in
+        [(Network::None, "abstract refused\n"), (Network::Host, "abstract done\n")]
+    {
         let mut spec = bench.probe(&["abstract", &name]);
         spec.network = network;
         assert_eq!(bench.run(spec).await.stdout, expected, "{network:?}");
@@ -179,7 +194,11 @@ async fn insecure_has_capabilities_of_its_own_namespace_only(bench: Arc<Bench>) 
 }
 
 async fn devices_cannot_be_made(bench: Arc<Bench>) {
-    let output = bench.run(bench.script("mknod /tmp/kmsg c 1 11; mknod /dev/kmsg c 1 11; mknod /dev/shm/mem c 1 1; ls /dev")).await;
+    let output = bench
+        .run(bench.script(
+            "mknod /tmp/kmsg c 1 11; mknod /dev/kmsg c 1 11; mknod /dev/shm/mem c 1 1; ls /dev",
+        ))
+        .await;
     assert_eq!(output.stderr.matches("not permitted").count(), 3, "{}", output.stderr);
     let expected = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";
     assert_eq!(output.stdout.split_whitespace().collect::<Vec<_>>().join(" "), expected);

@@ -58,7 +58,12 @@ async fn process_limit(bench: Arc<Bench>) {
     let output = bench.run(spec).await;
     assert!(output.stderr.contains("can't fork"), "{}", output.stderr);
     let mut spec = bench.script("true");
-    spec.limits = Limits { cpu_quota: Some(50_000), cpu_shares: Some(512), cpuset_cpus: Some("0".into()), ..Limits::default() };
+    spec.limits = Limits {
+        cpu_quota: Some(50_000),
+        cpu_shares: Some(512),
+        cpuset_cpus: Some("0".into()),
+        ..Limits::default()
+    };
     assert!(bench.run(spec).await.exit.success());
 }
 
@@ -133,7 +138,9 @@ fn helpers() -> Vec<i32> {
         stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<i32>().ok()
     };
     let own = i32::try_from(std::process::id()).unwrap();
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
     pids.filter(|pid| parent(*pid).and_then(parent) == Some(own)).collect()
 }
 
@@ -197,7 +204,10 @@ pub(super) async fn smoke(bench: &Arc<Bench>) -> ExitCode {
     let mut spec = bench.script("true");
     spec.limits.memory = Some(1 << 28);
     let limited = bench.try_run(spec).await;
-    println!("limits {}", match limited { Ok(_) => "work".to_owned(), Err(error) => error.to_string() });
+    match limited {
+        Ok(_) => println!("limits work"),
+        Err(error) => println!("limits: {error}: {}", std::error::Error::source(&error).unwrap()),
+    }
     ExitCode::SUCCESS
 }
 

@@ -30,7 +30,11 @@ macro_rules! cases {
 pub(crate) use cases;
 
 fn all() -> Vec<(&'static str, Case)> {
-    [filesystem::CASES, kernel::CASES, lifecycle::CASES, process::CASES].into_iter().flatten().copied().collect()
+    [filesystem::CASES, kernel::CASES, lifecycle::CASES, process::CASES]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect()
 }
 
 pub(crate) fn main(entered: Entered) -> ExitCode {
@@ -38,7 +42,8 @@ pub(crate) fn main(entered: Entered) -> ExitCode {
     let role = args.get(1).map_or("cases", String::as_str);
     let config = LauncherConfig { helpers: 2, ids: entered.ids, cgroup: entered.cgroup.clone() };
     let preforked = Launcher::prefork(config).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let launcher = preforked.attach(runtime.handle()).unwrap();
     let bench = Arc::new(Bench::new(launcher, entered));
     match role {

@@ -54,9 +54,15 @@ async fn command_lookup(bench: Arc<Bench>) {
         }
     };
     let (message, code) = refused(&["absent"], &[]).await;
-    assert_eq!((message.as_str(), code), (r#"exec: "absent": executable file not found in $PATH"#, 127));
+    assert_eq!(
+        (message.as_str(), code),
+        (r#"exec: "absent": executable file not found in $PATH"#, 127)
+    );
     let (message, code) = refused(&["/absent"], &[]).await;
-    assert_eq!((message.as_str(), code), (r#"exec: "/absent": stat /absent: no such file or directory"#, 127));
+    assert_eq!(
+        (message.as_str(), code),
+        (r#"exec: "/absent": stat /absent: no such file or directory"#, 127)
+    );
     let (_, code) = refused(&["sh"], &["PATH=/nowhere"]).await;
     assert_eq!(code, 127);
     let (message, code) = refused(&["/etc/passwd"], &[]).await;
@@ -71,7 +77,8 @@ async fn user_and_groups(bench: Arc<Bench>) {
     assert_eq!(bench.run(spec).await.stdout.trim(), "uid=1000(app) gid=1001 groups=5,6");
     let output = bench.output("id -u; id -g; id -G").await;
     assert_eq!(output, "0\n0\n0\n");
-    let map = bench.output("cat /proc/self/uid_map /proc/self/gid_map; cat /proc/self/setgroups").await;
+    let map =
+        bench.output("cat /proc/self/uid_map /proc/self/gid_map; cat /proc/self/setgroups").await;
     let fields: Vec<&str> = map.split_whitespace().collect();
     // As seen from the outermost namespace that maps it, which for the step is the builder's.
     assert_eq!(fields[0], "0");
@@ -137,7 +144,8 @@ async fn no_descriptors(bench: Arc<Bench>) {
 async fn limits_of_the_process(bench: Arc<Bench>) {
     let output = bench.output("ulimit -c; ulimit -Sn").await;
     // The default, or what this machine lets the builder have.
-    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let own =
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     assert_eq!(output, format!("0\n{}\n", own.min(65_536)));
     let mut spec = bench.script("ulimit -Sn; ulimit -Hn");
     spec.ulimits = vec![Ulimit { name: "nofile".into(), soft: 100, hard: 200 }];
@@ -148,7 +156,8 @@ async fn limits_of_the_process(bench: Arc<Bench>) {
 }
 
 async fn signals_are_default(bench: Arc<Bench>) {
-    let output = bench.output("grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status | cut -f2 | sort -u").await;
+    let output =
+        bench.output("grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status | cut -f2 | sort -u").await;
     assert_eq!(output, "0000000000000000\n");
 }
 
@@ -162,9 +171,15 @@ async fn working_directory(bench: Arc<Bench>) {
         let mut spec = bench.script("pwd; ls");
         spec.cwd = format!("/proc/self/fd/{number}");
         let result = bench.try_run(spec).await;
-        assert!(matches!(&result, Err(LaunchError::Root { .. })), "descriptor {number}: {:?}", result.map(|output| output.stdout));
+        assert!(
+            matches!(&result, Err(LaunchError::Root { .. })),
+            "descriptor {number}: {:?}",
+            result.map(|output| output.stdout)
+        );
     }
-    let root = bench.root_on(|layer| std::os::unix::fs::symlink("/proc/self/fd/7/../..", layer.join("trap")).unwrap());
+    let root = bench.root_on(|layer| {
+        std::os::unix::fs::symlink("/proc/self/fd/7/../..", layer.join("trap")).unwrap()
+    });
     let mut spec = bench.spec(&root, &["pwd"]);
     spec.cwd = "/trap".into();
     assert!(bench.try_run(spec).await.is_err());
@@ -180,7 +195,8 @@ async fn streams_can_be_reopened(bench: Arc<Bench>) {
     drop(writer);
     let (stdout, sink) = rustix::pipe::pipe().unwrap();
     let other = rustix::io::dup(&sink).unwrap();
-    let mut running = bench.launcher.run(bench.script("cat"), sink, other, Some(reader)).await.unwrap();
+    let mut running =
+        bench.launcher.run(bench.script("cat"), sink, other, Some(reader)).await.unwrap();
     assert!(running.wait().await.unwrap().success());
     let mut bytes = [0; 16];
     let length = rustix::io::read(&stdout, &mut bytes).unwrap();
@@ -189,7 +205,11 @@ async fn streams_can_be_reopened(bench: Arc<Bench>) {
 
 async fn large_arguments(bench: Arc<Bench>) {
     let mut spec = bench.script("echo ${#A}");
-    spec.env = vec![format!("A={}", "x".repeat(120_000)), format!("B={}", "y".repeat(120_000)), format!("C={}", "\u{1}".repeat(120_000))];
+    spec.env = vec![
+        format!("A={}", "x".repeat(120_000)),
+        format!("B={}", "y".repeat(120_000)),
+        format!("C={}", "\u{1}".repeat(120_000)),
+    ];
     for number in 0..200 {
         spec.mounts.push(bind("/usr/bin", &format!("/mnt/{number:03}{}", "z".repeat(200)), true));
     }

@@ -236,8 +236,7 @@ fn apply(
         }
         if receiver.is_ready() {
             receiver.settle()?;
-            let finished =
-                Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() };
+            let finished = Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() };
             if answers.send(finished).is_err() {
                 return Err(ReceiveError::Ended);
             }

@@ -185,6 +185,19 @@ impl Receiver {
         let mode = GoMode(stat.mode).without_socket();
         let kind = mode.file_type();
         let kind = kind.ok_or_else(|| invalid(format!("impossible mode of {path}")))?;
+        self.place(id, stat, path, name, mode, kind)
+    }
+
+    /// Applies an entry that is in order to the directory on top.
+    fn place(
+        &mut self,
+        id: u32,
+        stat: &StatView<'_>,
+        path: &str,
+        name: &str,
+        mode: GoMode,
+        kind: FileType,
+    ) -> Result<Step, ReceiveError> {
         let attributes = self.disk.attributes(stat, mode)?;
         let existing = self.existing(path, name)?;
         match kind {
@@ -236,8 +249,7 @@ impl Receiver {
         self.announced += 1;
         self.received.entries += 1;
         self.options.progress.add_entry();
-        let xattrs: usize =
-            stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let xattrs: usize = stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.metadata_bytes += (stat.path.len() + stat.linkname.len() + xattrs) as u64;
         if self.metadata_bytes > limits.max_metadata_bytes {
             return Err(ReceiveError::Limit { limit: "the size of paths and attributes" });
@@ -324,7 +336,9 @@ impl Receiver {
         existing: Option<&Existing>,
     ) -> Result<(), ReceiveError> {
         let Some(kept) = self.files.get(target) else {
-            return Err(invalid(format!("hard link {path} to {target:?}, which was not announced")));
+            return Err(invalid(format!(
+                "hard link {path} to {target:?}, which was not announced"
+            )));
         };
         if let (Some(kept), Some(existing)) = (kept, existing)
             && existing.is_file()
@@ -349,7 +363,7 @@ impl Receiver {
         if let Some(existing) = &existing
             && self.options.compare == Compare::Metadata
             && existing.is_file()
-            && i64::try_from(existing.size()).is_ok_and(|size| size == stat.size)
+            && existing.size() == stat.size
             && existing.matches(&attributes, true)
             && (!existing.has_links() || self.kept_inodes.insert(existing.inode()))
         {

@@ -241,7 +241,11 @@ async fn converse(
             }
             // The end of the announcements may be answered before its task is seen to end.
             Some(PacketType::PACKET_FIN) if shelf.announced.load(Ordering::Acquire) => {
-                return if announced { Ok(()) } else { walker.await.unwrap_or(Err(SendError::Ended)) };
+                return if announced {
+                    Ok(())
+                } else {
+                    walker.await.unwrap_or(Err(SendError::Ended))
+                };
             }
             Some(PacketType::PACKET_ERR) => {
                 let text = String::from_utf8_lossy(view.data);

@@ -83,8 +83,7 @@ impl Shelf {
     pub(super) fn serve(&self) {
         let mut buffer = vec![0; CHUNK];
         loop {
-            let next =
-                self.requests.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let next = self.requests.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
             let Some(request) = next else { return };
             if self.file(&request, &mut buffer).is_none() {
                 return;

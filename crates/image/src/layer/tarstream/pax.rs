@@ -1,6 +1,6 @@
 //! PAX extended headers: `"<length> <key>=<value>\n"` records, strictly.
 
-use super::super::limits::MAX_XATTRS;
+use crate::layer::limits::MAX_XATTRS;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 

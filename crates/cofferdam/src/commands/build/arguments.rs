@@ -1,0 +1,267 @@
+//! Arguments of `cofferdam build`, by the names `docker build` and `docker buildx build` have for them.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+/// What was asked for; nothing is read or checked yet that needs more than the text itself.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct BuildArgs {
+    /// Build context: a directory, the URL of a git repository or archive, or - for an archive or Dockerfile on standard input
+    #[arg(value_name = "PATH|URL|-", default_value = ".")]
+    pub(crate) context: String,
+
+    /// Dockerfile [default: PATH/Dockerfile]; - reads it from standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<String>,
+
+    /// Name of the image, NAME[:TAG]; may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) tag: Vec<String>,
+
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) inputs: InputArgs,
+
+    #[command(flatten)]
+    pub(crate) steps: StepArgs,
+
+    #[command(flatten)]
+    pub(crate) outputs: OutputArgs,
+
+    #[command(flatten)]
+    pub(crate) caches: CacheArgs,
+
+    #[command(flatten)]
+    pub(crate) display: DisplayArgs,
+
+    #[command(flatten)]
+    pub(crate) builder: BuilderChoice,
+}
+
+/// What the build may read besides its context.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Inputs")]
+pub(crate) struct InputArgs {
+    /// Value of an ARG; KEY alone takes it from the environment; may be repeated
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub(crate) build_arg: Vec<String>,
+
+    /// Further context: a directory, docker-image://, oci-layout://, a git or http(s) URL; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) build_context: Vec<String>,
+
+    /// Secret for steps that mount it: id=ID[,src=FILE|,env=NAME]; may be repeated
+    #[arg(long, value_name = "SECRET")]
+    pub(crate) secret: Vec<String>,
+
+    /// SSH agent or keys for steps that mount them: default or ID[=SOCKET|KEY[,KEY]]; may be repeated
+    #[arg(long, value_name = "SSH")]
+    pub(crate) ssh: Vec<String>,
+
+    /// Platforms to build for, such as linux/amd64,linux/arm64
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
+
+    /// Look for newer versions of all images
+    #[arg(long)]
+    pub(crate) pull: bool,
+}
+
+/// How steps run.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Steps")]
+pub(crate) struct StepArgs {
+    /// Privilege for the build: network.host, security.insecure; may be repeated
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+
+    /// Line for /etc/hosts, HOST:IP; may be repeated
+    #[arg(long, value_name = "HOST:IP")]
+    pub(crate) add_host: Vec<String>,
+
+    /// Network of RUN steps: default, none or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) network: Option<String>,
+
+    /// Size of /dev/shm, such as 64m
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) shm_size: Option<String>,
+
+    /// Resource limit, NAME=SOFT[:HARD]; may be repeated
+    #[arg(long, value_name = "ULIMIT")]
+    pub(crate) ulimit: Vec<String>,
+
+    /// Control group that the steps' groups are made in
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) cgroup_parent: Option<String>,
+}
+
+/// Where the result goes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Outputs")]
+pub(crate) struct OutputArgs {
+    /// Directory, - for a tar on standard output, or type=image|oci|docker|tar|local[,KEY=VALUE]; may be repeated
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub(crate) output: Vec<String>,
+
+    /// Push the image: type=image,push=true
+    #[arg(long)]
+    pub(crate) push: bool,
+
+    /// Load the image into docker or podman: type=docker
+    #[arg(long)]
+    pub(crate) load: bool,
+
+    /// Label of the image; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+
+    /// Write the image's digest to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+
+    /// Write what the build answered to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+
+    /// Only false: lists of what is in an image cannot be made yet
+    #[arg(long, value_name = "FALSE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) sbom: Option<String>,
+
+    /// Only false: statements of how an image was built cannot be made yet
+    #[arg(long, value_name = "FALSE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) provenance: Option<String>,
+}
+
+/// What is reused.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Cache")]
+pub(crate) struct CacheArgs {
+    /// Reuse no results
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+
+    /// Reuse no results of these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+
+    /// Cache to read: an image name or type=registry|local,KEY=VALUE; may be repeated
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache_from: Vec<String>,
+
+    /// Cache to write: inline, an image name or type=registry|local|inline,KEY=VALUE; may be repeated
+    #[arg(long, value_name = "CACHE")]
+    pub(crate) cache_to: Vec<String>,
+}
+
+/// What is shown.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Display")]
+pub(crate) struct DisplayArgs {
+    /// How to show progress
+    #[arg(long, value_name = "MODE", value_enum, env = "BUILDKIT_PROGRESS", default_value_t)]
+    pub(crate) progress: ProgressMode,
+
+    /// Show no progress; print the image's digest on success
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// Show the messages of the builder this command starts
+    #[arg(short = 'D', long, action = ArgAction::SetTrue)]
+    pub(crate) debug: bool,
+}
+
+/// Which builder does it.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Builder")]
+pub(crate) struct BuilderChoice {
+    /// Builder to use, unix://PATH or tcp://HOST:PORT [default: $COFFERDAM_BUILDER, $BUILDKIT_HOST, or one of its own]
+    #[arg(long = "addr", alias = "builder-addr", value_name = "ADDR")]
+    pub(crate) address: Option<String>,
+
+    /// State of the builder this command starts
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+
+    /// Configuration of the builder this command starts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Ways to show progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// tty on a terminal, else plain
+    #[default]
+    Auto,
+    /// A display that is redrawn
+    Tty,
+    /// Lines of text
+    Plain,
+    /// The builder's messages, one JSON object a line
+    Rawjson,
+    /// Nothing
+    Quiet,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Whole {
+        #[command(flatten)]
+        args: BuildArgs,
+    }
+
+    fn parse(text: &str) -> Result<BuildArgs, clap::Error> {
+        let words = std::iter::once("build").chain(text.split_whitespace());
+        Whole::try_parse_from(words).map(|whole| whole.args)
+    }
+
+    #[test]
+    fn what_people_type() {
+        let args = parse(
+            "-f docker/Dockerfile -t a -t b:1 --target final --build-arg A=1 --build-arg B --secret id=x,src=y \
+             --ssh default --platform linux/amd64,linux/arm64 --no-cache --no-cache-filter one,two -o out \
+             --progress plain --cache-to inline --sbom=false --provenance=false -q dir",
+        )
+        .unwrap();
+        assert_eq!(args.context, "dir");
+        assert_eq!(args.file.as_deref(), Some("docker/Dockerfile"));
+        assert_eq!(args.tag, ["a", "b:1"]);
+        assert_eq!(args.inputs.build_arg, ["A=1", "B"]);
+        assert_eq!(args.inputs.secret, ["id=x,src=y"], "commas belong to the value");
+        assert_eq!(args.inputs.platform, ["linux/amd64", "linux/arm64"]);
+        assert_eq!(args.caches.no_cache_filter, ["one", "two"]);
+        assert_eq!(args.display.progress, ProgressMode::Plain);
+        assert_eq!(args.outputs.sbom.as_deref(), Some("false"));
+        assert!(args.display.quiet && args.caches.no_cache);
+    }
+
+    #[test]
+    fn defaults_and_spellings() {
+        assert_eq!(parse("").unwrap().context, ".");
+        assert_eq!(parse("-").unwrap().context, "-");
+        assert_eq!(parse("-o -").unwrap().outputs.output, ["-"]);
+        assert_eq!(parse("-f -").unwrap().file.as_deref(), Some("-"));
+        for spelling in ["--addr unix:///x", "--builder-addr=unix:///x"] {
+            assert_eq!(parse(spelling).unwrap().builder.address.as_deref(), Some("unix:///x"));
+        }
+        assert_eq!(parse("--sbom .").unwrap().outputs.sbom.as_deref(), Some("true"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for text in ["one two", "--progress loud", "--target", "--unknown"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A builder of this command's own: this program again, on a socket nobody else can reach, for the length of one build.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use cofferdam_client::Client;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::arguments::{BuilderChoice, DisplayArgs};
+use crate::commands::builder::Places;
+
+/// How long a new builder may take to answer; it needs a fraction of a second.
+const START: Duration = Duration::from_secs(30);
+
+/// Pause between attempts to reach it.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long it may take to end: the supervisor loses patience with the builder itself after 20 s.
+const STOP: Duration = Duration::from_secs(25);
+
+/// How much of its log is shown when it fails.
+const LOG_TAIL: i64 = 8 << 10;
+
+/// A directory that only this user can enter, removed with this value.
+#[derive(Debug)]
+pub(super) struct PrivateDir(PathBuf);
+
+impl PrivateDir {
+    /// Makes one with an unpredictable name below `$TMPDIR` or `/tmp`.
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+        let path = std::env::temp_dir().join(format!("cofferdam-{:016x}", u64::from_ne_bytes(random)));
+        std::fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        // What remains lies in a directory for temporary files.
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// A running builder. Ends with this value at the latest, and with this process in any case: it watches the pipe.
+#[derive(Debug)]
+pub(super) struct OwnBuilder {
+    child: Child,
+    pipe: Option<ChildStdin>,
+    socket: PathBuf,
+    log: Option<File>,
+    _dir: PrivateDir,
+    _turn: File,
+}
+
+impl OwnBuilder {
+    /// Starts one. Builds that use the same state take turns.
+    pub(super) fn start(choice: &BuilderChoice, display: &DisplayArgs) -> anyhow::Result<Self> {
+        let root = choice.root.clone().or_else(|| Places::of_this_user().root());
+        let root = root.context("say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set")?;
+        let turn = take_turn(&root)?;
+        let dir = PrivateDir::new()?;
+        let socket = dir.path().join("builder.sock");
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command.arg("builder").arg("--until-stdin-closes").arg("--root").arg(&root);
+        command.arg("--addr").arg(format!("unix://{}", socket.display()));
+        if let Some(config) = &choice.config {
+            command.arg("--config").arg(config);
+        }
+        let log = if display.debug {
+            command.arg("--debug");
+            None
+        } else {
+            Some(File::options().read(true).append(true).create_new(true).open(dir.path().join("log"))?)
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        if let Some(log) = &log {
+            command.stderr(log.try_clone()?);
+        }
+        // Ctrl-C is for this process: it cancels the build first, and then stops the builder.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = Command::from(command).spawn().context("start a builder")?;
+        let pipe = child.stdin.take();
+        Ok(Self { child, pipe, socket, log, _dir: dir, _turn: turn })
+    }
+
+    /// Waits until it answers.
+    pub(super) async fn connect(&mut self) -> anyhow::Result<Client> {
+        let address = format!("unix://{}", self.socket.display());
+        let deadline = Instant::now() + START;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(self.failure().context(format!("the builder could not start ({status})")));
+            }
+            // The socket listens before anybody serves it: only an answer counts.
+            if self.socket.exists()
+                && let Ok(client) = Client::connect(&address).await
+            {
+                return self.answered(client, deadline).await;
+            }
+            if Instant::now() > deadline {
+                bail!(self.failure().context("the builder does not listen"));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn answered(&mut self, client: Client, deadline: Instant) -> anyhow::Result<Client> {
+        let control = client.control();
+        let answer = control.info(Default::default());
+        tokio::select! {
+            answer = answer => match answer {
+                Ok(_) => Ok(client),
+                Err(error) => Err(self.failure().context(format!("the builder does not answer: {error}"))),
+            },
+            status = self.child.wait() => {
+                let status = status?;
+                Err(self.failure().context(format!("the builder could not start ({status})")))
+            }
+            () = tokio::time::sleep_until(deadline) => Err(self.failure().context("the builder does not answer")),
+        }
+    }
+
+    /// Ends it in good order; what it was still doing is cancelled.
+    pub(super) async fn stop(mut self) {
+        drop(self.pipe.take());
+        if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+            // Too late is no error; the pipe has said the same already.
+            kill_process(pid, Signal::TERM).ok();
+        }
+        if timeout(STOP, self.child.wait()).await.is_err() {
+            self.child.kill().await.ok();
+        }
+    }
+
+    /// The end of the builder's log, as an error.
+    fn failure(&mut self) -> anyhow::Error {
+        match self.log.as_mut().map(tail) {
+            Some(Ok(text)) if !text.trim().is_empty() => anyhow!("its last messages:\n{}", text.trim_end()),
+            _ => anyhow!("it left no message"),
+        }
+    }
+}
+
+fn tail(log: &mut File) -> std::io::Result<String> {
+    let length = i64::try_from(log.metadata()?.len()).unwrap_or(i64::MAX);
+    log.seek(SeekFrom::End(-length.min(LOG_TAIL)))?;
+    let mut bytes = Vec::new();
+    log.take(LOG_TAIL.unsigned_abs()).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A lock on the state below `root`, held as long as the file is open: two builders cannot share one store.
+fn take_turn(root: &Path) -> anyhow::Result<File> {
+    let mut name = root.file_name().context("--root names no directory")?.to_owned();
+    name.push(".lock");
+    let path = root.with_file_name(name);
+    let failed = || format!("lock {}", path.display());
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(failed)?;
+    }
+    let file = File::options().create(true).truncate(false).write(true).open(&path).with_context(failed)?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        writeln!(std::io::stderr(), "waiting for another build that uses {}", root.display()).ok();
+        flock(&file, FlockOperation::LockExclusive).with_context(failed)?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn private_directories_are_private_and_go_away() {
+        let dir = PrivateDir::new().unwrap();
+        let path = dir.path().to_owned();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(dir);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_build_at_a_time_uses_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("deep/root");
+        let turn = take_turn(&root).unwrap();
+        let other = File::options().write(true).open(dir.path().join("deep/root.lock")).unwrap();
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err());
+        drop(turn);
+        flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+    }
+}

@@ -1,0 +1,9 @@
+//! Ignore files and the patterns in them.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let patterns = cofferdam_dockerfile::ignore_patterns(data);
+    if let Ok(matcher) = cofferdam_session::patterns::Matcher::new(&patterns) {
+        matcher.matches("a/b/c");
+    }
+});

@@ -1,0 +1,53 @@
+//! A real `ssh-agent` with one key.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::process::Process;
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    dir: TempDir,
+    _process: Process,
+}
+
+impl Agent {
+    /// Starts one; `None` where OpenSSH's client is not installed.
+    ///
+    /// # Panics
+    /// When it is installed and does not work.
+    #[must_use]
+    pub fn start() -> Option<Self> {
+        if !Path::new("/usr/bin/ssh-agent").exists() {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("ssh-agent");
+        command.args(["-D", "-a"]).arg(dir.path().join("agent")).stdout(Stdio::null()).stderr(Stdio::null());
+        let agent = Self { _process: Process::start(command), dir };
+        for _ in 0..500 {
+            if agent.socket().exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let key = agent.dir.path().join("key");
+        let mut generate = Command::new("ssh-keygen");
+        generate.args(["-q", "-t", "ed25519", "-N", "", "-C", "key-of-the-test", "-f"]).arg(&key);
+        assert!(generate.status().unwrap().success());
+        let mut add = Command::new("ssh-add");
+        add.arg("-q").arg(&key).env("SSH_AUTH_SOCK", agent.socket());
+        assert!(add.status().unwrap().success());
+        Some(agent)
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent")
+    }
+}

@@ -1,0 +1,92 @@
+//! What a builder could leave behind on its host: processes, control groups, mounts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Names of the processes below `pid`, by process id, itself included.
+#[must_use]
+pub fn tree(pid: i32) -> BTreeMap<i32, String> {
+    let parents = processes();
+    let mut found = BTreeMap::new();
+    let mut todo = vec![pid];
+    while let Some(next) = todo.pop() {
+        let Some((_, name)) = parents.get(&next) else { continue };
+        found.insert(next, name.clone());
+        todo.extend(parents.iter().filter(|(_, (parent, _))| *parent == next).map(|(child, _)| *child));
+    }
+    found
+}
+
+/// Parent and name of every process that is alive.
+fn processes() -> BTreeMap<i32, (i32, String)> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name stands in parentheses and may hold anything.
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut fields = rest.split_whitespace();
+        let state = fields.next()?;
+        let parent = fields.next()?.parse().ok()?;
+        (state != "Z" && state != "X").then(|| (pid, (parent, name.to_owned())))
+    })
+    .collect()
+}
+
+/// Those of `pids` that still run under the same name.
+#[must_use]
+pub fn survivors(pids: &BTreeMap<i32, String>) -> BTreeMap<i32, String> {
+    let now = processes();
+    let same = |pid: &i32, name: &String| now.get(pid).is_some_and(|(_, current)| current == name);
+    pids.iter().filter(|(pid, name)| same(pid, name)).map(|(pid, name)| (*pid, name.clone())).collect()
+}
+
+/// Processes whose command line holds `mark`, with their host user ids.
+#[must_use]
+pub fn marked(mark: &str) -> Vec<(i32, u32)> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let words = String::from_utf8_lossy(&line).into_owned();
+        if !words.split('\0').any(|word| word == mark) {
+            return None;
+        }
+        let status = fs::read_to_string(entry.path().join("status")).ok()?;
+        let owner = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        Some((pid, owner.split_whitespace().next()?.parse().ok()?))
+    })
+    .collect()
+}
+
+/// Control groups of the builder whose supervisor is, or was, process `pid`.
+#[must_use]
+pub fn groups(pid: i32) -> Vec<PathBuf> {
+    let suffix = format!("-{pid}");
+    let mut found = Vec::new();
+    let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if directory.ends_with("cofferdam") && entry.file_name().to_string_lossy().ends_with(&suffix) {
+                found.push(entry.path());
+            }
+            todo.push(entry.path());
+        }
+    }
+    found
+}
+
+/// Mounts at or below `directory` that this process sees.
+///
+/// # Panics
+/// Without `/proc`.
+#[must_use]
+pub fn mounts(directory: &Path) -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let within = |line: &&str| line.split(' ').nth(4).is_some_and(|at| Path::new(at).starts_with(directory));
+    text.lines().filter(within).map(str::to_owned).collect()
+}

@@ -1,0 +1,37 @@
+//! Where things are: the program under test and the root filesystems to build on.
+
+use std::path::{Path, PathBuf};
+
+/// The `cofferdam` program that was built together with this test.
+///
+/// # Panics
+/// When it was not built: a test executable does not pull the program in.
+#[must_use]
+pub fn program() -> PathBuf {
+    let path = target().join("cofferdam");
+    assert!(path.exists(), "{} is missing: build it first with `make build` (cargo build -p cofferdam)", path.display());
+    path
+}
+
+/// A root filesystem made by `tests/images/make`, such as `busybox`.
+///
+/// # Panics
+/// When it was not made.
+#[must_use]
+pub fn test_image(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-images").join(format!("{name}.tar"));
+    assert!(path.exists(), "{} is missing: make it first with `make images`", path.display());
+    path
+}
+
+/// Whether this process is root of the host; some walls can only be tried by root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The directory with the profile's programs: test executables are in its `deps`.
+fn target() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.ancestors().nth(2).unwrap().to_owned()
+}
