@@ -10,7 +10,6 @@
 
 mod blocking;
 mod builder;
-mod bytes_body;
 mod cache;
 mod collect;
 mod config;

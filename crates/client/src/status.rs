@@ -6,6 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use buffa::MessageField;
 use buffa_types::google::protobuf::Timestamp;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use cofferdam_wire::moby::buildkit::v1::StatusResponse;
 use serde::{Serialize, Serializer};
@@ -49,6 +51,9 @@ pub struct VertexEntry {
     /// Why it failed; empty when it did not.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub error: String,
+    /// How long a cached result took to make, when the builder says so.
+    #[serde(skip)]
+    pub saved: Duration,
     /// The group it is shown in.
     #[serde(rename = "progressGroup", skip_serializing_if = "Option::is_none")]
     pub progress_group: Option<GroupEntry>,
@@ -185,6 +190,7 @@ impl From<StatusResponse> for SolveStatus {
             name: vertex.name,
             cached: vertex.cached,
             error: vertex.error,
+            saved: Duration::from_nanos(u64::try_from(vertex.savedNanoseconds).unwrap_or(0)),
             progress_group: vertex.progressGroup.into_option().map(|group| GroupEntry {
                 id: group.id,
                 name: group.name,

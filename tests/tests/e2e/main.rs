@@ -1,4 +1,24 @@
 //! Builds end to end: the real program, real registries, real sandboxes, and clients that are not ours.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on should stop where it is")]
 
-mod smoke;
+mod add;
+mod cache_transfer;
+mod caching;
+mod control;
+mod copy;
+mod credentials;
+mod failures;
+mod images;
+mod interruption;
+mod mounts;
+mod network;
+mod outputs;
+mod program;
+mod reproducible;
+mod run;
+mod secrets;
+mod settings;
+mod stages;
+mod users;
+mod variables;
+mod walls;

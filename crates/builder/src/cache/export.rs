@@ -17,7 +17,6 @@ use futures::FutureExt;
 use super::config::{CacheConfig, CacheLayer, CacheRecord, ChainedResult, LayerAnnotations, MEDIA_TYPE};
 use super::import::output_key;
 use crate::blocking::blocking;
-use crate::bytes_body::BytesBody;
 use crate::context::Context;
 use crate::export::layers::{PackedLayer, Packing, pack};
 use crate::failure::Failure;
@@ -207,7 +206,7 @@ async fn to_registry(
     let insecure = request.attrs.get("registry.insecure").is_some_and(|value| value == "true");
     let repository = context.repository_for_push(&reference, sessions.to_vec(), insecure)?;
     crate::export::push_blobs_of(&repository, layers).await?;
-    let body = BytesBody::new(config);
+    let body = Bytes::from(config);
     repository.push_blob(&manifest.config, &body, None).await.map_err(Failure::of)?;
     repository
         .push_manifest(media::OCI_MANIFEST, Bytes::from(bytes), reference.tag())

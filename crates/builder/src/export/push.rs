@@ -3,8 +3,6 @@
 //! Layers and config go first, manifests after them and the index last, so that a name never
 //! refers to something that is not there yet.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use cofferdam_image::Reference;
 use cofferdam_image::registry::{FileBody, Repository};
@@ -107,7 +105,7 @@ fn body(blob: &Blob) -> Result<FileBody, Failure> {
 }
 
 async fn push_bytes(repository: &Repository, document: &Document) -> Result<(), Failure> {
-    let body = Arc::new(crate::bytes_body::BytesBody::new(document.bytes.clone()));
-    repository.push_blob(&document.descriptor, &*body, None).await.map_err(Failure::of)?;
+    let body = Bytes::copy_from_slice(&document.bytes);
+    repository.push_blob(&document.descriptor, &body, None).await.map_err(Failure::of)?;
     Ok(())
 }

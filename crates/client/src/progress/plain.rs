@@ -30,7 +30,8 @@ struct Queue {
 #[derive(Default)]
 pub(super) struct Plain {
     queues: BTreeMap<usize, Queue>,
-    numbers: usize,
+    /// Number of each step: one that starts again speaks under its old one.
+    numbers: HashMap<usize, usize>,
     /// Whose turn it is.
     current: Option<usize>,
     spoke: Option<DateTime<Utc>>,
@@ -66,11 +67,9 @@ impl Plain {
     }
 
     fn queue(&mut self, index: usize) -> &mut Queue {
-        let numbers = &mut self.numbers;
-        self.queues.entry(index).or_insert_with(|| {
-            *numbers += 1;
-            Queue { number: *numbers, ..Queue::default() }
-        })
+        let next = self.numbers.len() + 1;
+        let number = *self.numbers.entry(index).or_insert(next);
+        self.queues.entry(index).or_insert_with(|| Queue { number, ..Queue::default() })
     }
 
     /// The line about a transfer, unless there was one a moment ago.

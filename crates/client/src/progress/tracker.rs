@@ -30,6 +30,7 @@ pub(super) struct Step {
     pub(super) started: Option<DateTime<Utc>>,
     pub(super) completed: Option<DateTime<Utc>>,
     pub(super) cached: bool,
+    saved: Duration,
     pub(super) error: String,
     /// Time of earlier intervals: a step may start several times.
     earlier: Duration,
@@ -125,6 +126,8 @@ pub struct StepSummary {
     pub error: String,
     /// Time spent on it.
     pub duration: Duration,
+    /// Time that its cached result took to make, when the builder says so.
+    pub saved: Duration,
 }
 
 impl StepSummary {
@@ -147,6 +150,12 @@ impl Summary {
     #[must_use]
     pub fn cached(&self) -> usize {
         self.steps.iter().filter(|step| step.is_user_step() && step.cached).count()
+    }
+
+    /// Time that cached steps took when they were made.
+    #[must_use]
+    pub fn saved(&self) -> Duration {
+        self.steps.iter().filter(|step| step.is_user_step()).map(|step| step.saved).sum()
     }
 
     /// Time spent on steps of the user's build, whether side by side or not.
@@ -214,6 +223,7 @@ impl Tracker {
             };
         }
         step.cached |= entry.cached;
+        step.saved = step.saved.max(entry.saved);
         step.error.clone_from(&entry.error);
         if entry.completed.is_none() || step.completed == entry.completed {
             return None;
@@ -305,6 +315,7 @@ impl Tracker {
                 cached: step.cached,
                 error: step.error.clone(),
                 duration: step.duration(now),
+                saved: step.saved,
             });
         Summary { steps: steps.collect(), warnings: self.warnings.iter().map(short).collect() }
     }

@@ -112,6 +112,7 @@ impl Converter<'_> {
                 None => pair.key.clone(),
             });
             stage.args.push(ArgPair { value, ..pair.clone() });
+            budget::check_variables(stage)?;
         }
         self.commit(stage, &format!("ARG {}", texts.join(" ")), false);
         Ok(())

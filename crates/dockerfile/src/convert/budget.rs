@@ -11,8 +11,8 @@ use super::stage::Stage;
 /// KiB of variables) stay below 10 MiB.
 const MAX_PLAN: usize = 128 << 20;
 
-/// Variables of a stage, and arguments of a file. Linux does not start a program with more.
-const MAX_VARIABLES: usize = 10_000;
+/// Variables of a stage, and arguments of a file or stage. Images have tens, the largest some hundred.
+const MAX_VARIABLES: usize = 2_000;
 
 /// Triggers that a base image may bring.
 const MAX_TRIGGERS: usize = 1_000;
@@ -58,6 +58,11 @@ impl Budget {
             .map(|arg| arg.key.len() + arg.value.as_ref().map_or(0, String::len) + 32)
             .sum();
         self.charge(ITEM + words + arguments + stage.state.env.size())
+    }
+
+    /// A variable of the image, which is looked for among all others.
+    pub(super) fn variable(&mut self, stage: &Stage) -> Result<(), StageError> {
+        self.charge(stage.image.config.env.len().saturating_mul(16))
     }
 
     /// A stage built on another one.

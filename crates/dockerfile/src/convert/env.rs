@@ -1,7 +1,7 @@
 //! Variables of a stage, in the order LLB wants them.
 //!
 //! A variable that is set again moves to the end. Cheap to copy, because every stage that builds on
-//! another starts with all of its variables.
+//! another starts with all of its variables, and cheap to search, because every word may name one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,34 +9,34 @@ use std::sync::Arc;
 use crate::expand::Variables;
 
 /// An ordered set of variables.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Env {
-    entries: Arc<Vec<(String, String)>>,
+    entries: Arc<HashMap<String, Entry>>,
+    next: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    value: String,
+    /// Counts up with every change.
+    order: u64,
 }
 
 impl Env {
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
-        self.entries.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.entries.get(name).map(|entry| entry.value.as_str())
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        self.remove(name);
-        Arc::make_mut(&mut self.entries).push((name.to_owned(), value.to_owned()));
+        let entry = Entry { value: value.to_owned(), order: self.next };
+        self.next += 1;
+        Arc::make_mut(&mut self.entries).insert(name.to_owned(), entry);
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
-        if self.value(name).is_some() {
-            Arc::make_mut(&mut self.entries).retain(|(key, _)| key != name);
+        if self.entries.contains_key(name) {
+            Arc::make_mut(&mut self.entries).remove(name);
         }
-    }
-
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(key, _)| key.as_str())
-    }
-
-    /// Values by name, for many look-ups.
-    pub(crate) fn map(&self) -> HashMap<&str, &str> {
-        self.entries.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -45,12 +45,24 @@ impl Env {
 
     /// Bytes that a copy of it takes, about.
     pub(crate) fn size(&self) -> usize {
-        self.entries.iter().map(|(key, value)| key.len() + value.len() + 48).sum()
+        self.entries.iter().map(|(key, entry)| key.len() + entry.value.len() + 64).sum()
+    }
+
+    /// Names, the one changed last at the end.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.sorted().into_iter().map(|(name, _)| name)
     }
 
     /// `NAME=value` for each.
     pub(crate) fn list(&self) -> Vec<String> {
-        self.entries.iter().map(|(key, value)| format!("{key}={value}")).collect()
+        self.sorted().into_iter().map(|(name, entry)| format!("{name}={}", entry.value)).collect()
+    }
+
+    fn sorted(&self) -> Vec<(&str, &Entry)> {
+        let mut entries: Vec<_> =
+            self.entries.iter().map(|(name, entry)| (name.as_str(), entry)).collect();
+        entries.sort_unstable_by_key(|(_, entry)| entry.order);
+        entries
     }
 }
 

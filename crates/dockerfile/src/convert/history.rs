@@ -32,11 +32,10 @@ pub(crate) fn rfc3339(seconds: i64) -> Option<String> {
 
 /// `|2 A=1 B=2 /bin/sh -c make`: a command with the arguments it was given.
 pub(super) fn command_line(words: &[String], args: &[ArgPair], env: &Env) -> String {
-    let values = env.map();
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut given: Vec<String> = Vec::new();
     for arg in args {
-        let value = values.get(arg.key.as_str()).copied().or(arg.value.as_deref()).unwrap_or_default();
+        let value = env.value(&arg.key).or(arg.value.as_deref()).unwrap_or_default();
         let text = format!("{}={value}", arg.key);
         match places.entry(&arg.key) {
             Entry::Occupied(place) => given[*place.get()] = text,

@@ -3,7 +3,7 @@
 //!
 //! They make no layer, only a history entry; `ENV` and `USER` also affect later steps.
 
-use super::Converter;
+use super::{Converter, budget};
 use super::dispatch::Step;
 use super::error::{ConvertError, StageError};
 use super::go_format::{healthcheck, list, quoted_list};
@@ -17,12 +17,12 @@ use crate::lint::Finding;
 
 impl Converter<'_> {
     pub(super) fn setting(
-        &self,
+        &mut self,
         stage: &mut Stage,
         step: &mut Step<'_>,
     ) -> Result<(), ConvertError> {
         match &step.instruction.command {
-            Command::Env(pairs) => self.env(stage, pairs, step),
+            Command::Env(pairs) => self.env(stage, pairs, step)?,
             Command::Label(pairs) => self.label(stage, pairs, step),
             Command::Cmd(line) => self.cmd(stage, line, step),
             Command::Entrypoint(line) => self.entrypoint(stage, line, step),
@@ -54,16 +54,24 @@ impl Converter<'_> {
         Ok(())
     }
 
-    fn env(&self, stage: &mut Stage, pairs: &[KeyValue], step: &mut Step<'_>) {
+    fn env(
+        &mut self,
+        stage: &mut Stage,
+        pairs: &[KeyValue],
+        step: &mut Step<'_>,
+    ) -> Result<(), StageError> {
         let mut text = "ENV".to_owned();
         for pair in pairs {
             report_legacy(pair, step);
             validate::secret_name("ENV", &pair.key, step);
             text.push_str(&format!(" {}={}", pair.key, pair.value));
+            self.budget.variable(stage)?;
             stage.state.env.set(&pair.key, &pair.value);
             stage.image.set_env(&pair.key, &pair.value);
+            budget::check_variables(stage)?;
         }
         self.commit(stage, &text, false);
+        Ok(())
     }
 
     fn label(&self, stage: &mut Stage, pairs: &[KeyValue], step: &mut Step<'_>) {

@@ -4,6 +4,7 @@
 
 mod agree;
 mod contexts;
+mod hostile;
 mod instructions;
 mod questions;
 mod stages;

@@ -123,7 +123,7 @@ pub(super) const ALLOWED: &[Group] = &[
         ],
     },
     Group {
-        reason: "waiting",
+        reason: "waiting for descriptors, locks and time",
         calls: calls![
             SYS_ppoll SYS_pselect6 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2
             SYS_futex SYS_futex_waitv SYS_pipe2 SYS_io_setup SYS_io_submit SYS_io_cancel SYS_io_destroy SYS_io_getevents

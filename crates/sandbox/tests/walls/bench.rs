@@ -124,12 +124,16 @@ impl Bench {
     }
 
     pub(crate) fn mount(&self, root: &Root) -> OwnedFd {
+        // What an earlier volatile mount of this root left to be noticed by.
+        fs::remove_dir_all(root.work.join("work/incompat")).ok();
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
         let lower = format!("{}:{}", root.lower.display(), self.base().display());
         fsconfig_set_string(&context, "lowerdir", lower).unwrap();
         fsconfig_set_string(&context, "upperdir", &root.upper).unwrap();
         fsconfig_set_string(&context, "workdir", &root.work).unwrap();
         fsconfig_set_flag(&context, "userxattr").unwrap();
+        // Otherwise every unmount writes the whole file system below to disk, which is what would be measured.
+        fsconfig_set_flag(&context, "volatile").unwrap();
         fsconfig_create(&context).unwrap();
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV).unwrap()
     }

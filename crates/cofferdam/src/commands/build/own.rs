@@ -1,7 +1,7 @@
 //! A builder of this command's own: this program again, on a socket nobody else can reach, for the length of one build.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use cofferdam_client::Client;
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -27,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const STOP: Duration = Duration::from_secs(25);
 
 /// How much of its log is shown when it fails.
-const LOG_TAIL: i64 = 8 << 10;
+const LOG_TAIL: u64 = 8 << 10;
 
 /// A directory that only this user can enter, removed with this value.
 #[derive(Debug)]
@@ -84,7 +83,8 @@ impl OwnBuilder {
             command.arg("--debug");
             None
         } else {
-            Some(File::options().read(true).append(true).create_new(true).open(dir.path().join("log"))?)
+            // In memory, so that nothing but the socket has to be cleaned up after a builder.
+            Some(File::from(rustix::fs::memfd_create(c"log", rustix::fs::MemfdFlags::CLOEXEC)?))
         };
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         if let Some(log) = &log {
@@ -136,30 +136,28 @@ impl OwnBuilder {
 
     /// Ends it in good order; what it was still doing is cancelled.
     pub(super) async fn stop(mut self) {
+        // The end of the pipe is the request. A signal on top would be a second request, which means at once.
         drop(self.pipe.take());
-        if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            // Too late is no error; the pipe has said the same already.
-            kill_process(pid, Signal::TERM).ok();
-        }
         if timeout(STOP, self.child.wait()).await.is_err() {
             self.child.kill().await.ok();
         }
     }
 
     /// The end of the builder's log, as an error.
-    fn failure(&mut self) -> anyhow::Error {
-        match self.log.as_mut().map(tail) {
+    fn failure(&self) -> anyhow::Error {
+        match self.log.as_ref().map(tail) {
             Some(Ok(text)) if !text.trim().is_empty() => anyhow!("its last messages:\n{}", text.trim_end()),
             _ => anyhow!("it left no message"),
         }
     }
 }
 
-fn tail(log: &mut File) -> std::io::Result<String> {
-    let length = i64::try_from(log.metadata()?.len()).unwrap_or(i64::MAX);
-    log.seek(SeekFrom::End(-length.min(LOG_TAIL)))?;
-    let mut bytes = Vec::new();
-    log.take(LOG_TAIL.unsigned_abs()).read_to_end(&mut bytes)?;
+fn tail(log: &File) -> std::io::Result<String> {
+    // The builder writes where this file's position is, so that must not be moved.
+    use std::os::unix::fs::FileExt;
+    let length = log.metadata()?.len();
+    let mut bytes = vec![0; usize::try_from(length.min(LOG_TAIL)).unwrap_or(0)];
+    log.read_exact_at(&mut bytes, length.saturating_sub(LOG_TAIL))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

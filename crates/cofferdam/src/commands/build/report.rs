@@ -78,10 +78,12 @@ pub(super) fn words(outputs: &Outputs, response: &Response) -> String {
     format!("Built image {digest}{named}.{place}\n")
 }
 
-/// How much was there already.
+/// How much was there already, and what that saved.
 pub(super) fn cached(summary: &Summary) -> Option<String> {
-    let total = summary.total();
-    (total > 0).then(|| format!("{} of {total} steps cached\n", summary.cached()))
+    let (total, saved) = (summary.total(), summary.saved());
+    // Builders of other makers do not say how long a cached step once took.
+    let saved = if saved.is_zero() { String::new() } else { format!(", saved about {:.1}s", saved.as_secs_f64()) };
+    (total > 0).then(|| format!("{} of {total} steps cached{saved}\n", summary.cached()))
 }
 
 #[cfg(test)]
@@ -118,6 +120,21 @@ mod tests {
         assert!(std::fs::read_to_string(dir.path().join("meta.json")).unwrap().contains("\"containerimage.digest\""));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no partial files");
         assert!(write(&args, &Response::new()).is_err(), "no image, no id");
+    }
+
+    #[test]
+    fn what_the_cache_saved() {
+        use std::time::Duration;
+
+        use cofferdam_client::progress::StepSummary;
+
+        let step = |cached, saved| StepSummary { name: "[1/2] RUN x".into(), cached, saved, ..StepSummary::default() };
+        let summary = |steps: Vec<StepSummary>| Summary { steps, ..Summary::default() };
+        let line = |steps| cached(&summary(steps));
+        assert_eq!(line(vec![]), None);
+        assert_eq!(line(vec![step(true, Duration::ZERO), step(false, Duration::ZERO)]).unwrap(), "1 of 2 steps cached\n");
+        let saved = line(vec![step(true, Duration::from_millis(1260))]).unwrap();
+        assert_eq!(saved, "1 of 1 steps cached, saved about 1.3s\n");
     }
 
     #[test]

@@ -63,7 +63,22 @@ async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
     // The builder held the other end of its socket: it ends by itself, and is killed when dropped if not.
     timeout(GATE_PATIENCE, gate.wait()).await.ok();
     drop(bound.sockets);
+    if settings.until_stdin_closes {
+        remove_directories(&settings.addresses);
+    }
     code
+}
+
+/// Removes the private directories of sockets, as far as they are empty: whoever made them may be gone.
+fn remove_directories(addresses: &[listen::Address]) {
+    for address in addresses {
+        if let listen::Address::Unix(path) = address
+            && let Some(parent) = path.parent()
+        {
+            // Not empty is not ours.
+            std::fs::remove_dir(parent).ok();
+        }
+    }
 }
 
 /// Makes the root directory. Others may pass through it only if they know what they look for: the store inside is closed to
@@ -117,9 +132,11 @@ async fn watch(builder: &mut Supervised, gate: &mut Child, stop: &mut Stop) -> a
                 let code = u8::try_from(code).unwrap_or(1);
                 return Ok(if failed { ExitCode::FAILURE } else { ExitCode::from(code) });
             }
-            signal = stop.next() => {
+            (signal, urgent) = stop.next() => {
                 if stopping {
-                    builder.kill();
+                    if urgent {
+                        builder.kill();
+                    }
                     continue;
                 }
                 stopping = true;
@@ -174,13 +191,13 @@ impl Stop {
         })
     }
 
-    /// The next reason, as the signal to pass on.
-    async fn next(&mut self) -> Signal {
+    /// The next reason, as the signal to pass on, and whether saying it again means "at once": people do, a pipe does not.
+    async fn next(&mut self) -> (Signal, bool) {
         tokio::select! {
-            _ = self.terminate.recv() => Signal::TERM,
-            _ = self.interrupt.recv() => Signal::INT,
-            _ = self.hangup.recv() => Signal::TERM,
-            () = closed(&mut self.input) => Signal::TERM,
+            _ = self.terminate.recv() => (Signal::TERM, true),
+            _ = self.interrupt.recv() => (Signal::INT, true),
+            _ = self.hangup.recv() => (Signal::TERM, false),
+            () = closed(&mut self.input) => (Signal::TERM, false),
         }
     }
 }
