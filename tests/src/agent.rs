@@ -27,7 +27,11 @@ impl Agent {
         }
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("ssh-agent");
-        command.args(["-D", "-a"]).arg(dir.path().join("agent")).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["-D", "-a"])
+            .arg(dir.path().join("agent"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let agent = Self { _process: Process::start(command), dir };
         for _ in 0..500 {
             if agent.socket().exists() {

@@ -19,7 +19,13 @@ use crate::process::Process;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the test's own environment that would change what a build does.
-const UNWANTED: &[&str] = &["BUILDKIT_HOST", "BUILDKIT_PROGRESS", "COFFERDAM_BUILDER", "SOURCE_DATE_EPOCH", "SSH_AUTH_SOCK"];
+const UNWANTED: &[&str] = &[
+    "BUILDKIT_HOST",
+    "BUILDKIT_PROGRESS",
+    "COFFERDAM_BUILDER",
+    "SOURCE_DATE_EPOCH",
+    "SSH_AUTH_SOCK",
+];
 
 /// A build to be run.
 #[derive(Debug)]
@@ -88,7 +94,8 @@ impl Build {
     #[must_use]
     pub fn login(self, host: &str, user: &str, password: &str) -> Self {
         let auth = crate::registry::basic(user, password);
-        let config = serde_json::json!({ "auths": { host: { "auth": auth.trim_start_matches("Basic ") } } });
+        let config =
+            serde_json::json!({ "auths": { host: { "auth": auth.trim_start_matches("Basic ") } } });
         fs::write(self.dir.path().join("config.json"), config.to_string()).unwrap();
         self
     }
@@ -183,7 +190,9 @@ impl RunningBuild {
     /// What it has said so far.
     #[must_use]
     pub fn said(&self) -> String {
-        fs::read(&self.stderr).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+        fs::read(&self.stderr)
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .unwrap_or_default()
     }
 
     /// Waits until it has said `text`.
@@ -196,7 +205,11 @@ impl RunningBuild {
                 return;
             }
             let ended = self.process.wait(Duration::from_millis(20)).is_some();
-            assert!(!ended || self.said().contains(text), "the build ended without saying {text:?}:\n{}", self.said());
+            assert!(
+                !ended || self.said().contains(text),
+                "the build ended without saying {text:?}:\n{}",
+                self.said()
+            );
         }
         panic!("the build does not say {text:?}:\n{}", self.said());
     }
@@ -207,7 +220,14 @@ impl RunningBuild {
     /// When it takes too long.
     #[must_use]
     pub fn finish(self) -> Outcome {
-        let status = self.process.wait(PATIENCE).unwrap_or_else(|| panic!("the build does not end:\n{}", self.said()));
-        Outcome { code: status.code(), stdout: fs::read(&self.stdout).unwrap(), stderr: self.said() }
+        let status = self
+            .process
+            .wait(PATIENCE)
+            .unwrap_or_else(|| panic!("the build does not end:\n{}", self.said()));
+        Outcome {
+            code: status.code(),
+            stdout: fs::read(&self.stdout).unwrap(),
+            stderr: self.said(),
+        }
     }
 }

@@ -135,10 +135,20 @@ impl Builder {
     pub fn start_in(home: Arc<Home>, options: &Options) -> Self {
         let config = home.dir.path().join("builder.toml");
         fs::write(&config, &options.config).unwrap();
-        let mut command = if options.ordinary { as_ordinary_user(home.dir.path()) } else { Command::new(program()) };
+        let mut command = if options.ordinary {
+            as_ordinary_user(home.dir.path())
+        } else {
+            Command::new(program())
+        };
         let log = File::options().create(true).append(true).open(home.log()).unwrap();
         command
-            .args(["builder", "--debug", "--addr", &format!("unix://{}", home.socket().display()), "--root"])
+            .args([
+                "builder",
+                "--debug",
+                "--addr",
+                &format!("unix://{}", home.socket().display()),
+                "--root",
+            ])
             .arg(home.root())
             .arg("--config")
             .arg(config)
@@ -219,7 +229,11 @@ impl Builder {
         self.killed = true;
         let tree = leftovers::tree(self.pid());
         self.process.kill();
-        assert!(gone(|| leftovers::survivors(&tree).is_empty()), "left: {:?}", leftovers::survivors(&tree));
+        assert!(
+            gone(|| leftovers::survivors(&tree).is_empty()),
+            "left: {:?}",
+            leftovers::survivors(&tree)
+        );
         self.home()
     }
 

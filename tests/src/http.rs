@@ -82,9 +82,11 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
 pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let rest = url.strip_prefix("http://").unwrap_or_else(|| panic!("not plain HTTP: {url}"));
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let mut stream = TcpStream::connect(host).unwrap_or_else(|error| panic!("connect to {host}: {error}"));
+    let mut stream =
+        TcpStream::connect(host).unwrap_or_else(|error| panic!("connect to {host}: {error}"));
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-    let mut head = format!("{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n", body.len());
+    let mut head =
+        format!("{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -94,7 +96,11 @@ pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
-    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("{url}: {line:?}"));
+    let status = line
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or_else(|| panic!("{url}: {line:?}"));
     let headers = read_headers(&mut reader);
     let mut body = Vec::new();
     reader.read_to_end(&mut body).unwrap();
@@ -135,7 +141,8 @@ impl Server {
             stopping: Arc::default(),
             seen: Arc::default(),
         };
-        let (stopping, seen, handler) = (Arc::clone(&server.stopping), Arc::clone(&server.seen), Arc::new(handler));
+        let (stopping, seen, handler) =
+            (Arc::clone(&server.stopping), Arc::clone(&server.seen), Arc::new(handler));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopping.load(Ordering::Relaxed) {
@@ -198,7 +205,11 @@ impl Drop for Server {
     }
 }
 
-fn answer(stream: TcpStream, seen: &Mutex<Vec<Request>>, handler: &(dyn Fn(&Request) -> Response + Send + Sync)) -> std::io::Result<()> {
+fn answer(
+    stream: TcpStream,
+    seen: &Mutex<Vec<Request>>,
+    handler: &(dyn Fn(&Request) -> Response + Send + Sync),
+) -> std::io::Result<()> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
@@ -206,7 +217,8 @@ fn answer(stream: TcpStream, seen: &Mutex<Vec<Request>>, handler: &(dyn Fn(&Requ
     let mut words = line.split_whitespace();
     let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(()) };
     let headers = read_headers(&mut reader);
-    let length = header(&headers, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0_u64);
+    let length =
+        header(&headers, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0_u64);
     let mut body = Vec::new();
     reader.take(length).read_to_end(&mut body)?;
     let request = Request { method: method.to_owned(), path: path.to_owned(), headers, body };

@@ -117,7 +117,14 @@ impl Image {
         });
         let layers: Vec<Blob> = layers.collect();
         let config: Value = serde_json::from_slice(&config).unwrap();
-        let image = Self { digest: outer, manifest_digest: digest(&bytes), manifest, config, layers, documents };
+        let image = Self {
+            digest: outer,
+            manifest_digest: digest(&bytes),
+            manifest,
+            config,
+            layers,
+            documents,
+        };
         image.check();
         image
     }
@@ -129,7 +136,8 @@ impl Image {
     #[must_use]
     pub fn from_oci_archive(path: &Path) -> Self {
         let files = entries(&std::fs::read(path).unwrap());
-        let index = files.get("index.json").unwrap_or_else(|| panic!("no index.json: {:?}", files.keys()));
+        let index =
+            files.get("index.json").unwrap_or_else(|| panic!("no index.json: {:?}", files.keys()));
         assert!(files.contains_key("oci-layout"));
         Self::read(index.content.clone(), &|wanted| {
             let name = format!("blobs/{}", wanted.replace(':', "/"));
@@ -140,8 +148,14 @@ impl Image {
     fn check(&self) {
         let ids = self.config["rootfs"]["diff_ids"].as_array().unwrap();
         let actual: Vec<String> = self.layers.iter().map(|layer| digest(&layer.plain())).collect();
-        assert_eq!(ids.iter().map(|id| id.as_str().unwrap()).collect::<Vec<_>>(), actual, "diff ids");
-        for (layer, descriptor) in self.layers.iter().zip(self.manifest["layers"].as_array().unwrap()) {
+        assert_eq!(
+            ids.iter().map(|id| id.as_str().unwrap()).collect::<Vec<_>>(),
+            actual,
+            "diff ids"
+        );
+        for (layer, descriptor) in
+            self.layers.iter().zip(self.manifest["layers"].as_array().unwrap())
+        {
             assert_eq!(descriptor["size"], layer.bytes.len());
         }
     }
@@ -166,7 +180,8 @@ impl Image {
             let layer = self.layer(index);
             for path in layer.keys() {
                 let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
-                let within = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+                let within =
+                    if directory.is_empty() { String::new() } else { format!("{directory}/") };
                 if name == ".wh..wh..opq" {
                     all.retain(|path, _| !path.starts_with(&within));
                 } else if let Some(gone) = name.strip_prefix(".wh.") {
@@ -187,7 +202,10 @@ impl Image {
     #[must_use]
     pub fn text(&self, path: &str) -> String {
         let files = self.files();
-        files.get(path).unwrap_or_else(|| panic!("no {path} in the image; it has {:?}", listed(&files))).text()
+        files
+            .get(path)
+            .unwrap_or_else(|| panic!("no {path} in the image; it has {:?}", listed(&files)))
+            .text()
     }
 
     /// A value of the config's `config`.
@@ -199,7 +217,10 @@ impl Image {
     /// The environment.
     #[must_use]
     pub fn env(&self) -> Vec<&str> {
-        self.setting("Env").as_array().map(|env| env.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+        self.setting("Env")
+            .as_array()
+            .map(|env| env.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default()
     }
 }
 
@@ -238,7 +259,10 @@ pub fn entries(tar: &[u8]) -> BTreeMap<String, Entry> {
             uid: header.uid().unwrap(),
             gid: header.gid().unwrap(),
             mtime: header.mtime().unwrap(),
-            link: entry.link_name_bytes().map(|link| String::from_utf8_lossy(&link).into_owned()).unwrap_or_default(),
+            link: entry
+                .link_name_bytes()
+                .map(|link| String::from_utf8_lossy(&link).into_owned())
+                .unwrap_or_default(),
             content,
             xattrs,
         };

@@ -56,7 +56,10 @@ pub fn parts(name: &str) -> (Blob, Value) {
 pub fn layer(tar: &[u8]) -> Blob {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(tar).unwrap();
-    Blob { media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(), bytes: gzip.finish().unwrap() }
+    Blob {
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+        bytes: gzip.finish().unwrap(),
+    }
 }
 
 fn served(name: &str) -> String {

@@ -13,7 +13,9 @@ pub fn tree(pid: i32) -> BTreeMap<i32, String> {
     while let Some(next) = todo.pop() {
         let Some((_, name)) = parents.get(&next) else { continue };
         found.insert(next, name.clone());
-        todo.extend(parents.iter().filter(|(_, (parent, _))| *parent == next).map(|(child, _)| *child));
+        todo.extend(
+            parents.iter().filter(|(_, (parent, _))| *parent == next).map(|(child, _)| *child),
+        );
     }
     found
 }
@@ -39,7 +41,10 @@ fn processes() -> BTreeMap<i32, (i32, String)> {
 pub fn survivors(pids: &BTreeMap<i32, String>) -> BTreeMap<i32, String> {
     let now = processes();
     let same = |pid: &i32, name: &String| now.get(pid).is_some_and(|(_, current)| current == name);
-    pids.iter().filter(|(pid, name)| same(pid, name)).map(|(pid, name)| (*pid, name.clone())).collect()
+    pids.iter()
+        .filter(|(pid, name)| same(pid, name))
+        .map(|(pid, name)| (*pid, name.clone()))
+        .collect()
 }
 
 /// Processes whose command line holds `mark`, with their host user ids.
@@ -71,7 +76,9 @@ pub fn groups(pid: i32) -> Vec<PathBuf> {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            if directory.ends_with("cofferdam") && entry.file_name().to_string_lossy().ends_with(&suffix) {
+            if directory.ends_with("cofferdam")
+                && entry.file_name().to_string_lossy().ends_with(&suffix)
+            {
                 found.push(entry.path());
             }
             todo.push(entry.path());
@@ -87,6 +94,7 @@ pub fn groups(pid: i32) -> Vec<PathBuf> {
 #[must_use]
 pub fn mounts(directory: &Path) -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let within = |line: &&str| line.split(' ').nth(4).is_some_and(|at| Path::new(at).starts_with(directory));
+    let within =
+        |line: &&str| line.split(' ').nth(4).is_some_and(|at| Path::new(at).starts_with(directory));
     text.lines().filter(within).map(str::to_owned).collect()
 }

@@ -45,7 +45,12 @@ impl Outcome {
     /// When it succeeded or was ended by a signal.
     #[must_use]
     pub fn failure(self) -> String {
-        assert!(self.code.is_some_and(|code| code != 0), "the build did not fail ({:?}):\n{}", self.code, self.stderr);
+        assert!(
+            self.code.is_some_and(|code| code != 0),
+            "the build did not fail ({:?}):\n{}",
+            self.code,
+            self.stderr
+        );
         self.stderr
     }
 
@@ -54,7 +59,10 @@ impl Outcome {
     pub fn steps(&self) -> Vec<Step> {
         let mut steps: BTreeMap<usize, Step> = BTreeMap::new();
         for line in self.stderr.lines() {
-            let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else { continue };
+            let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' '))
+            else {
+                continue;
+            };
             let Ok(number) = number.parse() else { continue };
             match steps.get_mut(&number) {
                 Some(step) => step.take(rest),
@@ -63,13 +71,22 @@ impl Outcome {
                 }
             }
         }
-        steps.into_values().collect()
+        let mut merged: Vec<Step> = Vec::new();
+        for step in steps.into_values() {
+            match merged.iter_mut().find(|earlier| earlier.name == step.name) {
+                Some(earlier) => earlier.resume(step),
+                None => merged.push(step),
+            }
+        }
+        merged
     }
 
     /// Steps of the Dockerfile; bookkeeping of builder and frontend is left out.
     #[must_use]
     pub fn user_steps(&self) -> Vec<Step> {
-        let own = |name: &str| name.starts_with("[internal]") || name.starts_with("[auth]") || !name.starts_with('[');
+        let own = |name: &str| {
+            name.starts_with("[internal]") || name.starts_with("[auth]") || !name.starts_with('[')
+        };
         self.steps().into_iter().filter(|step| !own(&step.name)).collect()
     }
 
@@ -79,7 +96,8 @@ impl Outcome {
     /// When there is none or more than one.
     #[must_use]
     pub fn step(&self, part: &str) -> Step {
-        let mut found: Vec<Step> = self.steps().into_iter().filter(|step| step.name.contains(part)).collect();
+        let mut found: Vec<Step> =
+            self.steps().into_iter().filter(|step| step.name.contains(part)).collect();
         assert_eq!(found.len(), 1, "steps with {part:?}:\n{}", self.stderr);
         found.remove(0)
     }
@@ -105,7 +123,11 @@ impl Outcome {
     }
 
     fn named(&self, cached: bool) -> Vec<String> {
-        self.user_steps().into_iter().filter(|step| step.cached == cached).map(|step| step.name).collect()
+        self.user_steps()
+            .into_iter()
+            .filter(|step| step.cached == cached)
+            .map(|step| step.name)
+            .collect()
     }
 
     /// Lines written by the step whose name contains `part`.
@@ -116,6 +138,14 @@ impl Outcome {
 }
 
 impl Step {
+    /// Adds a later interval of the same step.
+    fn resume(&mut self, later: Self) {
+        self.cached = later.cached;
+        self.done = later.done;
+        self.error = later.error;
+        self.log.extend(later.log);
+    }
+
     fn take(&mut self, line: &str) {
         match line {
             "CACHED" => (self.cached, self.done) = (true, true),

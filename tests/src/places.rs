@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 #[must_use]
 pub fn program() -> PathBuf {
     let path = target().join("cofferdam");
-    assert!(path.exists(), "{} is missing: build it first with `make build` (cargo build -p cofferdam)", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: build it first with `make build` (cargo build -p cofferdam)",
+        path.display()
+    );
     path
 }
 
@@ -19,7 +23,9 @@ pub fn program() -> PathBuf {
 /// When it was not made.
 #[must_use]
 pub fn test_image(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-images").join(format!("{name}.tar"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/test-images")
+        .join(format!("{name}.tar"));
     assert!(path.exists(), "{} is missing: make it first with `make images`", path.display());
     path
 }

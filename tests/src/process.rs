@@ -38,7 +38,9 @@ impl Process {
             let child = command.spawn();
             let mut child = match child {
                 Ok(child) => child,
-                Err(error) => return sender.send(Err(format!("start {command:?}: {error}"))).unwrap(),
+                Err(error) => {
+                    return sender.send(Err(format!("start {command:?}: {error}"))).unwrap();
+                }
             };
             sender.send(Ok(Pid::from_child(&child))).unwrap();
             let ended = child.wait().unwrap();

@@ -40,13 +40,7 @@ impl Builder {
         solver: Arc<Solver<OpRuntime>>,
         worker: Worker,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            context,
-            solver,
-            worker,
-            builds: Mutex::default(),
-            arrived: Notify::new(),
-        })
+        Arc::new(Self { context, solver, worker, builds: Mutex::default(), arrived: Notify::new() })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Build>> {
@@ -54,11 +48,7 @@ impl Builder {
     }
 
     /// Registers a build under its ref.
-    pub(crate) fn add(
-        &self,
-        job: Arc<Job<OpRuntime>>,
-        bridge: Arc<Bridge>,
-    ) -> Result<(), Failure> {
+    pub(crate) fn add(&self, job: Arc<Job<OpRuntime>>, bridge: Arc<Bridge>) -> Result<(), Failure> {
         let id = job.id().to_owned();
         let mut builds = self.lock();
         if builds.contains_key(&id) {

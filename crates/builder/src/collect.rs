@@ -49,7 +49,8 @@ fn rules(context: &Context) -> Vec<GcPolicy> {
         return worker.gcpolicy.clone();
     }
     let none = DiskSpace::default();
-    let limits = [worker.reserved_space, worker.max_used_space, worker.min_free_space, worker.gckeepstorage];
+    let limits =
+        [worker.reserved_space, worker.max_used_space, worker.min_free_space, worker.gckeepstorage];
     if limits.iter().all(|limit| *limit == none) {
         return Vec::new();
     }

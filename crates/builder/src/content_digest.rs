@@ -34,7 +34,7 @@ pub(crate) struct Selector {
     pub(crate) include: Vec<String>,
     /// Exclude patterns, relative to the path.
     pub(crate) exclude: Vec<String>,
-    /// Paths that must exist, for patterns that stand in for plain paths.
+    /// Paths, absolute within the tree, that must exist: patterns that stand in for plain paths.
     pub(crate) required: Vec<String>,
 }
 
@@ -136,7 +136,7 @@ impl Walk {
     fn selector(&mut self, root: &Root, selector: &Selector) -> Result<(), ContentDigestError> {
         let filter = Filter::new(selector)?;
         for path in &selector.required {
-            let path = clean(&format!("{}/{path}", selector.path));
+            let path = clean(path);
             if has_wildcard(&path) {
                 continue;
             }
@@ -311,7 +311,8 @@ mod tests {
         let (directory, root) = tree();
         assert_eq!(of(&root, Selector::path("/a")), of(&root, Selector::path("/b")));
         let before = of(&root, Selector::path("/a"));
-        let file = std::fs::File::options().append(true).open(directory.path().join("a/one")).unwrap();
+        let file =
+            std::fs::File::options().append(true).open(directory.path().join("a/one")).unwrap();
         file.set_modified(std::time::UNIX_EPOCH).unwrap();
         assert_eq!(of(&root, Selector::path("/a")), before);
         let path = directory.path().join("a/one");
@@ -322,8 +323,7 @@ mod tests {
     #[test]
     fn patterns_limit_what_is_digested() {
         let (directory, root) = tree();
-        let only_one =
-            || Selector { include: vec!["one".into()], ..Selector::path("/a") };
+        let only_one = || Selector { include: vec!["one".into()], ..Selector::path("/a") };
         let before = of(&root, only_one());
         std::fs::write(directory.path().join("a/two"), "changed").unwrap();
         assert_eq!(of(&root, only_one()), before);
@@ -336,7 +336,7 @@ mod tests {
         let (_directory, root) = tree();
         let error = digest(&root, IDS, &[Selector::path("/nope")]).unwrap_err();
         assert_eq!(error.to_string(), "\"/nope\": not found");
-        let required = Selector { required: vec!["gone".into()], ..Selector::path("/a") };
+        let required = Selector { required: vec!["/a/gone".into()], ..Selector::path("/a") };
         assert!(digest(&root, IDS, &[required]).is_err());
     }
 }

@@ -11,7 +11,7 @@ use cofferdam_egress::{Attachment, GATE_ADDRESS, Gate, StepRecord};
 use cofferdam_image::registry;
 use cofferdam_sandbox::{Launcher, Network};
 use cofferdam_session::{LookupError, Session, SessionManager};
-use cofferdam_solver::Step;
+use cofferdam_solver::{LogStream, Step};
 use cofferdam_store::{IdRange, Store};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -157,18 +157,45 @@ impl Context {
         .await
     }
 
-    /// Gives a step the network.
-    pub(crate) async fn attach(&self, tun: OwnedFd, step: &str) -> Result<Attachment, Failure> {
-        let gate = self.gate.as_ref().ok_or_else(|| {
-            Failure::unknown("this builder has no egress gate: use --network=none for the step")
-        })?;
-        gate.attach(tun, step).await.map_err(Failure::of)
+    /// The gate, or why a step that wants the network cannot run.
+    pub(crate) fn require_gate(&self) -> Result<&Gate, Failure> {
+        let gate = self.gate.as_ref().filter(|gate| !gate.is_gone());
+        gate.ok_or_else(|| {
+            Failure::unknown(
+                "the builder's egress gate is not running, so steps have no network: restart the \
+                 builder, or use --network=none for the step",
+            )
+        })
     }
 
-    /// Keeps what a step connected to, in the log of the builder.
+    /// Gives a step the network.
+    pub(crate) async fn attach(&self, tun: OwnedFd, step: &str) -> Result<Attachment, Failure> {
+        self.require_gate()?.attach(tun, step).await.map_err(Failure::of)
+    }
+
+    /// Keeps what a step connected to in the builder's log, and tells the step's reader what the
+    /// policy refused: a program's own "connection refused" does not say why.
     pub(crate) fn record_connections(&self, step: &Step, record: StepRecord) {
         for connection in record.connections {
-            tracing::info!(vertex = %step.digest, ?connection, "egress");
+            let name = connection.name.as_deref().unwrap_or("-");
+            let (address, port) = (connection.address, connection.port);
+            let rule = connection.verdict.rule();
+            tracing::info!(
+                vertex = %step.digest,
+                name,
+                %address,
+                port,
+                up = connection.bytes_up,
+                down = connection.bytes_down,
+                denied = connection.denied(),
+                rule,
+                "connection"
+            );
+            if connection.denied() {
+                let line =
+                    format!("egress policy refused {name} ({address} port {port}): {rule}\n");
+                step.progress.log(LogStream::Stderr, line);
+            }
         }
     }
 
@@ -211,4 +238,3 @@ fn read_host_resolv_conf() -> Vec<u8> {
     }
     text
 }
-

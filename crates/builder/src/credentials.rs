@@ -57,4 +57,3 @@ impl Credentials for SessionCredentials {
         Ok(None)
     }
 }
-

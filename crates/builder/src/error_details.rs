@@ -3,8 +3,12 @@
 //! Details go on the wire from the outermost inwards; a client shows the source lines of the
 //! first source it finds.
 
+use std::collections::HashSet;
+
 use base64::Engine as _;
+use cofferdam_digest::Digest;
 use cofferdam_dockerfile::BuildError;
+use cofferdam_graph::{Graph, SourceRange};
 use cofferdam_solver::SolveError;
 use cofferdam_wire::pb;
 use connectrpc::ErrorCode;
@@ -17,17 +21,38 @@ const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
 const FRONTEND_CAPABILITY: &str = "github.com/moby/buildkit/errdefs.FrontendCap+json";
 const SUBREQUEST: &str = "github.com/moby/buildkit/errdefs.Subrequest+json";
 
-/// A failed solve: the step's own details, its vertex, and where it was written.
-pub(crate) fn of_solve(error: &SolveError) -> Failure {
+/// A failed solve of `graph`: the step's own details, its vertex, and where it was written.
+pub(crate) fn of_solve(error: &SolveError, graph: &Graph) -> Failure {
     let mut failure = Failure::from(error);
     if let Some(vertex) = error.vertex() {
         let detail = json!({ "digest": vertex.to_string() }).to_string();
         failure = failure.with_detail(VERTEX, detail);
     }
-    for source in error.sources() {
+    let consumers = || error.vertex().map(|vertex| lines_of_consumers(graph, vertex));
+    let sources = match error.sources() {
+        [] => consumers().unwrap_or_default(),
+        sources => sources.to_vec(),
+    };
+    for source in &sources {
         failure = failure.with_detail(SOURCE, self::source(&source.info, &source.ranges));
     }
     failure
+}
+
+/// Where the nearest consumers of a vertex were written. Frontends give no lines to sources (an
+/// `ADD` of a URL is a source and a copy), and users think of the instruction.
+fn lines_of_consumers(graph: &Graph, vertex: Digest) -> Vec<SourceRange> {
+    let mut wanted = HashSet::from([vertex]);
+    // Inputs come before consumers, so one pass climbs as far as it must.
+    for candidate in graph.vertices() {
+        if candidate.inputs.iter().any(|edge| wanted.contains(&edge.vertex.digest)) {
+            if !candidate.sources.is_empty() {
+                return candidate.sources.clone();
+            }
+            wanted.insert(candidate.digest);
+        }
+    }
+    Vec::new()
 }
 
 /// A failed frontend: the builder's own failure when that was the cause, and the lines at fault.

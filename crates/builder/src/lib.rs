@@ -29,13 +29,14 @@ mod run;
 mod runtime;
 mod snapshot;
 mod source;
+mod tls;
 mod user;
 mod wire_time;
 mod worker;
 mod xattrs;
 
 pub use config::{
-    Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History, Isolation, KeyPair, Log, Registry,
-    Span, Tls, Worker as WorkerConfig, Workers,
+    Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History, Isolation, KeyPair, Log,
+    Registry, Span, Tls, TlsPem, Worker as WorkerConfig, Workers,
 };
 pub use run::{Listener, Parts, RunError, run};

@@ -266,10 +266,7 @@ pub(crate) fn chmod(parent: BorrowedFd<'_>, name: &str, mode: u32) -> io::Result
 
 /// Whether an error says that a path, or a directory on the way to it, is not there.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error().map(Errno::from_raw_os_error),
-        Some(Errno::NOENT | Errno::NOTDIR)
-    )
+    matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::NOENT | Errno::NOTDIR))
 }
 
 /// The components of a path, lexically: empty and `.` left out, `..` kept for the kernel.

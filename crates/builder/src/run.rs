@@ -15,7 +15,9 @@ use connectrpc::{ConnectRpcService, Limits, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 
 use crate::builder::Builder;
 use crate::config::Config;
@@ -28,6 +30,8 @@ use crate::worker::Worker;
 
 /// Largest message of a client, as containerd and BuildKit have it.
 const MAX_MESSAGE: usize = 16 << 20;
+/// Longest TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long builds may take to notice that the builder stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -97,11 +101,9 @@ pub fn run(parts: Parts) -> Result<(), RunError> {
 async fn serve(parts: Parts) -> Result<(), RunError> {
     let Parts { root, config, listeners, gate, launcher, step_ids } = parts;
     let ids = IdRange { first: step_ids.first, count: step_ids.count };
-    let store = Store::open(&root, StoreOptions { ids, ..StoreOptions::default() })
-        .map_err(Failure::store)?;
+    let store = Store::open(&root, StoreOptions { ids }).map_err(Failure::store)?;
     let gate = gate.map(Gate::new).transpose().map_err(Failure::of)?;
-    let launcher =
-        launcher.attach(&tokio::runtime::Handle::current()).map_err(Failure::of)?;
+    let launcher = launcher.attach(&tokio::runtime::Handle::current()).map_err(Failure::of)?;
     let registries = crate::registries::client(&config)?;
     let http = crate::source::http::client().map_err(Failure::of)?;
     let worker = Worker::open(&store, &config)?;
@@ -112,8 +114,9 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
     let builder = Builder::new(Arc::clone(&context), Solver::new(runtime, options), worker);
 
     let service = service(&builder);
+    let tls = context.config.grpc.tls.pem.as_ref().map(crate::tls::acceptor).transpose()?;
     for listener in listeners {
-        listen(listener, service.clone()).map_err(RunError::Serve)?;
+        listen(listener, service.clone(), tls.clone()).map_err(RunError::Serve)?;
     }
     tokio::spawn(crate::collect::collect_garbage(Arc::clone(&context)));
     tracing::info!(root = %root.display(), "builder is ready");
@@ -158,7 +161,7 @@ fn service(builder: &Arc<Builder>) -> Service {
     ConnectRpcService::new(router).with_limits(limits)
 }
 
-fn listen(listener: Listener, service: Service) -> std::io::Result<()> {
+fn listen(listener: Listener, service: Service, tls: Option<TlsAcceptor>) -> std::io::Result<()> {
     match listener {
         Listener::Unix(listener) => {
             listener.set_nonblocking(true)?;
@@ -177,9 +180,12 @@ fn listen(listener: Listener, service: Service) -> std::io::Result<()> {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::spawn(async move {
                 loop {
-                    match listener.accept().await {
-                        Ok((stream, _)) => connection(stream, service.clone()),
-                        Err(error) => pause(&error).await,
+                    match (listener.accept().await, &tls) {
+                        (Ok((stream, _)), None) => connection(stream, service.clone()),
+                        (Ok((stream, _)), Some(tls)) => {
+                            secure_connection(tls.accept(stream), service.clone());
+                        }
+                        (Err(error), _) => pause(&error).await,
                     }
                 }
             });
@@ -192,6 +198,17 @@ fn listen(listener: Listener, service: Service) -> std::io::Result<()> {
 async fn pause(error: &std::io::Error) {
     tracing::warn!(%error, "cannot accept a connection");
     tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// A handshake takes as long as the other end wants; it must not hold up the listener.
+fn secure_connection(handshake: tokio_rustls::Accept<TcpStream>, service: Service) {
+    tokio::spawn(async move {
+        match tokio::time::timeout(HANDSHAKE, handshake).await {
+            Ok(Ok(stream)) => connection(stream, service),
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
+        }
+    });
 }
 
 fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: Service) {

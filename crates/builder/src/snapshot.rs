@@ -113,7 +113,8 @@ impl Snapshot {
 async fn copied(store: Arc<Store>, source: Root) -> Result<Tree, Failure> {
     blocking(move || {
         let workspace = Workspace::new(&store, Tree::scratch(), "copy of a local directory")?;
-        crate::op::file::copy_everything(&source, workspace.root(), None).map_err(Failure::store)?;
+        crate::op::file::copy_everything(&source, workspace.root(), None)
+            .map_err(Failure::store)?;
         workspace.commit()
     })
     .await?
@@ -129,11 +130,7 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// Begins a layer on `base`. Blocking.
-    pub(crate) fn new(
-        store: &Arc<Store>,
-        base: Tree,
-        description: &str,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn new(store: &Arc<Store>, base: Tree, description: &str) -> Result<Self, Failure> {
         let active = store.new_layer(description, RecordType::Regular).map_err(Failure::store)?;
         let fd = if base.is_empty() {
             active.open().map_err(Failure::store)?

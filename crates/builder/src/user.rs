@@ -158,7 +158,11 @@ fn accounts(root: &Root) -> Result<Vec<Account>, ResolveUserError> {
                 name: (*fields.first()?).to_owned(),
                 uid: fields.get(2)?.parse().ok()?,
                 gid: fields.get(3)?.parse().ok()?,
-                home: fields.get(5).filter(|home| !home.is_empty()).unwrap_or(&DEFAULT_HOME).to_string(),
+                home: fields
+                    .get(5)
+                    .filter(|home| !home.is_empty())
+                    .unwrap_or(&DEFAULT_HOME)
+                    .to_string(),
             })
         })
         .filter(|account| account.uid <= MAX_ID && account.gid <= MAX_ID)

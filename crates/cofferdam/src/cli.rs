@@ -73,16 +73,23 @@ mod tests {
         let internal = ["until-stdin-closes", "help", "version"];
         for command in Cli::command().get_subcommands() {
             for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
-                let written = page.contains(&format!("--{flag}`")) || page.contains(&format!("--{flag} ")) || page.contains(&format!("--{flag}["))
+                let written = page.contains(&format!("--{flag}`"))
+                    || page.contains(&format!("--{flag} "))
+                    || page.contains(&format!("--{flag}["))
                     || page.contains(&format!("--{flag}="));
-                assert!(written || internal.contains(&flag), "docs/cli.md lacks --{flag} of {}", command.get_name());
+                assert!(
+                    written || internal.contains(&flag),
+                    "docs/cli.md lacks --{flag} of {}",
+                    command.get_name()
+                );
             }
         }
     }
 
     #[test]
     fn the_daemons_name_implies_the_command() {
-        for text in ["/usr/bin/buildkitd --debug", "buildkitd --debug", "cofferdam builder --debug"] {
+        for text in ["/usr/bin/buildkitd --debug", "buildkitd --debug", "cofferdam builder --debug"]
+        {
             let cli = Cli::try_parse_from(with_command(words(text))).unwrap();
             assert!(matches!(cli.command, Command::Builder(_)), "{text}");
         }

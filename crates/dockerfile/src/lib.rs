@@ -45,9 +45,10 @@ pub use convert::{
     ConvertError, CopyError, EpochError, ExposeError, RunStepError, SignalError, StageError,
 };
 pub use frontend::{
-    AttrError, BuildError, BuildErrorKind, Built, BuiltRef, ContextError, GitError, NamedContextError, ReferenceError,
-    build,
+    AttrError, BuildError, BuildErrorKind, Built, BuiltRef, ContextError, GitError,
+    NamedContextError, ReferenceError, build,
 };
 pub use image::{
-    Config, DEFAULT_PATH, Empty, Extra, HISTORY_COMMENT, Healthcheck as HealthcheckConfig, History, Image, RootFs,
+    Config, DEFAULT_PATH, Empty, Extra, HISTORY_COMMENT, Healthcheck as HealthcheckConfig, History,
+    Image, RootFs,
 };

@@ -64,7 +64,8 @@ pub(crate) fn absolute(parent: &str, path: &str, keep_slash: bool) -> String {
 /// Like [`absolute`], and cleaned in any case.
 pub(crate) fn normalize(parent: &str, path: &str, keep_slash: bool) -> String {
     let cleaned = clean(path);
-    let mut joined = if cleaned.starts_with('/') { cleaned } else { join(&format!("/{parent}"), path) };
+    let mut joined =
+        if cleaned.starts_with('/') { cleaned } else { join(&format!("/{parent}"), path) };
     if keep_slash {
         if path.ends_with('/') && !joined.ends_with('/') {
             joined.push('/');

@@ -106,7 +106,10 @@ fn nanoseconds(number: &str, unit: &str, text: &str) -> Result<u64, DurationErro
         "m" => 60_000_000_000,
         "h" => 3_600_000_000_000,
         _ => {
-            return Err(DurationError::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() });
+            return Err(DurationError::UnknownUnit {
+                unit: unit.to_owned(),
+                text: text.to_owned(),
+            });
         }
     };
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };

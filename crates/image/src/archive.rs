@@ -7,7 +7,9 @@
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 
-use crate::layer::{Applied, ApplyError, ApplyOptions, Limits, Source, TarStream, Wrapping, unpack_tar};
+use crate::layer::{
+    Applied, ApplyError, ApplyOptions, Limits, Source, TarStream, Wrapping, unpack_tar,
+};
 
 const WRAPPINGS: [Wrapping; 5] =
     [Wrapping::None, Wrapping::Gzip, Wrapping::Zstd, Wrapping::Bzip2, Wrapping::Xz];
@@ -35,7 +37,11 @@ pub fn is_archive(reader: impl Read) -> io::Result<bool> {
 ///
 /// # Errors
 /// See [`ApplyError`].
-pub fn unpack(reader: impl Read + Send, root: BorrowedFd<'_>, options: &ApplyOptions<'_>) -> Result<Applied, ApplyError> {
+pub fn unpack(
+    reader: impl Read + Send,
+    root: BorrowedFd<'_>,
+    options: &ApplyOptions<'_>,
+) -> Result<Applied, ApplyError> {
     unpack_tar(reader, &WRAPPINGS, root, options, false)
 }
 

@@ -65,13 +65,21 @@ pub struct ContainerConfig {
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// Labels.
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub labels: BTreeMap<String, String>,
     /// Signal that stops the container.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
     /// Windows: the command is already escaped.
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub args_escaped: bool,
     /// Docker: how to check that the container is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,7 +158,11 @@ pub struct History {
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub comment: String,
     /// Whether the step made no layer.
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub empty_layer: bool,
     /// Fields this version does not know.
     #[serde(flatten)]
@@ -226,11 +238,16 @@ mod key_set {
     #[derive(serde::Serialize)]
     struct Empty {}
 
-    pub(super) fn serialize<S: Serializer>(set: &BTreeSet<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        set: &BTreeSet<String>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_map(set.iter().map(|key| (key, Empty {})))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeSet<String>, D::Error> {
         let map: Option<BTreeMap<String, IgnoredAny>> = Option::deserialize(deserializer)?;
         Ok(map.unwrap_or_default().into_keys().collect())
     }

@@ -90,7 +90,12 @@ impl<W: Write> LayoutWriter<W> {
     ///
     /// # Errors
     /// Reading or writing failed, or the content is not what it is called.
-    pub fn blob(&mut self, digest: &Digest, size: u64, content: impl Read) -> Result<(), LayoutError> {
+    pub fn blob(
+        &mut self,
+        digest: &Digest,
+        size: u64,
+        content: impl Read,
+    ) -> Result<(), LayoutError> {
         if !self.written.insert(*digest) {
             return Ok(());
         }
@@ -99,7 +104,8 @@ impl<W: Write> LayoutWriter<W> {
         copy(&mut content, &mut self.out, digest)?;
         let (mut rest, actual, length) = content.finish();
         rest.set_limit(1);
-        let more = rest.read(&mut [0]).map_err(|source| LayoutError::Blob { digest: *digest, source })?;
+        let more =
+            rest.read(&mut [0]).map_err(|source| LayoutError::Blob { digest: *digest, source })?;
         if actual != *digest || length != size || more != 0 {
             return Err(LayoutError::Mismatch { digest: *digest });
         }
@@ -130,7 +136,13 @@ impl<W: Write> LayoutWriter<W> {
         self.pad(bytes.len() as u64)
     }
 
-    fn header(&mut self, path: &str, kind: EntryType, mode: u32, size: u64) -> Result<(), LayoutError> {
+    fn header(
+        &mut self,
+        path: &str,
+        kind: EntryType,
+        mode: u32,
+        size: u64,
+    ) -> Result<(), LayoutError> {
         let mut header = Header::new_ustar();
         header.set_path(path).map_err(LayoutError::Write)?;
         header.set_entry_type(kind);
@@ -167,7 +179,11 @@ impl From<&DockerImage> for DockerEntry {
     fn from(image: &DockerImage) -> Self {
         Self {
             config: blob_path(&image.config),
-            repo_tags: if image.repo_tags.is_empty() { None } else { Some(image.repo_tags.clone()) },
+            repo_tags: if image.repo_tags.is_empty() {
+                None
+            } else {
+                Some(image.repo_tags.clone())
+            },
             layers: image.layers.iter().map(blob_path).collect(),
         }
     }

@@ -21,7 +21,9 @@ mod platform;
 mod reference;
 pub mod registry;
 
-pub use config::{ConfigError, ContainerConfig, Healthcheck, History, ImageConfig, RootFs, chain_ids};
+pub use config::{
+    ConfigError, ContainerConfig, Healthcheck, History, ImageConfig, RootFs, chain_ids,
+};
 pub use manifest::{Descriptor, Document, DocumentError, Index, MAX_DOCUMENT, Manifest};
 pub use platform::{ParsePlatformError, Platform};
 pub use reference::{DEFAULT_DOMAIN, ParseReferenceError, Reference};

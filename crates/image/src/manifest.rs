@@ -30,7 +30,11 @@ pub struct Descriptor {
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Free-form annotations.
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
     /// Platform, in an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +91,11 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Free-form annotations.
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
     /// Fields this version does not know.
     #[serde(flatten)]
@@ -130,7 +138,11 @@ pub struct Index {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Free-form annotations.
-    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
     /// Fields this version does not know.
     #[serde(flatten)]
@@ -157,9 +169,9 @@ impl Index {
     #[must_use]
     pub fn select(&self, platform: &Platform) -> Option<&Descriptor> {
         let documents = || {
-            self.manifests
-                .iter()
-                .filter(|entry| media::is_manifest(&entry.media_type) || media::is_index(&entry.media_type))
+            self.manifests.iter().filter(|entry| {
+                media::is_manifest(&entry.media_type) || media::is_index(&entry.media_type)
+            })
         };
         let best = documents()
             .filter_map(|entry| {
@@ -169,14 +181,19 @@ impl Index {
             .min_by_key(|(rank, _)| *rank)
             .map(|(_, entry)| entry);
         best.or_else(|| {
-            if self.manifests.iter().any(|entry| entry.platform.is_some()) { None } else { documents().next() }
+            if self.manifests.iter().any(|entry| entry.platform.is_some()) {
+                None
+            } else {
+                documents().next()
+            }
         })
     }
 
     /// Platforms this index offers, for messages.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
-        let known = |entry: &Descriptor| entry.platform.clone().filter(|platform| !platform.is_unknown());
+        let known =
+            |entry: &Descriptor| entry.platform.clone().filter(|platform| !platform.is_unknown());
         self.manifests.iter().filter_map(known).collect()
     }
 }
@@ -250,7 +267,11 @@ impl Document {
         refuse_case_variants(bytes)?;
         let outside = media_type
             .map(|text| text.split(';').next().unwrap_or_default().trim())
-            .filter(|text| media::is_index(text) || media::is_manifest(text) || text.starts_with("application/vnd."));
+            .filter(|text| {
+                media::is_index(text)
+                    || media::is_manifest(text)
+                    || text.starts_with("application/vnd.")
+            });
         let kind = resolve_kind(&probe, outside)?;
         if probe.schema_version != Some(2) {
             return Err(DocumentError::Unsupported { media_type: kind });
@@ -260,7 +281,8 @@ impl Document {
             index.media_type.get_or_insert(kind);
             Ok(Self::Index(index))
         } else if media::is_manifest(&kind) {
-            let mut manifest: Manifest = serde_json::from_slice(bytes).map_err(DocumentError::Json)?;
+            let mut manifest: Manifest =
+                serde_json::from_slice(bytes).map_err(DocumentError::Json)?;
             manifest.media_type.get_or_insert(kind);
             Ok(Self::Manifest(manifest))
         } else {
@@ -311,11 +333,16 @@ fn resolve_kind(probe: &Probe, outside: Option<&str>) -> Result<String, Document
 /// Some readers match field names without regard to case; a document that relies on it means
 /// different things to different readers.
 fn refuse_case_variants(bytes: &[u8]) -> Result<(), DocumentError> {
-    const FIELDS: [&str; 6] = ["schemaVersion", "mediaType", "manifests", "layers", "config", "subject"];
-    let keys: BTreeMap<String, IgnoredAny> = serde_json::from_slice(bytes).map_err(DocumentError::Json)?;
-    let variant = |key: &String| FIELDS.iter().any(|field| field != key && field.eq_ignore_ascii_case(key));
+    const FIELDS: [&str; 6] =
+        ["schemaVersion", "mediaType", "manifests", "layers", "config", "subject"];
+    let keys: BTreeMap<String, IgnoredAny> =
+        serde_json::from_slice(bytes).map_err(DocumentError::Json)?;
+    let variant =
+        |key: &String| FIELDS.iter().any(|field| field != key && field.eq_ignore_ascii_case(key));
     if keys.keys().any(variant) {
-        return Err(DocumentError::Ambiguous { reason: "a field name differs only in case from a known one" });
+        return Err(DocumentError::Ambiguous {
+            reason: "a field name differs only in case from a known one",
+        });
     }
     Ok(())
 }
@@ -345,7 +372,9 @@ mod tests {
             "layers": [{"mediaType": media::OCI_LAYER, "digest": Digest::of(b"x"), "size": 1, "data": "eA==", "new": 1}],
             "annotations": {"a": "b"}, "newField": {"x": [1]}
         });
-        let Document::Manifest(manifest) = Document::parse(json.to_string().as_bytes(), None).unwrap() else {
+        let Document::Manifest(manifest) =
+            Document::parse(json.to_string().as_bytes(), None).unwrap()
+        else {
             panic!("not a manifest");
         };
         assert_eq!(serde_json::to_value(&manifest).unwrap(), json);
@@ -355,23 +384,39 @@ mod tests {
     fn hostile_documents_are_refused() {
         let config = descriptor(media::OCI_CONFIG);
         for (json, outside) in [
-            (serde_json::json!({"schemaVersion": 2, "config": config, "layers": [], "manifests": []}), None),
+            (
+                serde_json::json!({"schemaVersion": 2, "config": config, "layers": [], "manifests": []}),
+                None,
+            ),
             (serde_json::json!({"schemaVersion": 2, "config": config, "manifests": []}), None),
-            (serde_json::json!({"schemaVersion": 2, "layers": [], "mediaType": media::OCI_INDEX}), None),
+            (
+                serde_json::json!({"schemaVersion": 2, "layers": [], "mediaType": media::OCI_INDEX}),
+                None,
+            ),
             (serde_json::json!({"schemaVersion": 2, "manifests": []}), Some(media::OCI_MANIFEST)),
             (
                 serde_json::json!({"schemaVersion": 2, "manifests": [], "mediaType": media::OCI_INDEX}),
                 Some(media::DOCKER_INDEX),
             ),
-            (serde_json::json!({"schemaVersion": 2, "config": config, "layers": [], "Manifests": []}), None),
+            (
+                serde_json::json!({"schemaVersion": 2, "config": config, "layers": [], "Manifests": []}),
+                None,
+            ),
             (serde_json::json!({"schemaVersion": 1, "fsLayers": []}), None),
-            (serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.x", "layers": []}), None),
+            (
+                serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.x", "layers": []}),
+                None,
+            ),
             (serde_json::json!({"manifests": []}), None),
             (serde_json::json!([]), None),
         ] {
-            assert!(Document::parse(json.to_string().as_bytes(), outside).is_err(), "{json} was accepted");
+            assert!(
+                Document::parse(json.to_string().as_bytes(), outside).is_err(),
+                "{json} was accepted"
+            );
         }
-        let duplicate = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"layers":[]}}"#);
+        let duplicate =
+            format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"layers":[]}}"#);
         assert!(Document::parse(duplicate.as_bytes(), None).is_err());
         let deep = "[".repeat(100_000);
         assert!(Document::parse(deep.as_bytes(), None).is_err());

@@ -66,7 +66,8 @@ pub fn is_layer(media_type: &str) -> bool {
 /// Whether `media_type` names a layer that is not to be pushed unless asked for.
 #[must_use]
 pub fn is_foreign_layer(media_type: &str) -> bool {
-    is_layer(media_type) && (media_type.starts_with(OCI_FOREIGN) || media_type.starts_with(DOCKER_FOREIGN))
+    is_layer(media_type)
+        && (media_type.starts_with(OCI_FOREIGN) || media_type.starts_with(DOCKER_FOREIGN))
 }
 
 /// The other family's name for the same kind of document or layer: OCI when `oci`, else Docker.

@@ -127,17 +127,15 @@ impl Platform {
         if wanted.os != offered.os {
             return None;
         }
-        wanted
-            .runnable()
-            .iter()
-            .position(|(architecture, variant)| {
-                *architecture == offered.architecture && *variant == offered.variant
-            })
+        wanted.runnable().iter().position(|(architecture, variant)| {
+            *architecture == offered.architecture && *variant == offered.variant
+        })
     }
 
     /// Processors this (normalised) one can run, best first.
     fn runnable(&self) -> Vec<(String, String)> {
-        let pair = |architecture: &str, variant: &str| (architecture.to_owned(), variant.to_owned());
+        let pair =
+            |architecture: &str, variant: &str| (architecture.to_owned(), variant.to_owned());
         let mut list = vec![pair(&self.architecture, &self.variant)];
         let version: u32 = self.variant.trim_start_matches('v').parse().unwrap_or(0).min(9);
         match self.architecture.as_str() {
@@ -199,7 +197,8 @@ mod tests {
         ] {
             assert_eq!(Platform::parse(text).unwrap().to_string(), normal);
         }
-        for text in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/a b", "lin\0ux/x"] {
+        for text in ["", "linux", "linux/", "/amd64", "linux/amd64/v1/x", "linux/a b", "lin\0ux/x"]
+        {
             assert!(Platform::parse(text).is_err(), "{text:?} was accepted");
         }
     }
@@ -210,7 +209,10 @@ mod tests {
         assert_eq!(parse("linux/arm64").rank(&parse("linux/arm64/v8")), Some(0));
         assert!(parse("linux/arm64").rank(&parse("linux/arm/v7")).is_some());
         assert_eq!(parse("linux/arm/v7").rank(&parse("linux/arm64")), None);
-        assert!(parse("linux/amd64/v3").rank(&parse("linux/amd64")) < parse("linux/amd64/v3").rank(&parse("linux/386")));
+        assert!(
+            parse("linux/amd64/v3").rank(&parse("linux/amd64"))
+                < parse("linux/amd64/v3").rank(&parse("linux/386"))
+        );
         assert_eq!(parse("linux/amd64").rank(&parse("windows/amd64")), None);
     }
 }

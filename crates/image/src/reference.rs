@@ -55,8 +55,10 @@ impl Reference {
     /// # Errors
     /// As [`Reference::parse`].
     pub fn parse_name(text: &str) -> Result<Self, ParseReferenceError> {
-        Self::split(text)
-            .map_err(|reason| ParseReferenceError { text: text.chars().take(300).collect(), reason })
+        Self::split(text).map_err(|reason| ParseReferenceError {
+            text: text.chars().take(300).collect(),
+            reason,
+        })
     }
 
     fn split(text: &str) -> Result<Self, &'static str> {
@@ -65,7 +67,8 @@ impl Reference {
         }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
-                let digest = Digest::parse(digest).map_err(|_| "the digest is not a SHA-256 digest")?;
+                let digest =
+                    Digest::parse(digest).map_err(|_| "the digest is not a SHA-256 digest")?;
                 (rest, Some(digest))
             }
             None => (text, None),
@@ -198,7 +201,8 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
     const BAD: &str = "the host is malformed";
     let host = match domain.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
-            if port.is_empty() || port.len() > 5 || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+            if port.is_empty() || port.len() > 5 || !port.bytes().all(|byte| byte.is_ascii_digit())
+            {
                 return Err("the port is malformed");
             }
             host
@@ -221,7 +225,11 @@ fn check_path(path: &str) -> Result<(), &'static str> {
     if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err("the repository name must be lowercase");
     }
-    if path.split('/').all(is_path_component) { Ok(()) } else { Err("the repository name is malformed") }
+    if path.split('/').all(is_path_component) {
+        Ok(())
+    } else {
+        Err("the repository name is malformed")
+    }
 }
 
 /// `[a-z0-9]+` runs joined by one `.`, one or two `_`, or any number of `-`.
@@ -283,9 +291,35 @@ mod tests {
     fn hostile_names_are_refused() {
         let long = "a".repeat(256);
         for text in [
-            "", ":", "@", "a:", "a@", "/a", "a/", "a//b", "A", "a/B", "a..b", "a/../b", "../a", "a___b",
-            "a:b/../c:", "a b", "a\n", "a%2f", "a?b", "a#b", "é", "host:port/a", "-a.b/c", "x.y:/a",
-            "[::1/a", "a@sha256:../../x", "a:.x", &long, "localhost:99999999/a",
+            "",
+            ":",
+            "@",
+            "a:",
+            "a@",
+            "/a",
+            "a/",
+            "a//b",
+            "A",
+            "a/B",
+            "a..b",
+            "a/../b",
+            "../a",
+            "a___b",
+            "a:b/../c:",
+            "a b",
+            "a\n",
+            "a%2f",
+            "a?b",
+            "a#b",
+            "é",
+            "host:port/a",
+            "-a.b/c",
+            "x.y:/a",
+            "[::1/a",
+            "a@sha256:../../x",
+            "a:.x",
+            &long,
+            "localhost:99999999/a",
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         ] {
             assert!(Reference::parse(text).is_err(), "{text:?} was accepted");

@@ -25,7 +25,8 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("canary/dir")).unwrap();
         fs::write(dir.path().join("canary/file"), b"precious").unwrap();
-        fs::set_permissions(dir.path().join("canary/dir"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(dir.path().join("canary/dir"), fs::Permissions::from_mode(0o700))
+            .unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         let before = describe(&dir.path().join("canary"));
         Self { dir, before }
@@ -41,7 +42,8 @@ impl Place {
 
     fn apply(&self, bytes: &[u8]) -> Result<Applied, ApplyError> {
         let mode = fs::metadata(self.root()).unwrap().mode();
-        let result = apply(bytes, media::OCI_LAYER, dir_fd(&self.root()).as_fd(), &ApplyOptions::default());
+        let result =
+            apply(bytes, media::OCI_LAYER, dir_fd(&self.root()).as_fd(), &ApplyOptions::default());
         self.check(mode);
         result
     }
@@ -56,7 +58,8 @@ impl Place {
     fn check(&self, mode: u32) {
         assert_eq!(describe(&self.dir.path().join("canary")), self.before, "the canary changed");
         assert_eq!(fs::metadata(self.root()).unwrap().mode(), mode, "the root's mode changed");
-        let mut names: Vec<_> = fs::read_dir(self.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(self.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["canary", "root"], "something appeared outside");
     }
@@ -64,7 +67,8 @@ impl Place {
 
 #[test]
 fn names_cannot_leave() {
-    for name in ["../canary/file", "a/../../canary/file", "..", "a/..", "./../x", "/../x", "a/../b"] {
+    for name in ["../canary/file", "a/../../canary/file", "..", "a/..", "./../x", "/../x", "a/../b"]
+    {
         for kind in [FILE, DIR, SYMLINK, LINK, FIFO, CHAR] {
             let place = Place::new();
             let tar = Tar::default().file("f", b"1").entry(kind, name, "f").end();
@@ -87,7 +91,9 @@ fn absolute_names_land_inside() {
 fn links_are_resolved_inside() {
     let place = Place::new();
     let canary = place.canary();
-    for target in [canary.clone(), "../canary".to_owned(), "../../../../../../../../".to_owned() + &canary] {
+    for target in
+        [canary.clone(), "../canary".to_owned(), "../../../../../../../../".to_owned() + &canary]
+    {
         let tar = Tar::default()
             .symlink("out", &target)
             .file("out/file", b"evil")
@@ -143,14 +149,26 @@ fn files_replace_links_instead_of_following_them() {
 fn hard_links_stay_inside_and_need_a_file() {
     let canary = Place::new();
     let outside = format!("{}/file", canary.canary());
-    for (name, target) in [("h", "../canary/file"), ("h", outside.as_str()), ("h", "missing"), ("h", "d"), ("h", "/"), ("h", "w")] {
+    for (name, target) in [
+        ("h", "../canary/file"),
+        ("h", outside.as_str()),
+        ("h", "missing"),
+        ("h", "d"),
+        ("h", "/"),
+        ("h", "w"),
+    ] {
         let place = Place::new();
         let tar = Tar::default().dir("d").entry(FILE, ".wh.w", "").link(name, target).end();
         assert!(place.apply(&tar).is_err(), "a hard link to {target} was accepted");
     }
     // To a link: the link itself is linked, not what it points to.
     let place = Place::new();
-    let tar = Tar::default().symlink("s", &outside).link("h", "s").raw(FILE, b"h2", b"", 0, |_| {}).link("h2", "h2").end();
+    let tar = Tar::default()
+        .symlink("s", &outside)
+        .link("h", "s")
+        .raw(FILE, b"h2", b"", 0, |_| {})
+        .link("h2", "h2")
+        .end();
     place.apply(&tar).unwrap();
     assert!(place.root().join("h").symlink_metadata().unwrap().is_symlink());
     assert!(place.root().join("h2").exists(), "a link to itself removed the file");
@@ -184,7 +202,9 @@ fn the_last_duplicate_wins() {
 fn the_root_entry_changes_nothing() {
     let place = Place::new();
     for name in ["./", "/", ".", "././"] {
-        let tar = Tar::default().raw(DIR, name.as_bytes(), b"", 0, |header| header.set_mode(0o4777)).end();
+        let tar = Tar::default()
+            .raw(DIR, name.as_bytes(), b"", 0, |header| header.set_mode(0o4777))
+            .end();
         place.apply(&tar).unwrap();
         assert!(place.apply(&Tar::default().entry(SYMLINK, name, "/x").end()).is_err());
         assert!(place.apply(&Tar::default().file(name, b"x").end()).is_err());
@@ -236,9 +256,17 @@ fn whiteouts_and_devices() {
     assert_eq!(fs::read(root.join("kept")).unwrap(), b"new");
     assert!(root.join("opaque/x").exists() && root.join("dir/inside").exists());
     for name in ["again", "dir", "opaque", "parent"] {
-        assert_eq!(common::xattrs(&root.join(name)), [("user.overlay.opaque".to_owned(), b"y".to_vec())], "{name}");
+        assert_eq!(
+            common::xattrs(&root.join(name)),
+            [("user.overlay.opaque".to_owned(), b"y".to_vec())],
+            "{name}"
+        );
     }
-    assert!(!root.join("sda").exists() && !root.join(".wh..wh.aufs").exists() && !root.join(".wh..wh.plnk").exists());
+    assert!(
+        !root.join("sda").exists()
+            && !root.join(".wh..wh.aufs").exists()
+            && !root.join(".wh..wh.plnk").exists()
+    );
     // For ADD these are names like any other.
     let place = Place::new();
     place.unpack(&Tar::default().file(".wh.x", b"1").file(".wh..wh..opq", b"").end()).unwrap();
@@ -269,7 +297,10 @@ fn attributes_are_filtered() {
         .dir("d")
         .end();
     place.apply(&tar).unwrap();
-    let expected = [("security.capability".to_owned(), capability.to_vec()), ("user.good".to_owned(), b"1".to_vec())];
+    let expected = [
+        ("security.capability".to_owned(), capability.to_vec()),
+        ("user.good".to_owned(), b"1".to_vec()),
+    ];
     assert_eq!(common::xattrs(&place.root().join("f")), expected);
     assert_eq!(common::xattrs(&place.root().join("short")), []);
     assert_eq!(common::xattrs(&place.root().join("d")), []);
@@ -282,14 +313,30 @@ fn readers_must_not_differ() {
     let gnu = |tar: Tar, kind: u8| tar.raw(kind, b"././@LongLink", b"", 5, |_| {}).data(b"name\0");
     for (what, tar) in [
         ("size in extended header", small(Tar::default().pax(&[("size", b"0")])).end()),
-        ("larger size", Tar::default().pax(&[("size", b"512")]).raw(FILE, b"f", b"", 0, |_| {}).data(&hidden).end()),
+        (
+            "larger size",
+            Tar::default()
+                .pax(&[("size", b"512")])
+                .raw(FILE, b"f", b"", 0, |_| {})
+                .data(&hidden)
+                .end(),
+        ),
         ("duplicate key", small(Tar::default().pax(&[("path", b"a"), ("path", b"b")])).end()),
-        ("two extended headers", small(Tar::default().pax(&[("path", b"a")]).pax(&[("path", b"b")])).end()),
+        (
+            "two extended headers",
+            small(Tar::default().pax(&[("path", b"a")]).pax(&[("path", b"b")])).end(),
+        ),
         ("GNU and PAX", small(gnu(Tar::default().pax(&[("path", b"a")]), b'L')).end()),
         ("two long names", small(gnu(gnu(Tar::default(), b'L'), b'L')).end()),
         ("dangling header", Tar::default().pax(&[("path", b"a")]).end()),
-        ("data behind a link", Tar::default().raw(SYMLINK, b"l", b"x", 512, |_| {}).data(&hidden).end()),
-        ("data behind a directory", Tar::default().raw(DIR, b"d", b"", 512, |_| {}).data(&hidden).end()),
+        (
+            "data behind a link",
+            Tar::default().raw(SYMLINK, b"l", b"x", 512, |_| {}).data(&hidden).end(),
+        ),
+        (
+            "data behind a directory",
+            Tar::default().raw(DIR, b"d", b"", 512, |_| {}).data(&hidden).end(),
+        ),
         ("sparse", Tar::default().raw(b'S', b"f", b"", 0, |_| {}).end()),
         ("sparse by PAX", small(Tar::default().pax(&[("GNU.sparse.major", b"1")])).end()),
         ("unknown type", Tar::default().raw(b'Z', b"f", b"", 0, |_| {}).end()),
@@ -326,7 +373,8 @@ fn ids_outside_the_range_are_named() {
     let place = Place::new();
     let tar = Tar::default().raw(FILE, b"etc/f", b"", 0, |header| header.set_uid(70_000)).end();
     let options = ApplyOptions { ids: &|id| (id < 65536).then_some(id), ..ApplyOptions::default() };
-    let error = apply(tar.as_slice(), media::OCI_LAYER, dir_fd(&place.root()).as_fd(), &options).unwrap_err();
+    let error = apply(tar.as_slice(), media::OCI_LAYER, dir_fd(&place.root()).as_fd(), &options)
+        .unwrap_err();
     assert!(error.to_string().contains("70000") && error.to_string().contains("etc/f"), "{error}");
     for uid in [u64::from(u32::MAX), u64::from(u32::MAX) + 1] {
         let tar = Tar::default().pax(&[("uid", uid.to_string().as_bytes())]).file("f", b"").end();
@@ -373,7 +421,11 @@ fn bombs_stop_early() {
         assert!(place.apply(&Tar::default().pax(&[("path", path)]).file("f", b"").end()).is_err());
     }
     let wide = vec![b'a'; 70_000];
-    assert!(place.apply(&Tar::default().pax(&[("SCHILY.xattr.user.a", &wide)]).file("f", b"").end()).is_err());
+    assert!(
+        place
+            .apply(&Tar::default().pax(&[("SCHILY.xattr.user.a", &wide)]).file("f", b"").end())
+            .is_err()
+    );
     // Depth through links counts as well.
     let mut tar = Tar::default().symlink("l0", "x");
     let step = "d/".repeat(20);
@@ -396,7 +448,13 @@ fn a_large_zstd_window_is_refused() {
 #[test]
 fn archives_are_recognised_by_content() {
     let tar = Tar::default().file("hello", b"world").symlink("l", "hello").end();
-    for (program, arguments) in [("cat", &[][..]), ("gzip", &["-c"]), ("bzip2", &["-c"]), ("xz", &["-c"]), ("zstd", &["-c"])] {
+    for (program, arguments) in [
+        ("cat", &[][..]),
+        ("gzip", &["-c"]),
+        ("bzip2", &["-c"]),
+        ("xz", &["-c"]),
+        ("zstd", &["-c"]),
+    ] {
         let packed = common::pipe(program, arguments, &tar).unwrap();
         assert!(archive::is_archive(packed.as_slice()).unwrap(), "{program}");
         let place = Place::new();
@@ -415,7 +473,12 @@ fn archives_are_recognised_by_content() {
 
 #[test]
 fn arbitrary_bytes_do_no_harm() {
-    let good = Tar::default().dir("d").symlink("d/l", "..").file("d/l/f", &[1; 600]).link("h", "d/l/f").end();
+    let good = Tar::default()
+        .dir("d")
+        .symlink("d/l", "..")
+        .file("d/l/f", &[1; 600])
+        .link("h", "d/l/f")
+        .end();
     let mut seed = 1_u32;
     for round in 0..600 {
         let mut bytes = good.clone();

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_digest::Digest;
 use cofferdam_image::registry::{
-    Anonymous, Client, ClientConfig, Credentials, CredentialsError, HostConfig, Login, RegistryError, Repository,
-    Secret, Token, TokenRequest,
+    Anonymous, Client, ClientConfig, Credentials, CredentialsError, HostConfig, Login,
+    RegistryError, Repository, Secret, Token, TokenRequest,
 };
 use cofferdam_image::{Descriptor, Index, Manifest, Platform, Reference, media};
 use common::server::{Asked, Reply, Server};
@@ -38,12 +38,17 @@ impl Credentials for Watched {
 
     async fn login(&self, host: &str) -> Result<Option<Login>, CredentialsError> {
         self.lookups.lock().unwrap().push(host.to_owned());
-        Ok(Some(Login { username: self.username.to_owned(), secret: Secret::new(SECRET.to_owned()) }))
+        Ok(Some(Login {
+            username: self.username.to_owned(),
+            secret: Secret::new(SECRET.to_owned()),
+        }))
     }
 
     async fn token(&self, request: &TokenRequest) -> Result<Option<Token>, CredentialsError> {
         self.lookups.lock().unwrap().push(request.realm.clone());
-        Ok(self.token.map(|token| Token { secret: Secret::new(token.to_owned()), expires_in: None }))
+        Ok(self
+            .token
+            .map(|token| Token { secret: Secret::new(token.to_owned()), expires_in: None }))
     }
 }
 
@@ -89,7 +94,9 @@ async fn read(repository: &Repository, descriptor: &Descriptor) -> Result<Vec<u8
 
 fn saw_secret(server: &Server) -> bool {
     server.asked().iter().any(|asked| {
-        asked.header("authorization").is_some() || String::from_utf8_lossy(&asked.body).contains(SECRET) || asked.path.contains(SECRET)
+        asked.header("authorization").is_some()
+            || String::from_utf8_lossy(&asked.body).contains(SECRET)
+            || asked.path.contains(SECRET)
     })
 }
 
@@ -98,38 +105,59 @@ async fn wrong_content_is_refused() {
     let other = Digest::of(b"other");
     let by_digest = anonymous(&Server::start(|_| manifest_reply())).fetch(&other.to_string()).await;
     assert!(matches!(by_digest, Err(RegistryError::Mismatch { .. })), "{by_digest:?}");
-    let stated = Server::start(move |_| manifest_reply().header("Docker-Content-Digest", other.to_string()));
+    let stated =
+        Server::start(move |_| manifest_reply().header("Docker-Content-Digest", other.to_string()));
     assert!(matches!(anonymous(&stated).fetch("1").await, Err(RegistryError::Mismatch { .. })));
-    let malformed = Server::start(|_| manifest_reply().header("Docker-Content-Digest", "sha256:../../x"));
+    let malformed =
+        Server::start(|_| manifest_reply().header("Docker-Content-Digest", "sha256:../../x"));
     assert!(anonymous(&malformed).fetch("1").await.is_err());
     assert!(anonymous(&malformed).head("1").await.is_err());
     let config = Descriptor::of(media::OCI_CONFIG, b"right");
     let swapped = Server::start(|_| Reply::new(200).body("wrong"));
-    assert!(matches!(anonymous(&swapped).small_blob(&config).await, Err(RegistryError::Mismatch { .. })));
+    assert!(matches!(
+        anonymous(&swapped).small_blob(&config).await,
+        Err(RegistryError::Mismatch { .. })
+    ));
     // A size or media type other than the descriptor's.
     let good = Server::start(|_| manifest_reply());
     let right = Descriptor::of(media::OCI_MANIFEST, &manifest());
     assert!(anonymous(&good).document(&right).await.is_ok());
     assert!(anonymous(&good).document(&Descriptor { size: 5, ..right.clone() }).await.is_err());
     let renamed = Descriptor { media_type: media::DOCKER_MANIFEST.to_owned(), ..right };
-    assert!(matches!(anonymous(&good).document(&renamed).await, Err(RegistryError::Document { .. })));
+    assert!(matches!(
+        anonymous(&good).document(&renamed).await,
+        Err(RegistryError::Document { .. })
+    ));
 }
 
 #[tokio::test]
 async fn ambiguous_and_huge_documents_are_refused() {
-    let config = serde_json::json!({"mediaType": media::OCI_CONFIG, "digest": Digest::of(b"{}"), "size": 2});
-    let both = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [], "manifests": []}).to_string();
-    let ambiguous = Server::start(move |_| Reply::new(200).header("Content-Type", media::OCI_INDEX).body(both.clone()));
+    let config =
+        serde_json::json!({"mediaType": media::OCI_CONFIG, "digest": Digest::of(b"{}"), "size": 2});
+    let both =
+        serde_json::json!({"schemaVersion": 2, "config": config, "layers": [], "manifests": []})
+            .to_string();
+    let ambiguous = Server::start(move |_| {
+        Reply::new(200).header("Content-Type", media::OCI_INDEX).body(both.clone())
+    });
     assert!(matches!(anonymous(&ambiguous).fetch("1").await, Err(RegistryError::Document { .. })));
-    let huge = Server::start(|_| Reply::new(200).header("Content-Type", media::OCI_INDEX).body(vec![b' '; 5 << 20]));
+    let huge = Server::start(|_| {
+        Reply::new(200).header("Content-Type", media::OCI_INDEX).body(vec![b' '; 5 << 20])
+    });
     assert!(matches!(anonymous(&huge).fetch("1").await, Err(RegistryError::Document { .. })));
     let endless = Server::start(|_| {
         let index = Index::new(media::OCI_INDEX, vec![Descriptor::of(media::OCI_INDEX, b"x")]);
-        Reply::new(200).header("Content-Type", media::OCI_INDEX).body(serde_json::to_vec(&index).unwrap())
+        Reply::new(200)
+            .header("Content-Type", media::OCI_INDEX)
+            .body(serde_json::to_vec(&index).unwrap())
     });
     assert!(anonymous(&endless).resolve("1", &Platform::host()).await.is_err());
     let pushed = anonymous(&ambiguous)
-        .push_manifest(media::OCI_MANIFEST, Bytes::from_static(b"{\"schemaVersion\":2,\"manifests\":[],\"layers\":[]}"), None)
+        .push_manifest(
+            media::OCI_MANIFEST,
+            Bytes::from_static(b"{\"schemaVersion\":2,\"manifests\":[],\"layers\":[]}"),
+            None,
+        )
         .await;
     assert!(matches!(pushed, Err(RegistryError::Document { .. })));
 }
@@ -144,7 +172,8 @@ fn ranged(asked: &Asked) -> (usize, Reply) {
     match asked.header("range") {
         None => (0, Reply::new(200).body(content)),
         Some(range) => {
-            let start: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
+            let start: usize =
+                range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
             let header = format!("bytes {start}-{}/{}", content.len() - 1, content.len());
             (start, Reply::new(206).header("Content-Range", header).body(&content[start..]))
         }
@@ -160,7 +189,8 @@ async fn broken_downloads_are_resumed() {
         reply
     });
     assert_eq!(read(&anonymous(&breaking), &descriptor).await.unwrap(), content());
-    let starts: Vec<_> = breaking.asked().iter().map(|asked| asked.header("range").map(str::to_owned)).collect();
+    let starts: Vec<_> =
+        breaking.asked().iter().map(|asked| asked.header("range").map(str::to_owned)).collect();
     assert_eq!(starts.len(), 5, "{starts:?}");
     assert_eq!(starts[1].as_deref(), Some("bytes=30000-"));
 
@@ -186,10 +216,16 @@ async fn downloads_that_cannot_succeed_end() {
         }
         Reply::new(206).header("Content-Range", "bytes 7-159999/160000").body(&content()[7..])
     });
-    assert!(matches!(read(&anonymous(&elsewhere), &descriptor).await, Err(RegistryError::Mismatch { .. })));
+    assert!(matches!(
+        read(&anonymous(&elsewhere), &descriptor).await,
+        Err(RegistryError::Mismatch { .. })
+    ));
     for body in [vec![1; 160_001], vec![1; 10]] {
         let sized = Server::start(move |_| Reply::new(200).body(body.clone()));
-        assert!(matches!(read(&anonymous(&sized), &descriptor).await, Err(RegistryError::Mismatch { .. })));
+        assert!(matches!(
+            read(&anonymous(&sized), &descriptor).await,
+            Err(RegistryError::Mismatch { .. })
+        ));
     }
 }
 
@@ -204,12 +240,18 @@ async fn patience_is_bounded() {
     assert!(anonymous(&busy).fetch("1").await.is_ok());
     assert_eq!(busy.asked().len(), 3);
     let started = Instant::now();
-    let down = Server::start(|_| Reply::new(503).header("Retry-After", "100000").body("be patient"));
+    let down =
+        Server::start(|_| Reply::new(503).header("Retry-After", "100000").body("be patient"));
     let error = anonymous(&down).fetch("1").await.unwrap_err();
-    assert!(error.to_string().contains("503") && error.to_string().contains("be patient"), "{error}");
+    assert!(
+        error.to_string().contains("503") && error.to_string().contains("be patient"),
+        "{error}"
+    );
     assert_eq!(down.asked().len(), 5);
     assert!(started.elapsed() < Duration::from_secs(5));
-    let refused = Server::start(|_| Reply::new(400).body(r#"{"errors":[{"code":"NAME_INVALID","message":"bad name"}]}"#));
+    let refused = Server::start(|_| {
+        Reply::new(400).body(r#"{"errors":[{"code":"NAME_INVALID","message":"bad name"}]}"#)
+    });
     let error = anonymous(&refused).fetch("1").await.unwrap_err();
     assert!(error.to_string().contains("name invalid: bad name"), "{error}");
     assert_eq!(refused.asked().len(), 1);
@@ -226,7 +268,10 @@ fn wanting(realm: impl Fn(&str) -> String + Send + Sync + 'static) -> Server {
             return manifest_reply();
         }
         let realm = realm(&host);
-        Reply::new(401).header("WWW-Authenticate", format!(r#"Bearer realm="{realm}",service="s",scope="repository:x:pull""#))
+        Reply::new(401).header(
+            "WWW-Authenticate",
+            format!(r#"Bearer realm="{realm}",service="s",scope="repository:x:pull""#),
+        )
     })
 }
 
@@ -245,23 +290,41 @@ async fn tokens_are_fetched_and_kept() {
     client.repository(&name, user()).fetch("1").await.unwrap();
     assert_eq!(server.count("/token"), 1, "the token was not shared between equal identities");
     let asked = server.asked().into_iter().find(|asked| asked.path.starts_with("/token")).unwrap();
-    assert!(asked.path.contains("service=s") && asked.path.contains("scope=repository%3Ax%3Apull"), "{}", asked.path);
+    assert!(
+        asked.path.contains("service=s") && asked.path.contains("scope=repository%3Ax%3Apull"),
+        "{}",
+        asked.path
+    );
     assert!(asked.header("authorization").unwrap().starts_with("Basic "));
     // Another person, or another scope, needs another token.
     client.repository(&name, Arc::new(Anonymous)).fetch("1").await.unwrap();
     assert_eq!(server.count("/token"), 2);
-    assert!(server.asked().iter().filter(|asked| asked.path.starts_with("/token")).nth(1).unwrap().header("authorization").is_none());
+    assert!(
+        server
+            .asked()
+            .iter()
+            .filter(|asked| asked.path.starts_with("/token"))
+            .nth(1)
+            .unwrap()
+            .header("authorization")
+            .is_none()
+    );
     mine.push_manifest(media::OCI_MANIFEST, Bytes::from(manifest()), Some("1")).await.unwrap();
     assert_eq!(server.count("pull%2Cpush"), 1);
     // An identity token is exchanged, not sent as a password; a holder may bring its own token.
     let exchanged = wanting(own_realm);
     let identity = Arc::new(Watched { identity: "id".to_owned(), ..Watched::default() });
     repository(&exchanged, identity).fetch("1").await.unwrap();
-    let asked = exchanged.asked().into_iter().find(|asked| asked.path.starts_with("/token")).unwrap();
+    let asked =
+        exchanged.asked().into_iter().find(|asked| asked.path.starts_with("/token")).unwrap();
     assert_eq!(asked.method, "POST");
     assert!(String::from_utf8_lossy(&asked.body).contains("grant_type=refresh_token"));
     let brought = wanting(own_realm);
-    let holder = Arc::new(Watched { identity: "holder".to_owned(), token: Some("good"), ..Watched::default() });
+    let holder = Arc::new(Watched {
+        identity: "holder".to_owned(),
+        token: Some("good"),
+        ..Watched::default()
+    });
     repository(&brought, holder).fetch("1").await.unwrap();
     assert_eq!(brought.count("/token"), 0);
 }
@@ -277,7 +340,10 @@ async fn foreign_realms_see_no_credentials() {
     assert!(!saw_secret(&evil));
     assert_eq!(*credentials.lookups.lock().unwrap(), [] as [String; 0]);
     // Unless the settings name it.
-    let hosts = [(server.host.clone(), HostConfig { realms: vec![evil.host.clone()], ..HostConfig::default() })];
+    let hosts = [(
+        server.host.clone(),
+        HostConfig { realms: vec![evil.host.clone()], ..HostConfig::default() },
+    )];
     let client = client_with(ClientConfig { hosts: hosts.into(), ..ClientConfig::default() });
     let name = Reference::parse(&format!("{}/x", server.host)).unwrap();
     client.repository(&name, user()).fetch("1").await.unwrap();
@@ -291,7 +357,9 @@ async fn foreign_realms_see_no_credentials() {
 #[tokio::test]
 async fn redirects_elsewhere_see_no_credentials() {
     let elsewhere = Server::start(|asked| match asked.path.as_str() {
-        path if path.starts_with("/challenge") => Reply::new(401).header("WWW-Authenticate", "Basic realm=x"),
+        path if path.starts_with("/challenge") => {
+            Reply::new(401).header("WWW-Authenticate", "Basic realm=x")
+        }
         _ => Reply::new(200).body("blob"),
     });
     let target = elsewhere.host.clone();
@@ -301,7 +369,9 @@ async fn redirects_elsewhere_see_no_credentials() {
         }
         match asked.path.as_str() {
             path if path.contains("loop") => Reply::new(302).header("Location", path),
-            path if path.contains("manifests") => Reply::new(307).header("Location", format!("http://{target}/challenge")),
+            path if path.contains("manifests") => {
+                Reply::new(307).header("Location", format!("http://{target}/challenge"))
+            }
             _ => Reply::new(307).header("Location", format!("http://{target}/blob?signature=1")),
         }
     });
@@ -319,11 +389,12 @@ async fn redirects_elsewhere_see_no_credentials() {
 async fn uploads_elsewhere_see_no_credentials() {
     let elsewhere = Server::start(|_| Reply::new(201));
     let target = elsewhere.host.clone();
-    let server = Server::start(move |asked| match (asked.header("authorization"), asked.method.as_str()) {
-        (None, _) => Reply::new(401).header("WWW-Authenticate", "Basic realm=x"),
-        (_, "HEAD") => Reply::new(404),
-        _ => Reply::new(202).header("Location", format!("http://{target}/upload?state=1")),
-    });
+    let server =
+        Server::start(move |asked| match (asked.header("authorization"), asked.method.as_str()) {
+            (None, _) => Reply::new(401).header("WWW-Authenticate", "Basic realm=x"),
+            (_, "HEAD") => Reply::new(404),
+            _ => Reply::new(202).header("Location", format!("http://{target}/upload?state=1")),
+        });
     let blob = Descriptor::of(media::OCI_LAYER, b"blob");
     repository(&server, user()).push_blob(&blob, &Bytes::from_static(b"blob"), None).await.unwrap();
     let asked = elsewhere.asked();
@@ -347,7 +418,9 @@ async fn targets_cannot_leave_the_repository() {
     let server = Server::start(|_| manifest_reply());
     for target in ["../../other/manifests/1", "", "a/b", "1?x=y", "sha256:../../x", "."] {
         assert!(anonymous(&server).fetch(target).await.is_err(), "{target:?}");
-        let pushed = anonymous(&server).push_manifest(media::OCI_MANIFEST, Bytes::from(manifest()), Some(target)).await;
+        let pushed = anonymous(&server)
+            .push_manifest(media::OCI_MANIFEST, Bytes::from(manifest()), Some(target))
+            .await;
         assert!(pushed.is_err(), "{target:?}");
     }
     assert_eq!(server.asked().len(), 0);
@@ -356,7 +429,10 @@ async fn targets_cannot_leave_the_repository() {
 #[tokio::test]
 async fn endless_challenges_end() {
     let server = Server::start(|_| Reply::new(401).header("WWW-Authenticate", "Basic realm=x"));
-    assert!(matches!(repository(&server, user()).fetch("1").await, Err(RegistryError::Denied { .. })));
+    assert!(matches!(
+        repository(&server, user()).fetch("1").await,
+        Err(RegistryError::Denied { .. })
+    ));
     assert!(server.asked().len() <= 3);
     assert!(!format!("{:?}", Secret::new(SECRET.to_owned())).contains(SECRET));
 }

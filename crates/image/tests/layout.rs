@@ -12,7 +12,11 @@ fn write(docker: bool) -> Vec<u8> {
     let (config, layer) = (b"{}".as_slice(), vec![7_u8; 1000]);
     let config_descriptor = Descriptor::of(media::OCI_CONFIG, config);
     let layer_descriptor = Descriptor::of(media::OCI_LAYER, &layer);
-    let manifest = Manifest::new(media::OCI_MANIFEST, config_descriptor.clone(), vec![layer_descriptor.clone()]);
+    let manifest = Manifest::new(
+        media::OCI_MANIFEST,
+        config_descriptor.clone(),
+        vec![layer_descriptor.clone()],
+    );
     let manifest = serde_json::to_vec(&manifest).unwrap();
     let manifest_descriptor = Descriptor::of(media::OCI_MANIFEST, &manifest);
     let mut writer = LayoutWriter::new(Vec::new(), Some(1000)).unwrap();
@@ -47,7 +51,10 @@ fn entries(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn layouts_hold_every_blob_once_under_its_name() {
     let (oci, docker) = (entries(&write(false)), entries(&write(true)));
-    assert_eq!(oci.keys().filter(|name| name.starts_with("blobs/sha256/") && name.len() > 20).count(), 3);
+    assert_eq!(
+        oci.keys().filter(|name| name.starts_with("blobs/sha256/") && name.len() > 20).count(),
+        3
+    );
     for (name, content) in &oci {
         if let Some(hex) = name.strip_prefix("blobs/sha256/").filter(|hex| !hex.is_empty()) {
             assert_eq!(Digest::of(content).hex(), hex);
@@ -65,9 +72,11 @@ fn layouts_hold_every_blob_once_under_its_name() {
 
 #[test]
 fn blobs_must_be_what_they_are_called() {
-    for (digest, size, content) in
-        [(Digest::of(b"a"), 1, &b"b"[..]), (Digest::of(b"a"), 2, b"a"), (Digest::of(b"a"), 1, b"ab")]
-    {
+    for (digest, size, content) in [
+        (Digest::of(b"a"), 1, &b"b"[..]),
+        (Digest::of(b"a"), 2, b"a"),
+        (Digest::of(b"a"), 1, b"ab"),
+    ] {
         let mut writer = LayoutWriter::new(Vec::new(), None).unwrap();
         assert!(matches!(writer.blob(&digest, size, content), Err(LayoutError::Mismatch { .. })));
     }

@@ -10,10 +10,13 @@ use std::path::Path;
 
 use cofferdam_digest::Digest;
 use cofferdam_image::layer::{
-    ApplyOptions, Compression, PackError, PackOptions, Packed, PriorBlob, TreeOptions, TreeWriter, apply, pack,
+    ApplyOptions, Compression, PackError, PackOptions, Packed, PriorBlob, TreeOptions, TreeWriter,
+    apply, pack,
 };
 use common::{describe, dir_fd, gzip, is_root, pipe};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lsetxattr, mknodat, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lsetxattr, mknodat, utimensat,
+};
 
 const SHIFT: u32 = 100_000;
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -40,7 +43,8 @@ fn build_upper(root: &Path) {
     fs::create_dir_all(at("dir/sub/deeper")).unwrap();
     fs::write(at("dir/file"), b"content").unwrap();
     fs::write(at("dir/empty"), b"").unwrap();
-    fs::write(at("dir/big"), (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    fs::write(at("dir/big"), (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>())
+        .unwrap();
     fs::hard_link(at("dir/file"), at("dir/sub/hard")).unwrap();
     symlink("/absolute/target", at("absolute")).unwrap();
     symlink("../../outside", at("dir/relative")).unwrap();
@@ -100,18 +104,31 @@ fn layers_survive_a_round_trip() {
     }
     let upper = tempfile::tempdir().unwrap();
     build_upper(upper.path());
-    let without_whiteout_times = |text: String| -> String {
-        text.lines().map(|line| if line.contains("gone") { line.split(" mtime").next().unwrap() } else { line }).collect::<Vec<_>>().join("\n")
-    };
+    let without_whiteout_times =
+        |text: String| -> String {
+            text.lines()
+                .map(|line| {
+                    if line.contains("gone") { line.split(" mtime").next().unwrap() } else { line }
+                })
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
     let before = without_whiteout_times(describe(upper.path()));
     std::os::unix::net::UnixListener::bind(upper.path().join("socket")).unwrap();
     let mut diff_ids = Vec::new();
-    for compression in [Compression::Uncompressed, Compression::GZIP, Compression::Gzip(9), Compression::ZSTD] {
+    for compression in
+        [Compression::Uncompressed, Compression::GZIP, Compression::Gzip(9), Compression::ZSTD]
+    {
         let (result, bytes) = packed(upper.path(), compression, 2);
         let target = tempfile::tempdir().unwrap();
         let options = ApplyOptions { ids: &shift, ..ApplyOptions::default() };
-        let applied =
-            apply(bytes.as_slice(), compression.media_type(true), dir_fd(target.path()).as_fd(), &options).unwrap();
+        let applied = apply(
+            bytes.as_slice(),
+            compression.media_type(true),
+            dir_fd(target.path()).as_fd(),
+            &options,
+        )
+        .unwrap();
         assert_eq!(applied.diff_id, result.diff_id);
         assert_eq!(applied.size, result.uncompressed_size);
         assert_eq!(applied.entries, result.entries);
@@ -145,18 +162,32 @@ fn other_programs_accept_what_is_packed() {
     pipe("zstd", &["-tq"], &zstd).unwrap();
     // One member: a decoder that stops after the first sees everything.
     let mut single = Vec::new();
-    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(gzipped.as_slice()), &mut single).unwrap();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(gzipped.as_slice()), &mut single)
+        .unwrap();
     assert_eq!(single, plain);
-    let listing = String::from_utf8(pipe("tar", &["--quoting-style=literal", "-tf", "-"], &plain).unwrap());
-    let listing = listing.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-    for name in ["dir/\n", "dir/.wh.gone\n", "opaque/.wh..wh..opq\n", "umläut\n", "fifo\n", "dir/sub/hard\n"] {
+    let listing =
+        String::from_utf8(pipe("tar", &["--quoting-style=literal", "-tf", "-"], &plain).unwrap());
+    let listing =
+        listing.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    for name in [
+        "dir/\n",
+        "dir/.wh.gone\n",
+        "opaque/.wh..wh..opq\n",
+        "umläut\n",
+        "fifo\n",
+        "dir/sub/hard\n",
+    ] {
         assert!(listing.contains(name), "{name:?} is not in {listing}");
     }
     let target = tempfile::tempdir().unwrap();
     let path = target.path().to_str().unwrap();
-    pipe("tar", &["-xf", "-", "--numeric-owner", "-p", "--exclude=.wh.*", "-C", path], &plain).unwrap();
+    pipe("tar", &["-xf", "-", "--numeric-owner", "-p", "--exclude=.wh.*", "-C", path], &plain)
+        .unwrap();
     assert_eq!(fs::read(target.path().join("dir/sub/hard")).unwrap(), b"content");
-    assert_eq!(fs::metadata(target.path().join("suid")).unwrap().permissions().mode() & 0o7777, 0o4755);
+    assert_eq!(
+        fs::metadata(target.path().join("suid")).unwrap().permissions().mode() & 0o7777,
+        0o4755
+    );
 }
 
 #[test]
@@ -180,7 +211,8 @@ fn bytes_do_not_depend_on_threads_or_time() {
 fn unchanged_blocks_are_taken_over() {
     let upper = tempfile::tempdir().unwrap();
     for number in 0..4000_u32 {
-        fs::write(upper.path().join(format!("f{number}")), number.to_le_bytes().repeat(500)).unwrap();
+        fs::write(upper.path().join(format!("f{number}")), number.to_le_bytes().repeat(500))
+            .unwrap();
     }
     for compression in [Compression::GZIP, Compression::ZSTD] {
         let options = PackOptions { compression, index: true, ..PackOptions::default() };
@@ -206,11 +238,16 @@ fn the_epoch_clamps_and_ids_must_fit() {
     fs::write(upper.path().join("new"), b"").unwrap();
     fs::write(upper.path().join("old"), b"").unwrap();
     set_mtime(&upper.path().join("old"), 5);
-    let options = PackOptions { compression: Compression::Uncompressed, epoch: Some(1000), ..PackOptions::default() };
+    let options = PackOptions {
+        compression: Compression::Uncompressed,
+        epoch: Some(1000),
+        ..PackOptions::default()
+    };
     let mut out = Vec::new();
     pack(dir_fd(upper.path()).as_fd(), &options, &mut out).unwrap();
     let mut archive = tar::Archive::new(out.as_slice());
-    let times: Vec<u64> = archive.entries().unwrap().map(|entry| entry.unwrap().header().mtime().unwrap()).collect();
+    let times: Vec<u64> =
+        archive.entries().unwrap().map(|entry| entry.unwrap().header().mtime().unwrap()).collect();
     assert_eq!(times, [1000, 5]);
     let options = PackOptions { ids: &|_| None, ..options };
     assert!(matches!(
@@ -232,7 +269,9 @@ fn failures_end_the_pack() {
         }
     }
     let upper = tempfile::tempdir().unwrap();
-    let noise: Vec<u8> = (0..20_000_000_u64).map(|number| (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    let noise: Vec<u8> = (0..20_000_000_u64)
+        .map(|number| (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+        .collect();
     fs::write(upper.path().join("big"), noise).unwrap();
     let options = PackOptions::default();
     let result = pack(dir_fd(upper.path()).as_fd(), &options, Full(100_000));
@@ -247,14 +286,21 @@ fn merged_trees_come_with_their_parents() {
     let tree = tempfile::tempdir().unwrap();
     fs::create_dir(tree.path().join("etc")).unwrap();
     fs::write(tree.path().join("etc/x"), b"x").unwrap();
-    let mut writer = TreeWriter::new(Vec::new(), &TreeOptions { epoch: Some(0), ..TreeOptions::default() });
+    let mut writer =
+        TreeWriter::new(Vec::new(), &TreeOptions { epoch: Some(0), ..TreeOptions::default() });
     writer.tree(dir_fd(tree.path()).as_fd(), "linux_amd64").unwrap();
     writer.file("linux_amd64/provenance.json", 0o600, b"{}").unwrap();
     writer.tree(dir_fd(tree.path()).as_fd(), "a/b").unwrap();
     let bytes = writer.finish().unwrap();
     let listing = String::from_utf8(pipe("tar", &["-tf", "-"], &bytes).unwrap()).unwrap();
     let expected = [
-        "linux_amd64/", "linux_amd64/etc/", "linux_amd64/etc/x", "linux_amd64/provenance.json", "a/", "a/b/", "a/b/etc/",
+        "linux_amd64/",
+        "linux_amd64/etc/",
+        "linux_amd64/etc/x",
+        "linux_amd64/provenance.json",
+        "a/",
+        "a/b/",
+        "a/b/etc/",
         "a/b/etc/x",
     ];
     assert_eq!(listing.lines().collect::<Vec<_>>(), expected);
@@ -265,7 +311,12 @@ fn gzip_members_may_be_joined_but_nothing_else() {
     let tar = common::Tar::default().file("a", b"content").end();
     let target = tempfile::tempdir().unwrap();
     let apply_bytes = |bytes: &[u8]| {
-        apply(bytes, cofferdam_image::media::OCI_LAYER_GZIP, dir_fd(target.path()).as_fd(), &ApplyOptions::default())
+        apply(
+            bytes,
+            cofferdam_image::media::OCI_LAYER_GZIP,
+            dir_fd(target.path()).as_fd(),
+            &ApplyOptions::default(),
+        )
     };
     let joined = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
     assert_eq!(apply_bytes(&joined).unwrap().diff_id, Digest::of(&tar));

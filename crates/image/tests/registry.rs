@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_digest::Digest;
 use cofferdam_image::registry::{
-    Anonymous, BlobBody, Client, ClientConfig, Credentials, CredentialsError, FileBody, HostConfig, KeyPair, Login,
-    Pushed, RegistryError, Repository, Secret,
+    Anonymous, BlobBody, Client, ClientConfig, Credentials, CredentialsError, FileBody, HostConfig,
+    KeyPair, Login, Pushed, RegistryError, Repository, Secret,
 };
 use cofferdam_image::{Descriptor, ImageConfig, Index, Manifest, Platform, Reference, media};
 use common::registry::{Registry, Setup};
@@ -39,12 +39,21 @@ fn settings() -> ClientConfig {
     ClientConfig { backoff: Duration::from_millis(5), ..ClientConfig::default() }
 }
 
-fn repository(client: &Arc<Client>, name: &str, credentials: impl Credentials + 'static) -> Repository {
+fn repository(
+    client: &Arc<Client>,
+    name: &str,
+    credentials: impl Credentials + 'static,
+) -> Repository {
     client.repository(&Reference::parse(name).unwrap(), Arc::new(credentials))
 }
 
 /// Pushes a one-layer image for `platform`; its manifest's descriptor.
-async fn push_image(repository: &Repository, platform: &str, layer: &[u8], tag: Option<&str>) -> Descriptor {
+async fn push_image(
+    repository: &Repository,
+    platform: &str,
+    layer: &[u8],
+    tag: Option<&str>,
+) -> Descriptor {
     let platform = Platform::parse(platform).unwrap();
     let mut config = ImageConfig::new(&platform);
     config.rootfs.diff_ids.push(Digest::of(layer));
@@ -86,9 +95,14 @@ async fn images_come_back_as_they_were_pushed() {
     let index = Index::new(media::OCI_INDEX, vec![amd64.clone(), arm64.clone()]);
     let bytes = Bytes::from(serde_json::to_vec(&index).unwrap());
     let digest = repository.push_manifest(media::OCI_INDEX, bytes, Some("many")).await.unwrap();
-    let resolved = repository.resolve("many", &Platform::parse("linux/arm64/v8").unwrap()).await.unwrap();
-    assert_eq!((resolved.root.descriptor.digest, resolved.descriptor.digest), (digest, arm64.digest));
-    let error = repository.resolve("many", &Platform::parse("linux/s390x").unwrap()).await.unwrap_err();
+    let resolved =
+        repository.resolve("many", &Platform::parse("linux/arm64/v8").unwrap()).await.unwrap();
+    assert_eq!(
+        (resolved.root.descriptor.digest, resolved.descriptor.digest),
+        (digest, arm64.digest)
+    );
+    let error =
+        repository.resolve("many", &Platform::parse("linux/s390x").unwrap()).await.unwrap_err();
     assert!(matches!(error, RegistryError::NoPlatform { .. }), "{error}");
     assert!(repository.manifest_exists(&digest).await.unwrap());
     assert!(!repository.manifest_exists(&Digest::of(b"nothing")).await.unwrap());
@@ -103,7 +117,8 @@ async fn blobs_are_uploaded_once() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &content).unwrap();
     let descriptor = Descriptor::of(media::OCI_LAYER, &content);
-    for (name, chunk_size) in [("whole", None), ("chunked", Some(1 << 20)), ("odd", Some(999_999))] {
+    for (name, chunk_size) in [("whole", None), ("chunked", Some(1 << 20)), ("odd", Some(999_999))]
+    {
         let client = Client::new(ClientConfig { chunk_size, ..settings() }).unwrap();
         let first = repository(&client, &format!("{}/{name}", registry.host), Anonymous);
         let body = FileBody::new(file.reopen().unwrap());
@@ -112,15 +127,22 @@ async fn blobs_are_uploaded_once() {
         assert_eq!(first.push_blob(&descriptor, &body, None).await.unwrap(), Pushed::Existed);
         assert_eq!(read(&first, &descriptor, 0).await, content);
         let second = repository(&client, &format!("{}/{name}-2", registry.host), Anonymous);
-        assert_eq!(second.push_blob(&descriptor, &body, Some(name)).await.unwrap(), Pushed::Mounted);
+        assert_eq!(
+            second.push_blob(&descriptor, &body, Some(name)).await.unwrap(),
+            Pushed::Mounted
+        );
         let third = repository(&client, &format!("{}/{name}-3", registry.host), Anonymous);
-        assert_eq!(third.push_blob(&descriptor, &body, Some("no/such")).await.unwrap(), Pushed::Uploaded);
+        assert_eq!(
+            third.push_blob(&descriptor, &body, Some("no/such")).await.unwrap(),
+            Pushed::Uploaded
+        );
         let empty = Descriptor::of(media::OCI_LAYER, b"");
         assert_eq!(third.push_blob(&empty, &Bytes::new(), None).await.unwrap(), Pushed::Uploaded);
     }
     let client = Client::new(settings()).unwrap();
     let repository = repository(&client, &format!("{}/wrong", registry.host), Anonymous);
-    let wrong = Descriptor { digest: Digest::of(b"other"), ..Descriptor::of(media::OCI_LAYER, b"these") };
+    let wrong =
+        Descriptor { digest: Digest::of(b"other"), ..Descriptor::of(media::OCI_LAYER, b"these") };
     let body: &dyn BlobBody = &Bytes::from_static(b"these");
     assert!(repository.push_blob(&wrong, body, None).await.is_err());
 }
@@ -129,13 +151,18 @@ async fn blobs_are_uploaded_once() {
 async fn passwords_are_checked() {
     // The password is `secret`.
     let htpasswd = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
-    let Some(registry) = Registry::start(&Setup { htpasswd: Some(htpasswd), ..Setup::default() }) else { return };
+    let Some(registry) = Registry::start(&Setup { htpasswd: Some(htpasswd), ..Setup::default() })
+    else {
+        return;
+    };
     let name = format!("{}/private", registry.host);
     let client = Client::new(settings()).unwrap();
     let good = repository(&client, &name, Fixed("user", "secret"));
     push_image(&good, "linux/amd64", b"layer", Some("1")).await;
     assert!(good.fetch("1").await.is_ok());
-    for bad in [repository(&client, &name, Anonymous), repository(&client, &name, Fixed("other", "wrong"))] {
+    for bad in
+        [repository(&client, &name, Anonymous), repository(&client, &name, Fixed("other", "wrong"))]
+    {
         let error = bad.fetch("1").await.unwrap_err();
         assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
     }
@@ -145,12 +172,14 @@ async fn passwords_are_checked() {
 async fn mirrors_come_first_and_may_be_dead() {
     let Some(registry) = Registry::start(&Setup::default()) else { return };
     let mirrors = vec!["127.0.0.1:1".to_owned(), registry.host.clone()];
-    let hosts = HashMap::from([("docker.io".to_owned(), HostConfig { mirrors, ..HostConfig::default() })]);
+    let hosts =
+        HashMap::from([("docker.io".to_owned(), HostConfig { mirrors, ..HostConfig::default() })]);
     let client = Client::new(ClientConfig { hosts, ..settings() }).unwrap();
     let direct = repository(&client, &format!("{}/library/busybox", registry.host), Anonymous);
     let pushed = push_image(&direct, "linux/amd64", b"layer", Some("latest")).await;
     let through = repository(&client, "busybox", Fixed("user", "for docker.io only"));
-    let resolved = through.resolve("latest", &Platform::parse("linux/amd64").unwrap()).await.unwrap();
+    let resolved =
+        through.resolve("latest", &Platform::parse("linux/amd64").unwrap()).await.unwrap();
     assert_eq!(resolved.descriptor.digest, pushed.digest);
     assert_eq!(read(&through, &resolved.manifest.layers[0], 0).await, b"layer");
 }
@@ -166,16 +195,31 @@ async fn certificates_are_checked() {
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("ext"), "subjectAltName=DNS:localhost\n").unwrap();
     let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    let made = openssl(dir.path(), &format!("req -x509 {new_key} -keyout ca.key -out ca.pem -subj /CN=ca -days 30"))
-        && openssl(dir.path(), &format!("req {new_key} -keyout s.key -out s.csr -subj /CN=localhost"))
-        && openssl(dir.path(), "x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out s.pem -days 30 -extfile ext")
-        && openssl(dir.path(), &format!("req {new_key} -keyout c.key -out c.csr -subj /CN=client"))
-        && openssl(dir.path(), "x509 -req -in c.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out c.pem -days 30 -extfile ext");
+    let made = openssl(
+        dir.path(),
+        &format!("req -x509 {new_key} -keyout ca.key -out ca.pem -subj /CN=ca -days 30"),
+    ) && openssl(
+        dir.path(),
+        &format!("req {new_key} -keyout s.key -out s.csr -subj /CN=localhost"),
+    ) && openssl(
+        dir.path(),
+        "x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out s.pem -days 30 -extfile ext",
+    ) && openssl(
+        dir.path(),
+        &format!("req {new_key} -keyout c.key -out c.csr -subj /CN=client"),
+    ) && openssl(
+        dir.path(),
+        "x509 -req -in c.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out c.pem -days 30 -extfile ext",
+    );
     if !made {
         return;
     }
     let (cert, key, ca) = (at("s.pem"), at("s.key"), at("ca.pem"));
-    let Some(registry) = Registry::start(&Setup { tls: Some((&cert, &key, &ca)), ..Setup::default() }) else { return };
+    let Some(registry) =
+        Registry::start(&Setup { tls: Some((&cert, &key, &ca)), ..Setup::default() })
+    else {
+        return;
+    };
     let keypairs = vec![KeyPair { key: at("c.key"), cert: at("c.pem") }];
     let base = HostConfig { http: Some(false), ..HostConfig::default() };
     let trusted = HostConfig { ca: vec![ca], ..base.clone() };
@@ -198,7 +242,11 @@ async fn certificates_are_checked() {
 async fn insecure_hosts_may_be_plain() {
     let Some(registry) = Registry::start(&Setup::default()) else { return };
     let host = HostConfig { http: Some(false), insecure: true, ..HostConfig::default() };
-    let client = Client::new(ClientConfig { hosts: HashMap::from([(registry.host.clone(), host)]), ..settings() }).unwrap();
+    let client = Client::new(ClientConfig {
+        hosts: HashMap::from([(registry.host.clone(), host)]),
+        ..settings()
+    })
+    .unwrap();
     let repository = repository(&client, &format!("{}/x", registry.host), Anonymous);
     let pushed = push_image(&repository, "linux/amd64", b"layer", Some("1")).await;
     assert_eq!(repository.head("1").await.unwrap().digest, pushed.digest);

@@ -120,11 +120,15 @@ fn inner() {
                 .map(|record| record.unwrap())
                 .map(|record| (record.key().unwrap().to_owned(), record.value_bytes().to_vec()))
                 .collect();
-            assert_eq!(records[0], ("SCHILY.xattr.security.capability".to_owned(), CAPABILITY.to_vec()));
+            assert_eq!(
+                records[0],
+                ("SCHILY.xattr.security.capability".to_owned(), CAPABILITY.to_vec())
+            );
         }
         names.push((name, entry.header().uid().unwrap()));
     }
-    let expected = ["d/", "d/.wh..wh..opq", "d/.wh.gone", "d/capable", "d/fifo", "d/hard", "d/link", "d/suid"];
+    let expected =
+        ["d/", "d/.wh..wh..opq", "d/.wh.gone", "d/capable", "d/fifo", "d/hard", "d/link", "d/suid"];
     assert_eq!(names.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
     assert_eq!(names[0].1, 1000);
 }

@@ -36,6 +36,7 @@ pub use mounts::{MountError, detached_bind, detached_directory, detached_file};
 pub use network::{
     GATE_ADDRESS, STEP_ADDRESS, STEP_INTERFACE, STEP_MTU, STEP_NETMASK, STEP_PREFIX_LENGTH,
 };
+pub use rootfs::make_skeleton;
 pub use spec::{
     Exit, Limits, Mount, MountSource, Network, Security, Spec, StepIds, Ulimit, Usage, User,
 };

@@ -11,17 +11,26 @@ use crate::namespaces::{check, last_errno};
 pub(crate) const FORWARDED: &[libc::c_int] =
     &[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
-/// Undoes what the Rust runtime and our own set-up did to signals, so that an executed program starts with none blocked or
-/// ignored.
+/// Undoes what the Rust runtime, our own set-up and whoever started us did to signals, so that an executed program starts with none
+/// blocked or ignored.
 pub(crate) fn reset_signals() {
-    // SAFETY: an all-zero sigset_t is what sigemptyset makes on Linux; both calls only read it or the default disposition.
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        for signal in 1..=libc::SIGRTMAX() {
-            // The two that cannot be changed refuse, which is what is wanted of them.
-            libc::signal(signal, libc::SIG_DFL);
+    /// One past the largest signal number, and the size of the kernel's signal set in bytes.
+    const SIGNALS: libc::c_long = 65;
+    const SET_SIZE: libc::c_long = 8;
+    unblock_signals();
+    // A `struct sigaction` of the kernel's (not the C library's) that is all zero asks for the default; this is at least as large.
+    // By system call, since the C library keeps two signals to itself and refuses to reset them.
+    let default = [0_u64; 8];
+    for signal in 1..SIGNALS {
+        // SAFETY: the structure is only read. The two signals that cannot be changed are refused, which is what is wanted of them.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                SET_SIZE,
+            );
         }
     }
 }
@@ -44,7 +53,7 @@ pub(crate) fn signal_descriptor(signals: &[libc::c_int]) -> Result<OwnedFd, Errn
 
 /// Unblocks what [`signal_descriptor`] blocked.
 pub(crate) fn unblock_signals() {
-    // SAFETY: as in `reset_signals`.
+    // SAFETY: the set is initialised before it is read.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

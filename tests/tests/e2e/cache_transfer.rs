@@ -1,1 +1,121 @@
-//! x
+//! Caches that travel: a fresh builder reuses what another one did.
+
+use cofferdam_tests::{Builder, Context, Registry};
+
+fn context() -> Context {
+    Context::new(&[
+        (
+            "Dockerfile",
+            "FROM @busybox AS made\nRUN head -c 100000 /dev/urandom > /random\nCOPY a /a\nRUN cat /a > /copy\nFROM scratch\nCOPY --from=made /random /copy /\n",
+        ),
+        ("a", "1"),
+    ])
+}
+
+/// Exports with `to`, imports with `from` in a builder that knows nothing.
+fn travels(to: &str, from: &str, all: bool) {
+    let context = context();
+    let first = Builder::plain();
+    let made = first.build(&context).arg("--cache-to").arg(to).tar();
+    drop(first);
+    let second = Builder::plain();
+    let (outcome, out) = second.build(&context).arg("--cache-from").arg(from).local();
+    assert_eq!(
+        std::fs::read(out.path().join("random")).unwrap(),
+        made["random"].content,
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.ran().is_empty(), "{:?}", outcome.ran());
+    // A change needs the stages behind the result as well.
+    context.write("a", "2");
+    let outcome = second.build(&context).arg("--cache-from").arg(from).run().success();
+    let again = outcome.ran().iter().any(|name| name.contains("urandom"));
+    assert_eq!(again, !all, "{:?}", outcome.ran());
+}
+
+#[test]
+fn through_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cache");
+    travels(
+        &format!("type=local,mode=max,dest={}", path.display()),
+        &format!("type=local,src={}", path.display()),
+        true,
+    );
+}
+
+#[test]
+fn through_a_directory_with_the_results_layers_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cache");
+    travels(
+        &format!("type=local,dest={}", path.display()),
+        &format!("type=local,src={}", path.display()),
+        false,
+    );
+}
+
+#[test]
+fn through_a_registry() {
+    let registry = Registry::start();
+    let name = registry.reference("cache:1");
+    travels(
+        &format!("type=registry,mode=max,ref={name}"),
+        &format!("type=registry,ref={name}"),
+        true,
+    );
+}
+
+#[test]
+fn inside_the_image_itself() {
+    let registry = Registry::start();
+    let name = registry.reference("app:1");
+    let context = Context::dockerfile(
+        "FROM @busybox\nRUN head -c 1000 /dev/urandom > /random\nRUN wc -c < /random > /size\n",
+    );
+    let first = Builder::plain();
+    let _ =
+        first.build(&context).args("--push --cache-to type=inline -t").arg(&name).run().success();
+    drop(first);
+    let second = Builder::plain();
+    let (outcome, image) = second.build(&context).arg("--cache-from").arg(&name).image_with("");
+    assert!(outcome.ran().is_empty(), "{:?}", outcome.ran());
+    assert_eq!(
+        image.files()["random"].content,
+        registry.pull("app", "1").files()["random"].content
+    );
+}
+
+#[test]
+fn a_cache_that_is_missing_or_broken_stops_nothing() {
+    let registry = Registry::start();
+    let builder = Builder::plain();
+    let context = context();
+    let from = format!("type=registry,ref={}", registry.reference("nothing:1"));
+    let _ = builder.build(&context).arg("--cache-from").arg(from).run().success();
+    let (first, directory) = (Builder::plain(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("cache");
+    let _ = first
+        .build(&context)
+        .arg("--cache-to")
+        .arg(format!("type=local,mode=max,dest={}", path.display()))
+        .run()
+        .success();
+    for entry in std::fs::read_dir(path.join("blobs/sha256")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        // Layers are spoilt; documents stay.
+        if bytes.first() != Some(&b'{') {
+            std::fs::write(&path, vec![0; bytes.len()]).unwrap();
+        }
+    }
+    let fresh = Builder::plain();
+    let files = fresh
+        .build(&context)
+        .arg("--cache-from")
+        .arg(format!("type=local,src={}", path.display()))
+        .tar();
+    assert_eq!(files["copy"].text(), "1");
+    assert_eq!(files["random"].content.len(), 100_000);
+}

@@ -1,1 +1,137 @@
-//! x
+//! What is reused, and what is not.
+
+use cofferdam_tests::{Builder, Context};
+
+fn context() -> Context {
+    Context::new(&[
+        (
+            "Dockerfile",
+            "FROM @busybox\nRUN echo first\nCOPY a /a\nRUN cat /a\nCOPY b /b\nRUN cat /b\n",
+        ),
+        ("a", "1"),
+        ("b", "1"),
+    ])
+}
+
+fn ran(builder: &Builder, context: &Context) -> Vec<String> {
+    let names = builder.build(context).run().success().ran();
+    names.into_iter().map(|name| name.split_once("] ").unwrap().1.to_owned()).collect()
+}
+
+#[test]
+fn a_second_build_does_nothing() {
+    let (builder, context) = (Builder::plain(), context());
+    assert_eq!(ran(&builder, &context).len(), 5);
+    assert!(ran(&builder, &context).is_empty());
+    let outcome = builder.build(&context).run().success();
+    assert_eq!(
+        outcome.cached().iter().filter(|name| !name.contains("FROM")).count(),
+        5,
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_changed_file_reruns_what_comes_after_it() {
+    let (builder, context) = (Builder::plain(), context());
+    let _ = ran(&builder, &context);
+    context.write("b", "2");
+    assert_eq!(ran(&builder, &context), ["COPY b /b", "RUN cat /b"]);
+    context.write("a", "2");
+    assert_eq!(ran(&builder, &context).len(), 4);
+    // Back to an earlier state: that is remembered too.
+    context.write("a", "1").write("b", "1");
+    assert!(ran(&builder, &context).is_empty());
+}
+
+#[test]
+fn times_do_not_count_but_modes_do() {
+    let (builder, context) = (Builder::plain(), context());
+    context.mode("a", 0o644);
+    let _ = ran(&builder, &context);
+    let file = std::fs::File::options().write(true).open(context.join("a")).unwrap();
+    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(100)).unwrap();
+    assert!(ran(&builder, &context).is_empty(), "touched");
+    context.mode("a", 0o755);
+    assert_eq!(ran(&builder, &context).len(), 4, "a mode is content");
+}
+
+#[test]
+fn the_same_content_from_another_place_is_the_same_input() {
+    let builder = Builder::plain();
+    let _ = ran(&builder, &context());
+    assert!(ran(&builder, &context()).is_empty(), "another directory with the same files");
+    // The first stage runs again but makes the same file: what copies it does not.
+    let staged = |mark: &str| {
+        Context::dockerfile(&format!(
+            "FROM @busybox AS made\nRUN echo {mark} > /dev/null; echo same > /file\nFROM @busybox\nCOPY --from=made /file /f\nRUN cat /f\n"
+        ))
+    };
+    let _ = ran(&builder, &staged("one"));
+    let again = ran(&builder, &staged("two"));
+    assert_eq!(again.len(), 1, "{again:?}");
+}
+
+#[test]
+fn no_cache_runs_everything_or_a_stage_again() {
+    let builder = Builder::plain();
+    let context = Context::dockerfile(
+        "FROM @busybox AS one\nRUN echo 1 > /one\nFROM @busybox AS two\nCOPY --from=one /one /\nRUN echo 2\n",
+    );
+    let _ = builder.build(&context).run().success();
+    assert_eq!(builder.build(&context).args("--no-cache").run().success().ran().len(), 3);
+    let filtered = builder.build(&context).args("--no-cache-filter two").run().success().ran();
+    assert!(
+        filtered.iter().all(|name| !name.contains("echo 1"))
+            && filtered.iter().any(|name| name.contains("echo 2")),
+        "{filtered:?}"
+    );
+    assert!(
+        builder.build(&context).run().success().ran().is_empty(),
+        "what ran without the cache is in the cache"
+    );
+}
+
+#[test]
+fn two_builds_at_once_run_a_step_once() {
+    let builder = Builder::plain();
+    let context = Context::dockerfile(
+        "FROM @busybox\nRUN --mount=type=cache,target=/c sleep 1; echo run >> /c/runs; cat /c/runs > /runs\n",
+    );
+    let other = Context::dockerfile(
+        "FROM @busybox\nRUN --mount=type=cache,target=/c sleep 1; echo run >> /c/runs; cat /c/runs > /runs\n",
+    );
+    let outs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let builds = [&context, &other].into_iter().zip(&outs);
+    let builds: Vec<_> = builds
+        .map(|(context, out)| builder.build(context).arg("-o").arg(out.path()).spawn())
+        .collect();
+    for build in builds {
+        let _ = build.finish().success();
+    }
+    for out in &outs {
+        assert_eq!(std::fs::read_to_string(out.path().join("runs")).unwrap(), "run\n");
+    }
+}
+
+#[test]
+fn a_failed_step_is_not_remembered() {
+    let builder = Builder::plain();
+    let context = Context::dockerfile(
+        "FROM @busybox\nRUN --mount=type=cache,target=/c [ -e /c/second ] || { touch /c/second; exit 1; }\n",
+    );
+    let _ = builder.build(&context).run().failure();
+    let _ = builder.build(&context).run().success();
+}
+
+#[test]
+fn a_result_survives_a_restart() {
+    let builder = Builder::plain();
+    let context = context();
+    let _ = ran(&builder, &context);
+    let home = builder.stop();
+    let builder = Builder::start_in(home, &cofferdam_tests::Options::default());
+    assert!(ran(&builder, &context).is_empty());
+    assert_eq!(builder.build(&context).image().text("b"), "1");
+}

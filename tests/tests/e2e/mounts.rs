@@ -31,7 +31,9 @@ fn bind_mounts_show_context_and_stages_and_change_neither() {
 fn a_cache_mount_keeps_its_files_for_later_builds_and_out_of_the_image() {
     let builder = Builder::plain();
     let text = |number: u32| {
-        format!("FROM @busybox\nRUN --mount=type=cache,target=/cache,id=c,uid=1000,gid=50,mode=0750 stat -c '%u:%g %a' /cache && touch /cache/{number} && ls /cache | tr '\\n' ' ' > /out\n")
+        format!(
+            "FROM @busybox\nRUN --mount=type=cache,target=/cache,id=c,uid=1000,gid=50,mode=0750 stat -c '%u:%g %a' /cache && touch /cache/{number} && ls /cache | tr '\\n' ' ' > /out\n"
+        )
     };
     let outcome = builder.build(&Context::dockerfile(&text(1))).run().success();
     assert_eq!(outcome.log("RUN --mount"), "1000:50 750");
@@ -39,7 +41,8 @@ fn a_cache_mount_keeps_its_files_for_later_builds_and_out_of_the_image() {
     assert_eq!(image.text("out"), "1 2 ");
     assert!(!image.files().contains_key("cache/1") && !image.files().contains_key("cache"));
     // Another name is another directory.
-    let image = builder.image("FROM @busybox\nRUN --mount=type=cache,target=/cache ls /cache > /out\n");
+    let image =
+        builder.image("FROM @busybox\nRUN --mount=type=cache,target=/cache ls /cache > /out\n");
     assert_eq!(image.text("out"), "");
 }
 
@@ -80,9 +83,17 @@ fn a_forwarded_agent_answers_in_the_step_that_mounts_it_only() {
     let context = Context::dockerfile(&format!(
         "FROM @python\nRUN --mount=type=ssh {ask}\nRUN echo \"[$SSH_AUTH_SOCK]\"; ls /run/buildkit 2>/dev/null | wc -l\n"
     ));
-    let outcome = builder.build(&context).arg("--ssh").arg(format!("default={}", agent.socket().display())).run().success();
+    let outcome = builder
+        .build(&context)
+        .arg("--ssh")
+        .arg(format!("default={}", agent.socket().display()))
+        .run()
+        .success();
     assert!(outcome.log("RUN --mount=type=ssh").contains("key-of-the-test"), "{}", outcome.stderr);
     assert_eq!(outcome.log("RUN echo"), "[]\n0");
-    let error = builder.build(&Context::dockerfile("FROM @busybox\nRUN --mount=type=ssh,required true\n")).run().failure();
+    let error = builder
+        .build(&Context::dockerfile("FROM @busybox\nRUN --mount=type=ssh,required true\n"))
+        .run()
+        .failure();
     assert!(error.contains("ssh") && error.contains("Dockerfile:2"), "{error}");
 }

@@ -15,10 +15,18 @@ fn each_instruction_shows_in_the_config() {
     );
     assert_eq!(image.setting("Labels"), &json!({ "one": "1", "two": "a b", "three.x": "3" }));
     for port in ["80/tcp", "53/udp", "8000/tcp", "8001/tcp", "8002/tcp"] {
-        assert!(image.setting("ExposedPorts")[port].is_object(), "{port}: {}", image.setting("ExposedPorts"));
+        assert!(
+            image.setting("ExposedPorts")[port].is_object(),
+            "{port}: {}",
+            image.setting("ExposedPorts")
+        );
     }
     for volume in ["/data", "/j1", "/j2"] {
-        assert!(image.setting("Volumes")[volume].is_object(), "{volume}: {}", image.setting("Volumes"));
+        assert!(
+            image.setting("Volumes")[volume].is_object(),
+            "{volume}: {}",
+            image.setting("Volumes")
+        );
     }
     assert_eq!(image.setting("Shell"), &json!(["/bin/sh", "-ec"]));
     assert_eq!(image.setting("Entrypoint"), &json!(["/bin/app", "--flag"]));
@@ -32,7 +40,10 @@ fn each_instruction_shows_in_the_config() {
     assert_eq!(image.config["author"], "someone <s@example.com>");
     assert_eq!(image.setting("WorkingDir"), "/work/sub");
     assert_eq!(image.setting("User"), "app");
-    assert_eq!(image.text("tmp/out"), "/work/sub\nuid=1000(app) gid=1000(app) groups=50(extra),1000(app)\n");
+    assert_eq!(
+        image.text("tmp/out"),
+        "/work/sub\nuid=1000(app) gid=1000(app) groups=50(extra),1000(app)\n"
+    );
     assert_eq!(image.files()["work/sub"].kind, 'd');
 }
 
@@ -44,7 +55,11 @@ fn shell_forms_go_through_the_shell_and_a_new_entrypoint_drops_the_old_command()
     );
     assert_eq!(image.setting("Entrypoint"), &json!(["/bin/ash", "-c", "exec app $HOME"]));
     assert_eq!(image.setting("Healthcheck")["Test"], json!(["CMD-SHELL", "check $X"]));
-    assert!(image.setting("Cmd").is_null(), "the base image's command is gone: {}", image.setting("Cmd"));
+    assert!(
+        image.setting("Cmd").is_null(),
+        "the base image's command is gone: {}",
+        image.setting("Cmd")
+    );
     assert_eq!(image.text("shell"), "/bin/ash\n");
     let image = builder.image("FROM @busybox\nCMD echo $HOME\nHEALTHCHECK NONE\n");
     assert_eq!(image.setting("Cmd"), &json!(["/bin/sh", "-c", "echo $HOME"]));
@@ -56,9 +71,13 @@ fn history_tells_every_instruction_and_counts_the_layers() {
     let builder = Builder::plain();
     let image = builder.image("FROM @busybox\nENV A=1\nRUN echo x > /x\nLABEL l=1\n");
     let history = image.config["history"].as_array().unwrap();
-    let said: Vec<&str> = history.iter().map(|entry| entry["created_by"].as_str().unwrap()).collect();
+    let said: Vec<&str> =
+        history.iter().map(|entry| entry["created_by"].as_str().unwrap()).collect();
     assert_eq!(said.len(), 4, "{said:?}");
-    assert!(said[1].contains("ENV A=1") && said[2].contains("RUN") && said[3].contains("LABEL l=1"), "{said:?}");
+    assert!(
+        said[1].contains("ENV A=1") && said[2].contains("RUN") && said[3].contains("LABEL l=1"),
+        "{said:?}"
+    );
     let empty = |index: usize| history[index]["empty_layer"] == true;
     assert!(empty(1) && !empty(2) && empty(3), "{history:?}");
     assert_eq!(image.depth(), 2);
@@ -71,11 +90,19 @@ fn triggers_run_in_the_image_that_builds_on_it() {
     let builder = Builder::plain();
     let registry = Registry::start();
     let base = registry.reference("trigger:1");
-    let context = Context::dockerfile("FROM @busybox\nONBUILD COPY file /copied\nONBUILD RUN cat /copied > /ran\nONBUILD ENV FROM_TRIGGER=yes\n");
+    let context = Context::dockerfile(
+        "FROM @busybox\nONBUILD COPY file /copied\nONBUILD RUN cat /copied > /ran\nONBUILD ENV FROM_TRIGGER=yes\n",
+    );
     let pushed = builder.build(&context).arg("-t").arg(&base).args("--push").run().success();
     assert!(!pushed.mentions("COPY"), "a trigger does not run where it is defined");
-    assert_eq!(registry.pull("trigger", "1").setting("OnBuild"), &json!(["COPY file /copied", "RUN cat /copied > /ran", "ENV FROM_TRIGGER=yes"]));
-    let child = Context::new(&[("Dockerfile", &format!("FROM {base}\nRUN echo $FROM_TRIGGER > /own\n")), ("file", "content")]);
+    assert_eq!(
+        registry.pull("trigger", "1").setting("OnBuild"),
+        &json!(["COPY file /copied", "RUN cat /copied > /ran", "ENV FROM_TRIGGER=yes"])
+    );
+    let child = Context::new(&[
+        ("Dockerfile", &format!("FROM {base}\nRUN echo $FROM_TRIGGER > /own\n")),
+        ("file", "content"),
+    ]);
     let image = builder.build(&child).image();
     assert_eq!(image.text("ran"), "content");
     assert_eq!(image.text("own"), "yes\n");

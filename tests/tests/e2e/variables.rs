@@ -13,7 +13,11 @@ fn arguments_live_in_their_scope_and_the_caller_overrides_them() {
     let image = builder.build(&context).args("--build-arg GIVEN=given").image();
     assert_eq!(image.text("first"), "from-global||local-default|given||\n");
     assert_eq!(image.text("second"), "|||\n");
-    assert!(!image.env().iter().any(|variable| variable.starts_with("GIVEN")), "arguments do not stay: {:?}", image.env());
+    assert!(
+        !image.env().iter().any(|variable| variable.starts_with("GIVEN")),
+        "arguments do not stay: {:?}",
+        image.env()
+    );
     // A value of the caller's environment, where none is written.
     let image = builder.build(&context).args("--build-arg GIVEN").env("GIVEN", "inherited").image();
     assert_eq!(image.text("first"), "from-global||local-default|inherited||\n");
@@ -27,7 +31,13 @@ fn variables_stay_in_the_image_and_win_over_arguments() {
          ENV COMBINED=${NAME}-$OTHER\nRUN echo \"$NAME|$OTHER|$THIRD|$LEGACY|$COMBINED\" > /out\n",
     );
     assert_eq!(image.text("out"), "variable|two words|a b|style value|variable-two words\n");
-    for wanted in ["NAME=variable", "OTHER=two words", "THIRD=a b", "LEGACY=style value", "COMBINED=variable-two words"] {
+    for wanted in [
+        "NAME=variable",
+        "OTHER=two words",
+        "THIRD=a b",
+        "LEGACY=style value",
+        "COMBINED=variable-two words",
+    ] {
         assert!(image.env().contains(&wanted), "{wanted} is not in {:?}", image.env());
     }
     assert_eq!(image.env()[0], cofferdam_tests::images::PATH, "the base image's own come first");
@@ -76,13 +86,19 @@ fn predefined_arguments_are_there_and_proxies_stay_out_of_the_image() {
         "FROM --platform=$BUILDPLATFORM @busybox\nARG TARGETPLATFORM\nARG TARGETOS\nARG TARGETARCH\nARG BUILDPLATFORM\n\
          RUN echo \"$TARGETPLATFORM $TARGETOS $TARGETARCH $BUILDPLATFORM\" > /out\nRUN echo \"proxy $HTTP_PROXY $no_proxy\"\n",
     );
-    let build = builder.build(&context).args("--build-arg HTTP_PROXY=http://proxy.invalid:1 --build-arg no_proxy=nobody");
+    let build = builder
+        .build(&context)
+        .args("--build-arg HTTP_PROXY=http://proxy.invalid:1 --build-arg no_proxy=nobody");
     let (outcome, image) = build.image_with("");
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     assert_eq!(image.text("out"), format!("linux/{arch} linux {arch} linux/{arch}\n"));
     assert_eq!(outcome.log("RUN echo \"proxy"), "proxy http://proxy.invalid:1 nobody");
     assert!(!image.config.to_string().contains("proxy.invalid"), "{}", image.config);
     // Another proxy changes no key.
-    let again = builder.build(&context).args("--build-arg HTTP_PROXY=http://other.invalid:1").run().success();
+    let again = builder
+        .build(&context)
+        .args("--build-arg HTTP_PROXY=http://other.invalid:1")
+        .run()
+        .success();
     assert!(again.ran().is_empty(), "{:?}", again.ran());
 }

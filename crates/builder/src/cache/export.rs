@@ -14,7 +14,9 @@ use cofferdam_solver::VertexLog;
 use cofferdam_store::{LayerId, Tree};
 use futures::FutureExt;
 
-use super::config::{CacheConfig, CacheLayer, CacheRecord, ChainedResult, LayerAnnotations, MEDIA_TYPE};
+use super::config::{
+    CacheConfig, CacheLayer, CacheRecord, ChainedResult, LayerAnnotations, MEDIA_TYPE,
+};
 use super::import::output_key;
 use crate::blocking::blocking;
 use crate::context::Context;
@@ -88,12 +90,18 @@ pub(crate) async fn export(
         }
     }
     let (manifest, config) = builder.finish()?;
-    log.status(cofferdam_solver::Status::begin(format!("writing config {}", manifest.config.digest), "").done());
+    log.status(
+        cofferdam_solver::Status::begin(format!("writing config {}", manifest.config.digest), "")
+            .done(),
+    );
     let bytes = serde_json::to_vec_pretty(&manifest).map_err(Failure::internal)?;
     let descriptor = Descriptor::of(media::OCI_MANIFEST, &bytes);
     log.status(
-        cofferdam_solver::Status::begin(format!("writing cache manifest {}", descriptor.digest), "")
-            .done(),
+        cofferdam_solver::Status::begin(
+            format!("writing cache manifest {}", descriptor.digest),
+            "",
+        )
+        .done(),
     );
     match request.kind.as_str() {
         "registry" => {

@@ -105,8 +105,7 @@ impl ImportedCache {
             }
             Document::Manifest(manifest) => inline(&repository, &manifest).await?,
             Document::Index(index) => {
-                let config =
-                    index.manifests.iter().find(|entry| entry.media_type == MEDIA_TYPE);
+                let config = index.manifests.iter().find(|entry| entry.media_type == MEDIA_TYPE);
                 match config {
                     Some(config) => {
                         let bytes = blob(&repository, config).await?;
@@ -126,9 +125,11 @@ impl ImportedCache {
         sessions: &[String],
     ) -> Result<Self, Failure> {
         let attr = |key: &str| {
-            request.attrs.get(key).cloned().ok_or_else(|| {
-                Failure::invalid(format!("local cache importer requires {key}"))
-            })
+            request
+                .attrs
+                .get(key)
+                .cloned()
+                .ok_or_else(|| Failure::invalid(format!("local cache importer requires {key}")))
         };
         let (source, digest) = (attr("src")?, attr("digest")?);
         let digest = Digest::parse(&digest).map_err(Failure::of)?;

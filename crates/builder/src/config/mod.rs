@@ -109,6 +109,19 @@ pub struct Tls {
     pub key: PathBuf,
     /// Authority that client certificates must come from, PEM file.
     pub ca: PathBuf,
+    /// Contents of the files, filled in by [`Config::load_tls`].
+    pub pem: Option<TlsPem>,
+}
+
+/// Contents of the files that [`Tls`] names.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TlsPem {
+    /// Certificate chain.
+    pub cert: String,
+    /// Key.
+    pub key: String,
+    /// Authority of clients; without one, clients need no certificate.
+    pub ca: Option<String>,
 }
 
 /// `[worker]`
@@ -254,6 +267,20 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// Reads the files of `[grpc.tls]`, once flags had their say about them.
+    ///
+    /// # Errors
+    /// Unreadable files.
+    pub fn load_tls(&mut self) -> Result<(), ConfigError> {
+        let tls = &mut self.grpc.tls;
+        if tls.cert.as_os_str().is_empty() && tls.key.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let ca = if tls.ca.as_os_str().is_empty() { None } else { Some(read_text(&tls.ca)?) };
+        tls.pem = Some(TlsPem { cert: read_text(&tls.cert)?, key: read_text(&tls.key)?, ca });
+        Ok(())
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {

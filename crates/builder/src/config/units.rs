@@ -31,7 +31,12 @@ impl DiskSpace {
 
     fn parse(text: &str) -> Option<Self> {
         if let Some(percent) = text.strip_suffix('%') {
-            return percent.trim().parse().ok().filter(|percent| *percent <= 100).map(Self::Percent);
+            return percent
+                .trim()
+                .parse()
+                .ok()
+                .filter(|percent| *percent <= 100)
+                .map(Self::Percent);
         }
         let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let number: f64 = text[..digits].parse().ok()?;

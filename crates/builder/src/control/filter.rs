@@ -60,13 +60,14 @@ impl Term {
             return Ok(Self { field: text.to_owned(), test: Test::Present });
         };
         let value = text[at + 2..].trim().trim_matches('"').to_owned();
-        let test = match operator {
-            "==" => Test::Equal(value),
-            "!=" => Test::Different(value),
-            _ => Test::Matching(Regex::new(&value).map_err(|error| {
-                Failure::invalid(format!("invalid filter {text:?}: {error}"))
-            })?),
-        };
+        let test =
+            match operator {
+                "==" => Test::Equal(value),
+                "!=" => Test::Different(value),
+                _ => Test::Matching(Regex::new(&value).map_err(|error| {
+                    Failure::invalid(format!("invalid filter {text:?}: {error}"))
+                })?),
+            };
         Ok(Self { field: text[..at].trim().to_owned(), test })
     }
 

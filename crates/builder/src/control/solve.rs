@@ -82,11 +82,11 @@ async fn cancelled(token: CancellationToken) {
 
 /// Resolves when a session that was there has ended; never for a build without one.
 async fn client_gone(builder: &Arc<Builder>, session: &str) {
-    if !session.is_empty() {
-        if let Ok(session) = builder.context.sessions.get(session).await {
-            session.closed().cancelled().await;
-            return;
-        }
+    if !session.is_empty()
+        && let Ok(session) = builder.context.sessions.get(session).await
+    {
+        session.closed().cancelled().await;
+        return;
     }
     std::future::pending().await
 }
@@ -124,7 +124,8 @@ fn exporters(request: &SolveRequest) -> Result<Vec<Attributes>, Failure> {
         }
         Attributes::parse(kind, &attrs)
     };
-    let copied = |attrs: &_| -> HashMap<String, String> { std::iter::Iterator::collect(pairs(attrs)) };
+    let copied =
+        |attrs: &_| -> HashMap<String, String> { std::iter::Iterator::collect(pairs(attrs)) };
     if !request.Exporters.is_empty() {
         return request
             .Exporters

@@ -38,7 +38,6 @@ pub(super) async fn prune(
         max_used_space: bytes(request.maxUsedSpace),
         min_free_space: bytes(request.minFreeSpace),
         filter: Some(Arc::new(move |record: &UsageRecord| filter.matches(record))),
-        ..PruneOptions::default()
     };
     let store = Arc::clone(&context.store);
     let gone = blocking(move || store.prune(&options)).await?.map_err(Failure::store)?;

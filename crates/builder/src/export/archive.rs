@@ -40,10 +40,7 @@ pub(super) async fn export(
 
 /// The client's session for an exporter.
 pub(super) async fn session(export: &Export) -> Result<Arc<Session>, Failure> {
-    export
-        .context
-        .any_session(&export.sessions, |session| async { Ok(session) }.boxed())
-        .await
+    export.context.any_session(&export.sessions, |session| async { Ok(session) }.boxed()).await
 }
 
 fn normalized(names: &[String]) -> Result<Vec<String>, Failure> {
@@ -54,6 +51,11 @@ fn normalized(names: &[String]) -> Result<Vec<String>, Failure> {
             Ok(reference.to_string())
         })
         .collect()
+}
+
+/// Names as people write them, which is how Docker's archives have them.
+fn familiar(names: &[String]) -> Result<Vec<String>, Failure> {
+    names.iter().map(|name| Ok(Reference::parse(name).map_err(Failure::of)?.familiar())).collect()
 }
 
 /// Everything an archive holds, owned, so that a blocking thread can write it.
@@ -93,7 +95,7 @@ impl Contents {
         let docker = match (kind, image.images.first()) {
             (Kind::Docker, Some(platform)) => vec![DockerImage {
                 config: platform.config.descriptor.digest,
-                repo_tags: names.to_vec(),
+                repo_tags: familiar(names)?,
                 layers: platform.layers.iter().map(|layer| layer.descriptor.digest).collect(),
             }],
             _ => Vec::new(),
@@ -124,11 +126,8 @@ async fn send(
     contents: Contents,
     epoch: Option<i64>,
 ) -> Result<(), Failure> {
-    let target = ExportTarget {
-        exporter: export.index,
-        metadata: response.clone(),
-        multi_platform: false,
-    };
+    let target =
+        ExportTarget { exporter: export.index, metadata: response.clone(), multi_platform: false };
     let sender = session.send_file(&target).await.map_err(Failure::of)?;
     let writer = sender.blocking_writer();
     let written = blocking(move || {

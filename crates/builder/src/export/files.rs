@@ -132,7 +132,6 @@ async fn send(
         MapResult::Keep
     });
     let options = SendOptions { map: Some(map), ..SendOptions::default() };
-    let sending =
-        async { session.send_tree(target, sources, options).await.map_err(Failure::of) };
+    let sending = async { session.send_tree(target, sources, options).await.map_err(Failure::of) };
     export.step(name, sending).await.map(|_| ())
 }

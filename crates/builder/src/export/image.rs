@@ -214,10 +214,10 @@ fn complete_history(history: &mut Vec<History>, layers: &[PackedLayer]) {
 }
 
 fn clamp(created: &mut String, limit: Option<DateTime<Utc>>) {
-    if let (Some(limit), Ok(time)) = (limit, DateTime::parse_from_rfc3339(created)) {
-        if time > limit {
-            *created = text(limit);
-        }
+    if let (Some(limit), Ok(time)) = (limit, DateTime::parse_from_rfc3339(created))
+        && time > limit
+    {
+        *created = text(limit);
     }
 }
 

@@ -117,8 +117,9 @@ impl Bridge {
 
     /// Loads a graph, checks what it asks for, and names it.
     pub(crate) fn reference(&self, definition: pb::Definition) -> Result<Arc<Reference>, Failure> {
-        let graph = cofferdam_graph::load(&definition, &Limits::default())
-            .map_err(|error| Failure::invalid(crate::failure::chain(&error)).during("failed to load LLB"))?;
+        let graph = cofferdam_graph::load(&definition, &Limits::default()).map_err(|error| {
+            Failure::invalid(crate::failure::chain(&error)).during("failed to load LLB")
+        })?;
         self.granted.check(&graph)?;
         let reference = Arc::new(Reference {
             id: crate::worker::random_id()?,
@@ -150,8 +151,11 @@ impl Bridge {
     pub(crate) async fn evaluate(&self, reference: &Reference) -> Result<Snapshot, Failure> {
         let solve = || async {
             let Some(edge) = reference.graph.target() else { return Ok(Snapshot::scratch()) };
-            let snapshot =
-                self.job.solve(edge).await.map_err(|error| error_details::of_solve(&error))?;
+            let snapshot = self
+                .job
+                .solve(edge)
+                .await
+                .map_err(|error| error_details::of_solve(&error, &reference.graph))?;
             self.solved.lock().unwrap_or_else(PoisonError::into_inner).push(edge.clone());
             Ok(snapshot)
         };
@@ -320,7 +324,7 @@ pub(crate) fn to_wire(answer: &Answer) -> wire::FrontendResult {
 
 impl Bridge {
     /// The answer a client returned.
-    pub(crate) fn from_wire(&self, result: wire::FrontendResult) -> Result<Answer, Failure> {
+    pub(crate) fn accept(&self, result: wire::FrontendResult) -> Result<Answer, Failure> {
         use wire::__buffa::oneof::frontend_result::Result as Kind;
         let refs = match result.result {
             None => AnswerRefs::Single(None),

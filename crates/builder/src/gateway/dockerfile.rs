@@ -55,7 +55,7 @@ impl Bridge {
             tokio::select! {
                 resolved = self.context.resolve_image(&parsed, &platform, sessions) => {
                     resolved.map_err(|failure| failure.during(&format!(
-                        "{reference}: failed to resolve source metadata"
+                        "failed to resolve source metadata for {reference}"
                     )))
                 }
                 () = cancelled.cancelled() => Err(Failure::canceled()),
@@ -74,11 +74,8 @@ impl Client for FrontendClient {
         _mode: &str,
         log_name: &str,
     ) -> Result<ResolvedImage, ClientError> {
-        let resolved = self
-            .bridge
-            .resolve_image(reference, platform, log_name)
-            .await
-            .map_err(client_error)?;
+        let resolved =
+            self.bridge.resolve_image(reference, platform, log_name).await.map_err(client_error)?;
         Ok(ResolvedImage {
             reference: reference.to_owned(),
             digest: resolved.root,

@@ -61,14 +61,15 @@ pub(super) async fn read_range(
 }
 
 fn read(view: &Arc<Root>, path: &str, offset: u64, length: usize) -> Result<Bytes, Failure> {
-    let fd = view
-        .open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
-        .map_err(opened(path))?;
+    let fd =
+        view.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map_err(opened(path))?;
     let stat = rustix::fs::fstat(&fd).map_err(Failure::of)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         FileType::Directory => {
-            return Err(Failure::of(std::io::Error::from(Errno::ISDIR)).during(&format!("read {path}")));
+            return Err(
+                Failure::of(std::io::Error::from(Errno::ISDIR)).during(&format!("read {path}"))
+            );
         }
         _ => return Err(Failure::invalid(format!("{path} is not a regular file"))),
     }
@@ -115,19 +116,14 @@ pub(super) async fn stat(
     let path = clean(path);
     blocking(move || {
         let stat = view.stat(&path, true).map_err(opened(&path))?;
-        let stat = stat.ok_or_else(|| {
-            Failure::not_found(format!("stat {path}: no such file or directory"))
-        })?;
+        let stat = stat
+            .ok_or_else(|| Failure::not_found(format!("stat {path}: no such file or directory")))?;
         Ok(wire(path.rsplit('/').next().unwrap_or_default(), &stat, String::new(), ids))
     })
     .await?
 }
 
-fn stat_of(
-    directory: &Root,
-    name: &str,
-    ids: cofferdam_store::IdRange,
-) -> Result<Stat, Failure> {
+fn stat_of(directory: &Root, name: &str, ids: cofferdam_store::IdRange) -> Result<Stat, Failure> {
     let stat = rustix::fs::statat(directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(Failure::of)?;
     let link = if FileType::from_raw_mode(stat.st_mode).is_symlink() {
@@ -155,12 +151,7 @@ fn go_mode(mode: u32) -> u32 {
     kind | special | (mode & 0o777)
 }
 
-fn wire(
-    name: &str,
-    stat: &rustix::fs::Stat,
-    link: String,
-    ids: cofferdam_store::IdRange,
-) -> Stat {
+fn wire(name: &str, stat: &rustix::fs::Stat, link: String, ids: cofferdam_store::IdRange) -> Stat {
     Stat {
         path: name.to_owned(),
         mode: go_mode(stat.st_mode),

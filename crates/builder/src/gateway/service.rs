@@ -43,7 +43,9 @@ impl GatewayService {
     async fn bridge(&self, context: &RequestContext, call: &str) -> Result<Arc<Bridge>, Failure> {
         let id = context.header(BUILD_ID).and_then(|value| value.to_str().ok());
         let Some(id) = id.filter(|id| !id.is_empty()) else {
-            return Err(Failure::unknown(format!("forwarding {call}: no buildid found in context")));
+            return Err(Failure::unknown(format!(
+                "forwarding {call}: no buildid found in context"
+            )));
         };
         self.builder.bridge(id, LOOKUP_WAIT).await
     }
@@ -242,7 +244,7 @@ impl LlbBridge for GatewayService {
         let request = request.to_owned_message();
         let verdict = match (request.result.into_option(), request.error.into_option()) {
             (_, Some(error)) => Verdict::Failed(returned_failure(error)),
-            (Some(result), None) => Verdict::Done(bridge.from_wire(result)?),
+            (Some(result), None) => Verdict::Done(bridge.accept(result)?),
             (None, None) => {
                 let failure = Failure::invalid("gateway return must be either result or err");
                 bridge.settle(Verdict::Failed(failure.clone()));

@@ -32,7 +32,8 @@ pub(crate) async fn execute(
     inputs: Vec<Snapshot>,
     step: &Step,
 ) -> Result<Vec<Snapshot>, Failure> {
-    let meta = exec.meta.as_option().ok_or_else(|| Failure::invalid("invalid exec op with no meta"))?;
+    let meta =
+        exec.meta.as_option().ok_or_else(|| Failure::invalid("invalid exec op with no meta"))?;
     let mut prepared = exec_mounts::prepare(context, vertex, exec, &inputs, step).await?;
     let spec = spec(context, vertex, exec, meta, &mut prepared, step).await?;
     let exit = run(context, spec, step).await?;
@@ -158,6 +159,9 @@ fn limits(vertex: &Vertex) -> Limits {
 async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Failure> {
     let name = spec.name.clone();
     let gated = spec.network == Network::Gate;
+    if gated {
+        context.require_gate()?;
+    }
     let Pipes { stdout, stderr, readers } = exec_logs::pipes(step)?;
     let mut running =
         context.launcher.run(spec, stdout, stderr, None).await.map_err(Failure::of)?;

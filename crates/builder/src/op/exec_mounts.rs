@@ -23,7 +23,7 @@ use crate::snapshot::{Snapshot, Workspace};
 /// What an output of the op is made of, in mount order.
 pub(super) enum Slot {
     /// A writable layer to commit.
-    Layer(Workspace),
+    Layer(Box<Workspace>),
     /// The mount's input, which could not be changed.
     Input(usize),
     /// Nothing was mounted there and nothing could be written.
@@ -139,7 +139,7 @@ impl Prepared {
             self.discarded.push(workspace);
             self.slots.push(input_slot(mount));
         } else {
-            self.slots.push(Slot::Layer(workspace));
+            self.slots.push(Slot::Layer(Box::new(workspace)));
         }
     }
 
@@ -161,7 +161,9 @@ impl Prepared {
             }
             Some(pb::MountType::TMPFS) => self.tmpfs(mount),
             Some(pb::MountType::SECRET) => secret(context, mount, step).await?.map(MountSource::Fd),
-            Some(pb::MountType::SSH) => self.agent(context, mount, step).await?.map(MountSource::Fd),
+            Some(pb::MountType::SSH) => {
+                self.agent(context, mount, step).await?.map(MountSource::Fd)
+            }
             None => return Err(Failure::invalid("invalid mount type")),
         };
         let cwd = exec.meta.as_option().map_or("/", |meta| meta.cwd.as_str());
@@ -186,7 +188,7 @@ impl Prepared {
         let input = usize::try_from(mount.input).ok().and_then(|index| inputs.get(index));
         if let (true, Some(snapshot)) = (mount.readonly, input) {
             let view = snapshot.view().await?;
-            let fd = subtree(&view, &mount.selector)?;
+            let fd = subtree(&view, &mount.selector, false)?;
             self.views.push(view);
             if mount.output >= 0 {
                 self.slots.push(input_slot(mount));
@@ -197,7 +199,7 @@ impl Prepared {
         let store = Arc::clone(&context.store);
         let name = vertex.name();
         let workspace = blocking(move || Workspace::mounted(&store, base, &name)).await??;
-        let fd = subtree(workspace.root(), &mount.selector)?;
+        let fd = subtree(workspace.root(), &mount.selector, true)?;
         self.keep(workspace, mount);
         Ok(fd)
     }
@@ -222,8 +224,8 @@ impl Prepared {
             context.store.drop_cache_mounts(id);
         }
         let guard = context.store.cache_mount(id, &base, sharing).await.map_err(Failure::store)?;
-        let root = Root::new(guard.open().map_err(Failure::store)?);
-        let fd = subtree(&root, &mount.selector)?;
+        let root = Root::new(guard.mount().map_err(Failure::store)?);
+        let fd = subtree(&root, &mount.selector, true)?;
         self.caches.push(guard);
         if mount.output >= 0 && mount.input >= 0 {
             self.slots.push(input_slot(mount));
@@ -271,9 +273,13 @@ fn input_slot(mount: &pb::Mount) -> Slot {
     usize::try_from(mount.input).map_or(Slot::Scratch, Slot::Input)
 }
 
-/// A clone of the mount beneath `root`, at `selector`, which the kernel resolves inside it.
-fn subtree(root: &Root, selector: &str) -> Result<OwnedFd, Failure> {
+/// A detached mount of what is at `selector` beneath `root`, resolved there by the kernel. A
+/// `mount` that is used by nobody else is handed on as it is, which also old kernels can do.
+fn subtree(root: &Root, selector: &str, mount: bool) -> Result<OwnedFd, Failure> {
     let path = clean(selector);
+    if path == "/" && mount {
+        return root.as_fd().try_clone_to_owned().map_err(Failure::store);
+    }
     if path == "/" {
         return detached_bind(root.as_fd(), false).map_err(Failure::of);
     }

@@ -20,7 +20,7 @@ use crate::snapshot::{Snapshot, Workspace};
 use crate::user::{resolve_group, resolve_owner};
 
 enum State {
-    Growing(Workspace),
+    Growing(Box<Workspace>),
     Committed(Tree),
     Consumed,
 }
@@ -88,7 +88,7 @@ impl Run {
         for action in &op.actions {
             let workspace = self.base(action.input)?;
             self.act(action, &workspace)?;
-            self.states.push(State::Growing(workspace));
+            self.states.push(State::Growing(Box::new(workspace)));
         }
         let mut outputs = Vec::new();
         for (index, action) in op.actions.iter().enumerate() {
@@ -123,7 +123,7 @@ impl Run {
                 }
                 if self.uses(index) == 1 {
                     match std::mem::replace(&mut self.states[index], State::Consumed) {
-                        State::Growing(workspace) => return Ok(workspace),
+                        State::Growing(workspace) => return Ok(*workspace),
                         other => self.states[index] = other,
                     }
                 }

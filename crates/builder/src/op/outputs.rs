@@ -27,7 +27,7 @@ pub(super) async fn collect(
         outputs.push(match slot {
             Slot::Layer(workspace) => {
                 let settled = settled.clone();
-                let tree = blocking(move || commit(workspace, settled)).await??;
+                let tree = blocking(move || commit(*workspace, settled)).await??;
                 Snapshot::committed(tree)
             }
             Slot::Input(index) => inputs.get(index).cloned().unwrap_or_else(Snapshot::scratch),
@@ -37,7 +37,10 @@ pub(super) async fn collect(
     Ok(outputs)
 }
 
-fn commit(workspace: Workspace, mut settled: Vec<PathBuf>) -> Result<crate::snapshot::Tree, Failure> {
+fn commit(
+    workspace: Workspace,
+    mut settled: Vec<PathBuf>,
+) -> Result<crate::snapshot::Tree, Failure> {
     let upper = workspace.upper()?;
     // The deepest first, so that a directory emptied by the loop is seen empty.
     settled.sort_by_key(|path| std::cmp::Reverse(path.components().count()));

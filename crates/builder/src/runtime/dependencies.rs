@@ -74,11 +74,11 @@ fn normal_exec(exec: &pb::ExecOp) -> pb::ExecOp {
     for mount in &mut exec.mounts {
         mount.selector.clear();
         let dest = mount.dest.clone();
-        if let Some(cache) = mount.cacheOpt.as_option_mut() {
-            if !is_default_cache(cache, &dest) {
-                cache.ID.clear();
-                cache.sharing = Default::default();
-            }
+        if let Some(cache) = mount.cacheOpt.as_option_mut()
+            && !is_default_cache(cache, &dest)
+        {
+            cache.ID.clear();
+            cache.sharing = Default::default();
         }
     }
     exec
@@ -172,20 +172,29 @@ fn file_dependencies(count: usize, file: &pb::FileOp) -> Vec<Dependency> {
     for action in &file.actions {
         let (_, source) = action_inputs(action);
         if let Some(Action::Copy(copy)) = &action.action {
-            select(&mut found, &bases, source, Selector {
-                path: clean(&copy.src),
-                wildcard: copy.allowWildcard,
-                follow: copy.followSymlink,
-                include: copy.include_patterns.clone(),
-                exclude: copy.exclude_patterns.clone(),
-                required: copy.required_paths.clone(),
-            });
+            select(
+                &mut found,
+                &bases,
+                source,
+                Selector {
+                    path: clean(&copy.src),
+                    wildcard: copy.allowWildcard,
+                    follow: copy.followSymlink,
+                    include: copy.include_patterns.clone(),
+                    exclude: copy.exclude_patterns.clone(),
+                    required: copy.required_paths.clone(),
+                },
+            );
         }
         for input in named_owner_inputs(action) {
             for path in ["/etc/passwd", "/etc/group"] {
                 // The pattern form: an image without the file is no error.
-                let selector =
-                    Selector { wildcard: true, path: format!("{path}*"), follow: true, ..Default::default() };
+                let selector = Selector {
+                    wildcard: true,
+                    path: format!("{path}*"),
+                    follow: true,
+                    ..Default::default()
+                };
                 select(&mut found, &bases, input, selector);
             }
         }

@@ -79,9 +79,8 @@ impl OpRuntime {
         let digest = blocking(move || content_digest::digest(&view, ids, &selectors))
             .await?
             .map_err(|error| {
-                Failure::of(error).during(
-                    "failed to compute cache key: failed to calculate checksum of ref",
-                )
+                Failure::of(error)
+                    .during("failed to compute cache key: failed to calculate checksum of ref")
             })?;
         // Only what cannot change any more may be remembered: a client's mirror can.
         if let Some(tree) = output.known_tree().filter(|_| output.is_immutable()) {
@@ -142,14 +141,14 @@ impl Runtime for OpRuntime {
     }
 
     async fn lookup(&self, key: &Digest, output: usize, step: &Step) -> Option<Cached<Snapshot>> {
-        if let Some((record, mut trees)) = self.context.store.record(key) {
-            if output < trees.len() {
-                return Some(Cached {
-                    output: Snapshot::committed(trees.swap_remove(output)),
-                    identity: record.identity,
-                    duration: Some(record.duration),
-                });
-            }
+        if let Some((record, mut trees)) = self.context.store.record(key)
+            && output < trees.len()
+        {
+            return Some(Cached {
+                output: Snapshot::committed(trees.swap_remove(output)),
+                identity: record.identity,
+                duration: Some(record.duration),
+            });
         }
         for build in self.context.builds_of(step) {
             if let Some(snapshot) = build.imports.lookup(&self.context, key, output, step) {

@@ -111,9 +111,8 @@ async fn commit_of(
         let wanted = if remote.reference.is_empty() { "HEAD" } else { remote.reference.as_str() };
         let args = ["ls-remote", "--", &remote.url, wanted, &format!("{wanted}^{{}}")];
         let output = run(context, op, remote, None, &args, step).await?;
-        choose(&output, wanted).ok_or_else(|| {
-            Failure::unknown(format!("repository does not contain ref {wanted}"))
-        })?
+        choose(&output, wanted)
+            .ok_or_else(|| Failure::unknown(format!("repository does not contain ref {wanted}")))?
     };
     let expected = op.attrs.get("git.checksum").filter(|expected| !expected.is_empty());
     if let Some(expected) = expected.filter(|expected| !commit.starts_with(expected.as_str())) {
@@ -160,10 +159,8 @@ async fn checkout(
     step: &Step,
 ) -> Result<Snapshot, Failure> {
     let commit = commit_of(context, op, remote, step).await?;
-    let directory = tempfile::Builder::new()
-        .prefix("git-")
-        .tempdir_in(TEMPORARY)
-        .map_err(Failure::store)?;
+    let directory =
+        tempfile::Builder::new().prefix("git-").tempdir_in(TEMPORARY).map_err(Failure::store)?;
     let path = directory.path();
     let git = |args: Vec<String>| async move {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -231,8 +228,8 @@ async fn authorization(
         let value = value.trim();
         return Some(if is_token {
             use base64::Engine as _;
-            let basic = base64::engine::general_purpose::STANDARD
-                .encode(format!("x-access-token:{value}"));
+            let basic =
+                base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{value}"));
             format!("Authorization: basic {basic}")
         } else {
             format!("Authorization: {value}")

@@ -18,6 +18,7 @@ use cofferdam_wire::pb;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
+use super::http_cache::{self, Remembered};
 use super::{SourceKey, cancellable};
 use crate::blocking::blocking;
 use crate::context::Context;
@@ -143,29 +144,38 @@ async fn download(
         Some(text) => Some(Digest::parse(text).map_err(Failure::of)?),
         None => None,
     };
-    let (stream, name, modified, total) = if parsed.host_str() == Some(SESSION_HOST) {
-        (upload(context, &parsed, step).await?, "download".to_owned(), None, 0)
-    } else {
-        request(context, op, &parsed).await?
-    };
     let status = Status::begin(redacted(url), "downloading");
-    let blob = save(context, stream, &status, total, step).await?;
-    if let Some(expected) = expected.filter(|expected| *expected != blob.digest()) {
-        return Err(Failure::unknown(format!(
-            "digest mismatch {}: {expected}",
-            blob.digest()
-        )));
+    let download = if parsed.host_str() == Some(SESSION_HOST) {
+        let body = upload(context, &parsed, step).await?;
+        let blob = save(context, body, &status, 0, step).await?;
+        Download { blob, name: "download".to_owned(), modified: None }
+    } else {
+        let known = http_cache::recall(context, url).await;
+        match request(context, op, &parsed, known).await? {
+            Answer::Unchanged(known, blob) => {
+                Download { blob, name: known.name, modified: known.modified }
+            }
+            Answer::New(response) => new_download(context, url, response, &status, step).await?,
+        }
+    };
+    let found = download.blob.digest();
+    if let Some(expected) = expected.filter(|expected| *expected != found) {
+        return Err(Failure::unknown(format!("digest mismatch {found}: {expected}")));
     }
-    Ok(Download { blob, name, modified })
+    Ok(download)
+}
+
+/// What a server says.
+enum Answer {
+    /// What is remembered is current.
+    Unchanged(Remembered, Blob),
+    /// A file follows.
+    New(reqwest::Response),
 }
 
 type Body = BoxStream<'static, Result<Bytes, Failure>>;
 
-async fn upload(
-    context: &Arc<Context>,
-    url: &url::Url,
-    step: &Step,
-) -> Result<Body, Failure> {
+async fn upload(context: &Arc<Context>, url: &url::Url, step: &Step) -> Result<Body, Failure> {
     let ids = context.sessions_of(step);
     let path = url.path().to_owned();
     let path = path.as_str();
@@ -180,8 +190,17 @@ async fn request(
     context: &Arc<Context>,
     op: &pb::SourceOp,
     url: &url::Url,
-) -> Result<(Body, String, Option<i64>, u64), Failure> {
+    known: Option<(Remembered, Blob)>,
+) -> Result<Answer, Failure> {
     let mut request = context.http.get(url.clone());
+    if let Some((known, _)) = &known {
+        if let Some(etag) = &known.etag {
+            request = request.header("if-none-match", etag);
+        }
+        if let Some(time) = &known.last_modified {
+            request = request.header("if-modified-since", time);
+        }
+    }
     for (key, value) in &op.attrs {
         if let Some(name) = key.strip_prefix("http.header.") {
             request = request.header(name, value);
@@ -192,6 +211,9 @@ async fn request(
         .send()
         .await
         .map_err(|error| Failure::of(error.without_url()).during(&redacted(url.as_str())))?;
+    if let (304, Some((known, blob))) = (response.status().as_u16(), known) {
+        return Ok(Answer::Unchanged(known, blob));
+    }
     if !response.status().is_success() {
         return Err(Failure::unknown(format!(
             "invalid response status {} for {}",
@@ -199,11 +221,23 @@ async fn request(
             redacted(url.as_str())
         )));
     }
+    Ok(Answer::New(response))
+}
+
+async fn new_download(
+    context: &Arc<Context>,
+    url: &str,
+    response: reqwest::Response,
+    status: &Status,
+    step: &Step,
+) -> Result<Download, Failure> {
     let header = |name: &str| {
         response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
     };
-    let modified = header("last-modified")
-        .and_then(|text| chrono::DateTime::parse_from_rfc2822(&text).ok())
+    let (etag, last_modified) = (header("etag"), header("last-modified"));
+    let modified = last_modified
+        .as_deref()
+        .and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok())
         .map(|time| time.timestamp());
     let name = header("content-disposition")
         .and_then(|text| disposition_name(&text))
@@ -211,7 +245,11 @@ async fn request(
         .unwrap_or_else(|| "download".to_owned());
     let total = response.content_length().unwrap_or(0);
     let body = response.bytes_stream().map_err(|error| Failure::of(error.without_url())).boxed();
-    Ok((body, name, modified, total))
+    let blob = save(context, body, status, total, step).await?;
+    let remembered =
+        Remembered { etag, last_modified, digest: blob.digest(), name: name.clone(), modified };
+    http_cache::remember(context, url, &remembered).await;
+    Ok(Download { blob, name, modified })
 }
 
 /// The last component of a URL's path, when it is a plain name.

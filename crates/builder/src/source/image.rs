@@ -11,7 +11,9 @@ use bytes::Bytes;
 use cofferdam_digest::Digest;
 use cofferdam_graph::Vertex;
 use cofferdam_image::registry::Repository;
-use cofferdam_image::{Descriptor, Document as ImageDocument, ImageConfig, Manifest, Platform, Reference};
+use cofferdam_image::{
+    Descriptor, Document as ImageDocument, ImageConfig, Manifest, Platform, Reference,
+};
 use cofferdam_session::Session;
 use cofferdam_solver::{Step, VertexLog};
 use cofferdam_store::Document;
@@ -83,8 +85,7 @@ impl SessionBlobs {
 
     /// Reads a whole small blob and verifies it.
     pub(crate) async fn small(&self, digest: &Digest, max: u64) -> Result<Bytes, Failure> {
-        let info =
-            self.session.content_info(&self.store, digest).await.map_err(Failure::of)?;
+        let info = self.session.content_info(&self.store, digest).await.map_err(Failure::of)?;
         if info.size > max {
             return Err(Failure::invalid(format!("{digest} has more than {max} bytes")));
         }
@@ -148,10 +149,10 @@ impl Context {
         platform: &Platform,
         sessions: Vec<String>,
     ) -> Result<ResolvedImage, Failure> {
-        if let Some(digest) = reference.digest() {
-            if let Some(known) = self.known_image(digest, platform).await? {
-                return Ok(known);
-            }
+        if let Some(digest) = reference.digest()
+            && let Some(known) = self.known_image(digest, platform).await?
+        {
+            return Ok(known);
         }
         let repository = self.repository(reference, sessions);
         let target = reference.target();
@@ -224,15 +225,14 @@ async fn resolve(
     let parsed = parse(reference)?;
     let platform = platform_of(&vertex.effective_platform());
     let sessions = context.sessions_of(step);
-    let resolved =
-        cancellable(step, context.resolve_image(&parsed, &platform, sessions)).await?;
-    if let Some(expected) = op.attrs.get("image.checksum") {
-        if *expected != resolved.root.to_string() {
-            return Err(Failure::unknown(format!(
-                "image digest {} for {reference} does not match expected checksum {expected}",
-                resolved.root
-            )));
-        }
+    let resolved = cancellable(step, context.resolve_image(&parsed, &platform, sessions)).await?;
+    if let Some(expected) = op.attrs.get("image.checksum")
+        && *expected != resolved.root.to_string()
+    {
+        return Err(Failure::unknown(format!(
+            "image digest {} for {reference} does not match expected checksum {expected}",
+            resolved.root
+        )));
     }
     let pinned = parsed.with_digest(resolved.root);
     Ok((pinned, resolved))
@@ -322,8 +322,7 @@ pub(crate) async fn layout_snapshot(
     let mut ids: Vec<String> = op.attrs.get("oci.session").cloned().into_iter().collect();
     ids.extend(context.sessions_of(step));
     let store = op.attrs.get("oci.store").cloned().unwrap_or_default();
-    let (blobs, resolved) =
-        resolve_layout(context, reference, &store, &platform, &ids).await?;
+    let (blobs, resolved) = resolve_layout(context, reference, &store, &platform, &ids).await?;
     layers(context, op, &resolved, Arc::new(blobs), reference.to_owned(), step.progress.clone())
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod git;
 pub(crate) mod http;
+mod http_cache;
 pub(crate) mod image;
 pub(crate) mod layers;
 pub(crate) mod local;

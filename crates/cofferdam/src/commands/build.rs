@@ -36,7 +36,8 @@ const ADDRESS_VARIABLES: &[&str] = &["COFFERDAM_BUILDER", "BUILDKIT_HOST"];
 /// Carries the command out.
 pub(crate) fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
     super::builder::install_cryptography();
-    let level = if args.display.debug { crate::logging::Level::Debug } else { crate::logging::Level::Warn };
+    let level =
+        if args.display.debug { crate::logging::Level::Debug } else { crate::logging::Level::Warn };
     crate::logging::start(level, crate::logging::Format::Text);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(build(args));
@@ -126,7 +127,11 @@ async fn prepare(args: &BuildArgs) -> anyhow::Result<Order> {
 fn caches(option: &'static str, texts: &[String]) -> anyhow::Result<Vec<CacheEntry>> {
     texts
         .iter()
-        .map(|text| if text == "inline" { Ok(inline_cache()) } else { Ok(parse_cache(option, text)?) })
+        .map(
+            |text| {
+                if text == "inline" { Ok(inline_cache()) } else { Ok(parse_cache(option, text)?) }
+            },
+        )
         .collect()
 }
 
@@ -171,7 +176,8 @@ async fn solve(
     let mut progress = Progress::stderr(mode(display));
     let (events, mut inbox) = mpsc::unbounded_channel();
     let request = std::mem::take(&mut order.solve);
-    let (result, ()) = tokio::join!(client.solve(request, events, cancel), progress.follow(&mut inbox));
+    let (result, ()) =
+        tokio::join!(client.solve(request, events, cancel), progress.follow(&mut inbox));
     let summary = progress.finish(result.as_ref().err());
     (result, summary, order)
 }
@@ -188,7 +194,13 @@ fn mode(display: &DisplayArgs) -> Mode {
 }
 
 /// Says what became of it. Standard output has at most the one thing that was asked for.
-fn tell(display: &DisplayArgs, outputs: &Outputs, solved: &Solved, summary: &Summary, loaded: Option<String>) {
+fn tell(
+    display: &DisplayArgs,
+    outputs: &Outputs,
+    solved: &Solved,
+    summary: &Summary,
+    loaded: Option<String>,
+) {
     if display.quiet {
         if let Some(id) = report::image_id(&solved.response) {
             println!("{id}");
@@ -216,7 +228,8 @@ mod tests {
     #[test]
     fn caches_have_short_forms() {
         let texts = ["inline", "registry.example/cache", "type=local,src=dir"].map(str::to_owned);
-        let kinds: Vec<String> = caches("--cache-from", &texts).unwrap().into_iter().map(|entry| entry.kind).collect();
+        let kinds: Vec<String> =
+            caches("--cache-from", &texts).unwrap().into_iter().map(|entry| entry.kind).collect();
         assert_eq!(kinds, ["inline", "registry", "local"]);
         assert!(caches("--cache-to", &["mode=max".to_owned()]).is_err());
     }

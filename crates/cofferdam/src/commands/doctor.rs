@@ -13,7 +13,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         println!("\nIsolation level \"namespaces\" is available.");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("\nIsolation level \"namespaces\" is not available: {missing} required mechanism(s) missing.");
+    println!(
+        "\nIsolation level \"namespaces\" is not available: {missing} required mechanism(s) missing."
+    );
     Ok(ExitCode::FAILURE)
 }
 
@@ -38,8 +40,13 @@ mod tests {
 
     #[test]
     fn a_missing_requirement_stands_out() {
-        let finding = |name, present, required| Finding { name, present, required, detail: "why".into() };
-        let text = table(&[finding("a", true, true), finding("long", false, true), finding("c", false, false)]);
+        let finding =
+            |name, present, required| Finding { name, present, required, detail: "why".into() };
+        let text = table(&[
+            finding("a", true, true),
+            finding("long", false, true),
+            finding("c", false, false),
+        ]);
         assert_eq!(text, "ok       a     why\nMISSING  long  why\nabsent   c     why\n");
     }
 }

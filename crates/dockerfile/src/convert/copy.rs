@@ -29,7 +29,9 @@ pub enum CopyError {
     #[error("invalid chmod parameter: '{0}'. it should be an octal number or symbolic modes")]
     Symbolic(String),
     /// The stage comes later in the file.
-    #[error("cannot copy from stage {from:?}, it needs to be defined before current stage {stage:?}")]
+    #[error(
+        "cannot copy from stage {from:?}, it needs to be defined before current stage {stage:?}"
+    )]
     LaterStage {
         /// `--from`.
         from: String,

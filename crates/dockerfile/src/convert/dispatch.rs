@@ -1,9 +1,9 @@
 //! Runs through the stages in order and hands every instruction to the module of its family.
 
-use super::{Converter, budget};
 use super::env::split_entry;
 use super::error::{ConvertError, Located, StageError};
 use super::stage::{Planned, Stage, StageId};
+use super::{Converter, budget};
 use crate::expand::ExpandError;
 use crate::image::DEFAULT_PATH;
 use crate::instructions::{Command, Instruction};
@@ -53,8 +53,7 @@ impl Converter<'_> {
     /// What the base image says about how its commands run.
     fn start(&self, stage: &mut Stage) -> Result<(), StageError> {
         budget::check_variables(stage)?;
-        let platform =
-            stage.platform.get_or_insert_with(|| self.platforms.target.clone()).clone();
+        let platform = stage.platform.get_or_insert_with(|| self.platforms.target.clone()).clone();
         if stage.image.env("PATH").is_none() && platform.OS != "windows" {
             stage.image.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
@@ -136,9 +135,8 @@ pub(super) fn report_undefined<'u>(
         if declared || super::arg::is_scan_switch(variable) {
             continue;
         }
-        let names = stage.state.env.names();
         let suggestion = if budget::may_suggest(warnings.kept().len()) {
-            crate::suggest::suggest(variable, names)
+            crate::suggest::suggest(variable, stage.state.env.names())
         } else {
             None
         };

@@ -110,8 +110,9 @@ async fn look_up(
         };
         (source, format!("[internal] resolve {NAME} named context {value}"))
     } else {
-        let matches =
-            |stage: &&Stage| stage.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(value));
+        let matches = |stage: &&Stage| {
+            stage.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(value))
+        };
         let Some(stage) = dockerfile.stages.iter().find(matches) else {
             return Err(nowhere(EpochError::Invalid(value.to_owned())));
         };

@@ -91,7 +91,8 @@ mod tests {
     #[test]
     fn patterns_cover_what_is_below() {
         let matcher = matcher(&["node_modules", "**/*.log", "a?c", "b[0-9]", "x.y"]).unwrap();
-        for path in ["node_modules", "/node_modules/a/b", "x.log", "a/b/x.log", "abc", "b7", "x.y"] {
+        for path in ["node_modules", "/node_modules/a/b", "x.log", "a/b/x.log", "abc", "b7", "x.y"]
+        {
             assert!(matcher.excludes(path), "{path}");
         }
         for path in ["node_modules2", "a/node_modules", "x.logs", "ac", "ba", "xzy"] {

@@ -43,8 +43,8 @@ pub use copy::CopyError;
 pub use epoch::EpochError;
 pub(crate) use error::Located;
 pub use error::{ConvertError, StageError};
-pub(crate) use outline::{Asked, Outline};
 pub use expose::ExposeError;
+pub(crate) use outline::{Asked, Outline};
 pub use run::RunStepError;
 pub use signal::SignalError;
 
@@ -177,7 +177,8 @@ impl<'a> Converter<'a> {
         let platforms = Platforms::new(&request);
         let expander = Expander::new(dockerfile.escape);
         let mut build_args = request.contexts.options.build_args.clone();
-        let builtin = arg::builtin(&platforms, &request.contexts.options.target, dockerfile, &build_args);
+        let builtin =
+            arg::builtin(&platforms, &request.contexts.options.target, dockerfile, &build_args);
         validate::default_bases(dockerfile, &builtin, &expander, warnings);
         let (mut globals, global_outline) =
             arg::globals(builtin, &dockerfile.global_args, &build_args, &expander)?;

@@ -226,7 +226,8 @@ fn agent(flag: &Flag, index: usize) -> Result<pb::Mount, RunStepError> {
         optional: !flag.required,
         ..Default::default()
     };
-    let dest = if flag.target.is_empty() { format!("{AGENTS}{index}") } else { flag.target.clone() };
+    let dest =
+        if flag.target.is_empty() { format!("{AGENTS}{index}") } else { flag.target.clone() };
     Ok(pb::Mount {
         input: -1,
         dest,

@@ -32,7 +32,8 @@ impl Stage {
 
 /// An instruction for display: its keyword in capitals, variables replaced where that works.
 pub(super) fn display<V: Variables + ?Sized>(expander: &Expander, text: &str, env: &V) -> String {
-    let text = expander.expand(text, env).map_or_else(|_| text.to_owned(), |expanded| expanded.text);
+    let text =
+        expander.expand(text, env).map_or_else(|_| text.to_owned(), |expanded| expanded.text);
     match text.split_once(' ') {
         Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
         None => text.to_uppercase(),

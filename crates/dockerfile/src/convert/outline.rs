@@ -121,9 +121,11 @@ impl Capture {
 }
 
 fn ask(known: &mut BTreeMap<String, Asked>, name: &str, required: bool, lines: Lines) {
-    known
-        .entry(name.to_owned())
-        .or_insert_with(|| Asked { name: name.to_owned(), required, lines });
+    known.entry(name.to_owned()).or_insert_with(|| Asked {
+        name: name.to_owned(),
+        required,
+        lines,
+    });
 }
 
 impl Converter<'_> {

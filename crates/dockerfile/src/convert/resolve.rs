@@ -30,8 +30,17 @@ enum Base {
     /// A context with the name of the stage itself.
     StageContext(LoadedContext),
     /// A context with the name of the base image.
-    ImageContext { loaded: LoadedContext, platform: pb::Platform, name: String },
-    Image { image: Box<Image>, reference: Reference, platform: pb::Platform, asked: String },
+    ImageContext {
+        loaded: LoadedContext,
+        platform: pb::Platform,
+        name: String,
+    },
+    Image {
+        image: Box<Image>,
+        reference: Reference,
+        platform: pb::Platform,
+        asked: String,
+    },
     /// Nobody needs it, but its name was checked.
     Unneeded,
 }

@@ -79,7 +79,8 @@ impl Converter<'_> {
         self.budget.items(run.mounts.len())?;
         mounts.binds.extend(prepared.script);
         mounts.binds.extend(self.shm());
-        let name = self.run_name(stage, run, &format!("{}{}", step.instruction.text, prepared.summary));
+        let name =
+            self.run_name(stage, run, &format!("{}{}", step.instruction.text, prepared.summary));
         let options = self.request.contexts.options;
         let exec = Exec {
             meta: self.meta(stage, prepared.words.clone(), mounts.ssh_socket()),

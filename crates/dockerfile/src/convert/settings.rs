@@ -3,13 +3,13 @@
 //!
 //! They make no layer, only a history entry; `ENV` and `USER` also affect later steps.
 
-use super::{Converter, budget};
 use super::dispatch::Step;
 use super::error::{ConvertError, StageError};
 use super::go_format::{healthcheck, list, quoted_list};
 use super::signal::{self, SignalError};
 use super::stage::Stage;
 use super::validate;
+use super::{Converter, budget};
 use crate::image::{Empty, Healthcheck, Image};
 use crate::instructions::{Command, CommandLine, Healthcheck as Check, KeyValue};
 use crate::lines::Lines;
@@ -107,9 +107,8 @@ impl Converter<'_> {
     fn healthcheck(&self, stage: &mut Stage, check: &Check, step: &mut Step<'_>) {
         let lines = step.instruction.lines;
         report_repeated(stage.seen.healthcheck.replace(lines), step);
-        let nanoseconds = |duration: std::time::Duration| {
-            i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
-        };
+        let nanoseconds =
+            |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
         let check = Healthcheck {
             test: check.test.clone(),
             interval: nanoseconds(check.interval),

@@ -24,8 +24,7 @@ pub(super) fn check(text: &str) -> Result<(), SignalError> {
 
 fn is_name(text: &str) -> bool {
     let name = text.strip_prefix("SIG").unwrap_or(text);
-    let offset =
-        |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.parse::<u8>().ok());
+    let offset = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.parse::<u8>().ok());
     SIGNALS.contains(&name)
         || offset("RTMIN+").is_some_and(|offset| (1..=15).contains(&offset))
         || offset("RTMAX-").is_some_and(|offset| (1..=14).contains(&offset))

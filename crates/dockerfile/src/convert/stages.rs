@@ -23,7 +23,8 @@ impl Converter<'_> {
         warnings: &mut Warnings,
     ) -> Result<(), Located> {
         for (index, declared) in dockerfile.stages.iter().enumerate() {
-            self.add_stage(index, declared, warnings).map_err(|error| error.or_at(declared.lines))?;
+            self.add_stage(index, declared, warnings)
+                .map_err(|error| error.or_at(declared.lines))?;
         }
         self.declared = self.stages.len();
         Ok(())
@@ -35,7 +36,8 @@ impl Converter<'_> {
         declared: &Declared,
         warnings: &mut Warnings,
     ) -> Result<(), Located> {
-        let base = self.expander.expand(&declared.base, &self.globals).map_err(ConvertError::from)?;
+        let base =
+            self.expander.expand(&declared.base, &self.globals).map_err(ConvertError::from)?;
         self.report_undefined(&base, declared, warnings);
         if base.text.is_empty() {
             return Err(Located::nowhere(StageError::Blank(declared.base.clone())));
@@ -71,7 +73,8 @@ impl Converter<'_> {
             stage.outline.use_args(&base.matched);
             stage.outline.use_args(&platform.map(|(_, matched)| matched).unwrap_or_default());
             let pulls = stage.from.base != SCRATCH && stage.base.is_none();
-            stage.counter = Counter { total: count_steps(declared) + usize::from(pulls), ..Counter::default() };
+            stage.counter =
+                Counter { total: count_steps(declared) + usize::from(pulls), ..Counter::default() };
             let name = declared.name.as_deref().unwrap_or_default();
             stage.ignore_cache = self.request.contexts.options.ignores_cache(name);
         }
@@ -132,7 +135,8 @@ impl Converter<'_> {
         let known: BTreeSet<&str> =
             self.globals.names().chain(self.global_outline.arg_names()).collect();
         for name in expanded.unmatched.iter().filter(|name| !known.contains(name.as_str())) {
-            let names = known.iter().copied().filter(|_| budget::may_suggest(warnings.kept().len()));
+            let names =
+                known.iter().copied().filter(|_| budget::may_suggest(warnings.kept().len()));
             let suggestion = crate::suggest::suggest(name, names);
             let finding =
                 Finding::UndefinedArgInFrom { arg: name, suggestion: suggestion.as_deref() };
@@ -182,13 +186,15 @@ impl Converter<'_> {
                 vec![Some(source.map_err(|error| error.or_at(lines))?)]
             }
             Command::Run(run) => {
-                let names: Vec<String> = run.mounts.iter().map(|mount| mount.from.clone()).collect();
+                let names: Vec<String> =
+                    run.mounts.iter().map(|mount| mount.from.clone()).collect();
                 self.has_unnamed_sources |= !names.is_empty();
                 names.iter().map(|name| self.mount_source(name, lines)).collect()
             }
             _ => Vec::new(),
         };
-        let needs: Vec<_> = command.sources.iter().flatten().map(|source| (*source, lines)).collect();
+        let needs: Vec<_> =
+            command.sources.iter().flatten().map(|source| (*source, lines)).collect();
         let any = !needs.is_empty();
         self.stages[id].needs.extend(needs);
         Ok(any)
@@ -219,12 +225,8 @@ impl Converter<'_> {
             return *known;
         }
         let used = Used { context: BTreeSet::new(), own: self.new_paths() };
-        let from = From {
-            base: name.to_owned(),
-            lines: Some(lines),
-            implicit: true,
-            ..From::default()
-        };
+        let from =
+            From { base: name.to_owned(), lines: Some(lines), implicit: true, ..From::default() };
         let id = self.push(Stage { from, used, ..Stage::default() });
         self.implicit.insert(name.to_owned(), id);
         id

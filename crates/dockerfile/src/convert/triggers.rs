@@ -3,9 +3,9 @@
 //! Triggers of an image or stage run right after the `FROM` that names it, once, and do not pass on to
 //! the result.
 
-use super::{Converter, budget};
 use super::error::Located;
 use super::stage::{Planned, StageId};
+use super::{Converter, budget};
 use crate::instructions::{Command, parse_trigger};
 
 impl Converter<'_> {
@@ -50,8 +50,8 @@ impl Converter<'_> {
         let mut needs = false;
         let mut commands = Vec::with_capacity(triggers.len());
         for text in triggers {
-            let instruction = parse_trigger(text, lines)
-                .map_err(|error| Located::new(error, lines))?;
+            let instruction =
+                parse_trigger(text, lines).map_err(|error| Located::new(error, lines))?;
             let mut command = Planned { instruction, sources: Vec::new(), onbuild: true };
             needs |= self.link(id, &mut command)?;
             commands.push(command);

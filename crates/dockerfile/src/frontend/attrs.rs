@@ -127,7 +127,8 @@ impl Options {
     pub(crate) fn parse(attrs: &BTreeMap<String, String>) -> Result<Self, AttrError> {
         refuse_removed(attrs)?;
         let get = |key: &str| attrs.get(key).map_or("", String::as_str);
-        let nonempty = |key: &str| attrs.get(key).map(String::as_str).filter(|text| !text.is_empty());
+        let nonempty =
+            |key: &str| attrs.get(key).map(String::as_str).filter(|text| !text.is_empty());
         let platforms = parse_platforms(get("platform"))?;
         let lint = attrs.get("build-arg:BUILDKIT_DOCKERFILE_CHECK");
         Ok(Self {
@@ -200,13 +201,15 @@ fn parse_platforms(text: &str) -> Result<Vec<pb::Platform>, AttrError> {
         return Ok(Vec::new());
     }
     let parse = |item: &str| {
-        parse_platform(item)
-            .map_err(|source| AttrError::Platform { text: item.to_owned(), source })
+        parse_platform(item).map_err(|source| AttrError::Platform { text: item.to_owned(), source })
     };
     text.split(',').map(parse).collect()
 }
 
-fn parse_multi_platform(attrs: &BTreeMap<String, String>, several: bool) -> Result<bool, AttrError> {
+fn parse_multi_platform(
+    attrs: &BTreeMap<String, String>,
+    several: bool,
+) -> Result<bool, AttrError> {
     let text = ["build-arg:BUILDKIT_MULTI_PLATFORM", "multi-platform"]
         .into_iter()
         .filter_map(|key| attrs.get(key))

@@ -69,9 +69,16 @@ pub(crate) struct Tree {
 
 #[derive(Debug, Clone)]
 enum TreeKind {
-    Source { source: Source, name: String },
+    Source {
+        source: Source,
+        name: String,
+    },
     /// An archive to be unpacked: `filename` in the source.
-    Archive { source: Source, name: String, filename: String },
+    Archive {
+        source: Source,
+        name: String,
+        filename: String,
+    },
     Definition(Arc<pb::Definition>),
 }
 
@@ -143,7 +150,10 @@ pub(crate) struct Entrypoint {
 
 impl<'a> Contexts<'a> {
     /// Finds out what kind of context the request means; may fetch the start of a download.
-    pub(crate) async fn open(client: &'a dyn Client, options: &'a Options) -> Result<Self, ContextError> {
+    pub(crate) async fn open(
+        client: &'a dyn Client,
+        options: &'a Options,
+    ) -> Result<Self, ContextError> {
         let key = options.get("contextkey").unwrap_or("context");
         let mut contexts = Self {
             client,
@@ -300,9 +310,8 @@ impl<'a> Contexts<'a> {
     ) -> Result<ResolvedImage, ClientError> {
         let mode = self.options.resolve_mode.text();
         let place = platform.map(platform_string).unwrap_or_default();
-        let slot = Arc::clone(
-            self.images.lock().await.entry(format!("{place} {reference}")).or_default(),
-        );
+        let slot =
+            Arc::clone(self.images.lock().await.entry(format!("{place} {reference}")).or_default());
         let mut known = slot.lock().await;
         if let Some(image) = known.as_ref() {
             return Ok(image.clone());
@@ -312,7 +321,12 @@ impl<'a> Contexts<'a> {
     }
 
     /// Adds the main context to a plan, limited to `follow` when it is local.
-    pub(crate) fn add_main(&self, plan: &mut Plan, follow: &[String], excludes: &[String]) -> NodeId {
+    pub(crate) fn add_main(
+        &self,
+        plan: &mut Plan,
+        follow: &[String],
+        excludes: &[String],
+    ) -> NodeId {
         if let Some(tree) = &self.main {
             return tree.add_to(plan);
         }

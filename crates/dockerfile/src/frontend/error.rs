@@ -120,7 +120,9 @@ fn transparent_client(kind: &BuildErrorKind) -> Option<&ClientError> {
         BuildErrorKind::Context(context) => context_client(context),
         BuildErrorKind::Convert(convert) => match convert {
             ConvertError::Stage(StageError::Image { source, .. }) => Some(source),
-            ConvertError::Named(error) | ConvertError::Epoch(EpochError::Named(error)) => named(error),
+            ConvertError::Named(error) | ConvertError::Epoch(EpochError::Named(error)) => {
+                named(error)
+            }
             ConvertError::Epoch(EpochError::Client(client)) => Some(client),
             ConvertError::Context(context) => context_client(context),
             _ => None,

@@ -162,7 +162,8 @@ impl Parts {
         }
         match text.split_once("://") {
             Some((scheme, rest))
-                if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) =>
+                if !scheme.is_empty()
+                    && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) =>
             {
                 let scheme = scheme.to_ascii_lowercase();
                 let known = matches!(scheme.as_str(), "http" | "https" | "ssh" | "git");
@@ -249,8 +250,20 @@ mod tests {
     #[test]
     fn other_addresses_are_not_git() {
         for text in [
-            "", ".", "./x.git", "../x.git", "/x", "a/b", "https://x/y.tar.gz", "http://x/", "ftp://x/y.git",
-            "docker-image://x", "https://x/y.git\n", "file", "a:b", "https://x/%zz.git",
+            "",
+            ".",
+            "./x.git",
+            "../x.git",
+            "/x",
+            "a/b",
+            "https://x/y.tar.gz",
+            "http://x/",
+            "ftp://x/y.git",
+            "docker-image://x",
+            "https://x/y.git\n",
+            "file",
+            "a:b",
+            "https://x/%zz.git",
         ] {
             assert!(GitAddress::parse(text).is_none(), "{text:?} was accepted");
         }
@@ -259,8 +272,15 @@ mod tests {
     #[test]
     fn contradictions_are_errors() {
         for query in [
-            "?tag=a&tag=b", "?tag=", "?x=y", "?tag=a&branch=b", "?ref=a#b", "?subdir=a#r:b",
-            "?submodules=maybe", "?mtime=now", "?fetch-by-commit=2",
+            "?tag=a&tag=b",
+            "?tag=",
+            "?x=y",
+            "?tag=a&branch=b",
+            "?ref=a#b",
+            "?subdir=a#r:b",
+            "?submodules=maybe",
+            "?mtime=now",
+            "?fetch-by-commit=2",
         ] {
             let text = format!("https://x/y.git{query}");
             assert!(GitAddress::parse(&text).unwrap().is_err(), "{text:?} was accepted");

@@ -27,8 +27,10 @@ pub(super) fn platform(platform: &pb::Platform) -> Value {
 /// Lines of source 0; one range per line.
 pub(super) fn location(lines: Lines) -> Value {
     let position = |line: u32| json!({ "line": line });
-    let ranges: Vec<Value> =
-        lines.each().map(|line| json!({ "start": position(line), "end": position(line) })).collect();
+    let ranges: Vec<Value> = lines
+        .each()
+        .map(|line| json!({ "start": position(line), "end": position(line) }))
+        .collect();
     json!({ "ranges": ranges })
 }
 

@@ -10,8 +10,22 @@ use cofferdam_wire::pb;
 use super::attrs::AttrError;
 
 const ULIMITS: &[&str] = &[
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
-    "rss", "rtprio", "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// `name=soft[:hard]`; -1 is unlimited.
@@ -22,8 +36,7 @@ pub(super) fn parse_ulimit(text: &str) -> Result<pb::Ulimit, AttrError> {
         return Err(error("invalid ulimit type"));
     }
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-    let number =
-        |text: &str| text.parse::<i64>().map_err(|_| error("invalid ulimit argument"));
+    let number = |text: &str| text.parse::<i64>().map_err(|_| error("invalid ulimit argument"));
     let (soft, hard) = (number(soft)?, number(hard)?);
     if hard != -1 && (soft == -1 || soft > hard) {
         return Err(error("ulimit soft limit must be less than or equal to hard limit"));

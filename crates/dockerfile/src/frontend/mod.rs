@@ -8,9 +8,9 @@ pub(crate) mod attrs;
 pub(crate) mod context;
 mod error;
 pub(crate) mod git;
+mod json;
 mod limits;
 pub(crate) mod named;
-mod json;
 pub(crate) mod reference;
 mod report;
 pub(crate) mod sources;
@@ -47,11 +47,12 @@ const CAPABILITIES: [&str; 4] = [
 ];
 
 /// Images that contain this same frontend: their `# syntax=` lines are served here.
-const OWN_SYNTAX: [&str; 3] =
-    ["docker/dockerfile", "docker/dockerfile-upstream", "dockerfile.v0"];
+const OWN_SYNTAX: [&str; 3] = ["docker/dockerfile", "docker/dockerfile-upstream", "dockerfile.v0"];
 
 /// Findings that are shown. More than a person reads, and few enough for a progress display.
 const MAX_WARNINGS: usize = 1_000;
+/// Bytes that shown findings may take in all; each carries the whole Dockerfile.
+const MAX_WARNING_BYTES: usize = 32 << 20;
 
 /// What a build gives.
 #[derive(Debug, Clone, Default)]
@@ -215,7 +216,8 @@ impl Frontend<'_> {
     async fn warn(&self, warnings: &Warnings) {
         let info = &self.entry.info;
         let Some(vertex) = info.definition.as_option().and_then(head) else { return };
-        for warning in warnings.kept().iter().take(MAX_WARNINGS) {
+        let most = (MAX_WARNING_BYTES / self.entry.text.len().max(1)).min(MAX_WARNINGS);
+        for warning in warnings.kept().iter().take(most) {
             let shown = Warning {
                 vertex,
                 level: 1,

@@ -107,7 +107,10 @@ pub(crate) enum ContextTree {
     Scratch,
     Tree(Box<Tree>),
     /// Which files it has to transfer is known only at the end.
-    Local { local: Local, name: String },
+    Local {
+        local: Local,
+        name: String,
+    },
 }
 
 impl LoadedContext {
@@ -143,7 +146,10 @@ impl Contexts<'_> {
     }
 
     /// Loads a named context.
-    pub(crate) async fn load(&self, named: &NamedContext) -> Result<LoadedContext, NamedContextError> {
+    pub(crate) async fn load(
+        &self,
+        named: &NamedContext,
+    ) -> Result<LoadedContext, NamedContextError> {
         let Some((kind, rest)) = named.value.split_once(':') else {
             return Err(NamedContextError::Specifier {
                 text: named.value.clone(),

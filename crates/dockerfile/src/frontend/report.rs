@@ -48,7 +48,8 @@ pub(super) fn excerpt(filename: &str, data: &[u8], lines: Lines) -> String {
         padded += 1;
     }
     let mut text = format!("{filename}:{}\n--------------------\n", lines.start);
-    for (number, line) in (1..).zip(&all).skip(start as usize - 1).take((end - start) as usize + 1) {
+    for (number, line) in (1..).zip(&all).skip(start as usize - 1).take((end - start) as usize + 1)
+    {
         let mark = if (lines.start..=lines.end).contains(&number) { ">>>" } else { "   " };
         let written = writeln!(text, " {number:3} | {mark} {line}");
         debug_assert!(written.is_ok(), "writing to a String cannot fail");

@@ -57,7 +57,11 @@ fn json(list: &[String]) -> String {
 }
 
 /// An image in a registry.
-pub(crate) fn image(reference: &Reference, platform: Option<&pb::Platform>, mode: ResolveMode) -> Source {
+pub(crate) fn image(
+    reference: &Reference,
+    platform: Option<&pb::Platform>,
+    mode: ResolveMode,
+) -> Source {
     let mut source = Source::new(format!("docker-image://{reference}"), "source.image");
     source.platform = platform.cloned();
     match mode {

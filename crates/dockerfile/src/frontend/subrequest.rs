@@ -38,8 +38,7 @@ impl Frontend<'_> {
         let mut warnings = self.warnings()?;
         let converted = convert(self.request(platform), &mut warnings).await;
         self.warn(&warnings).await;
-        let converted =
-            converted.map_err(|error| BuildError::located(error, &self.entry.info))?;
+        let converted = converted.map_err(|error| BuildError::located(error, &self.entry.info))?;
         let outline = &converted.outline;
         answer(&self.outline_json(outline), outline_text(outline))
     }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use cofferdam_dockerfile::{BuildError, Built};
 use cofferdam_digest::Digest;
+use cofferdam_dockerfile::{BuildError, Built};
 use cofferdam_graph::{Limits, Vertex, encode_op, load};
 use cofferdam_wire::pb;
 use serde_json::{Value, json};
@@ -84,7 +84,12 @@ fn compare(case: &Value, differences: &mut Vec<String>) {
         (Ok(built), None) => compare_built(&built, want, differences),
     }
     let list = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|item| item.as_str().unwrap().to_owned())
+            .collect()
     };
     // What else was asked by the time of an error is a matter of chance.
     if want["error"].is_null() {
@@ -149,7 +154,9 @@ fn compare_built(built: &Built, want: &Value, differences: &mut Vec<String>) {
         let (mut own, mut wanted) = (own.cloned().map(plain), wanted.cloned().map(plain));
         // The definition that loads the Dockerfile has other bytes, see `go_bytes`.
         for value in [&mut own, &mut wanted].into_iter().flatten() {
-            if let Some(sources) = value.get_mut("sources").filter(|_| key.as_str() == "result.json") {
+            if let Some(sources) =
+                value.get_mut("sources").filter(|_| key.as_str() == "result.json")
+            {
                 *sources = json!(sources.as_array().map(Vec::len));
             }
         }

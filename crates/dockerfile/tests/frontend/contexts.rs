@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 
+use crate::support::dockerfile;
 use base64::Engine as _;
 use cofferdam_digest::Digest;
 use cofferdam_wire::pb;
 use pb::__buffa::oneof::op::Op;
-use crate::support::dockerfile;
 
 #[test]
 fn dockerfile_and_ignore_files() {
-    let memory = dockerfile("FROM busybox\nCOPY a /\n").file("context/.dockerignore", "*.md\n!x\n# c\n");
+    let memory =
+        dockerfile("FROM busybox\nCOPY a /\n").file("context/.dockerignore", "*.md\n!x\n# c\n");
     let output = memory.result();
     let context = output.source("local://context");
     assert_eq!(context.attrs["local.excludepatterns"], "[\"*.md\",\"!x\"]");
@@ -20,7 +21,8 @@ fn dockerfile_and_ignore_files() {
     let attrs = own.result();
     assert_eq!(attrs.source("local://context").attrs["local.excludepatterns"], "[\"own\"]");
     let info = &output.vertex("COPY").sources[0].info;
-    let load = cofferdam_graph::load(&info.definition, &cofferdam_graph::Limits::default()).unwrap();
+    let load =
+        cofferdam_graph::load(&info.definition, &cofferdam_graph::Limits::default()).unwrap();
     let vertex = load.vertices().next().unwrap();
     assert_eq!(vertex.name(), "[internal] load build definition from Dockerfile");
     let source = crate::support::source_op(vertex);
@@ -103,7 +105,8 @@ fn named_directories_send_what_is_used() {
 #[test]
 fn inputs_are_grafted() {
     let inner = dockerfile("FROM busybox\nRUN inner\n").run().unwrap();
-    let config = base64::engine::general_purpose::STANDARD.encode(&inner.metadata["containerimage.config"]);
+    let config =
+        base64::engine::general_purpose::STANDARD.encode(&inner.metadata["containerimage.config"]);
     let mut memory = dockerfile("FROM base\nRUN outer\n")
         .attr("context:base", "input:dep")
         .attr("input-metadata:dep", &format!(r#"{{"containerimage.config":"{config}"}}"#));
@@ -151,7 +154,11 @@ fn epochs() {
     assert!(memory.looked_up.lock().unwrap()[0].ends_with("source stage when"));
     let wrong = "FROM scratch AS when\nADD https://x/y /\nRUN a\nFROM busybox\n";
     let error = dockerfile(wrong).attr("build-arg:SOURCE_DATE_EPOCH", "when").error();
-    assert!(error.to_string().contains("SOURCE_DATE_EPOCH stage does not meet source-only requirements"));
+    assert!(
+        error
+            .to_string()
+            .contains("SOURCE_DATE_EPOCH stage does not meet source-only requirements")
+    );
     let error = dockerfile(text).attr("build-arg:SOURCE_DATE_EPOCH", "nope").error();
     assert_eq!(error.to_string(), "invalid SOURCE_DATE_EPOCH: nope");
 }
@@ -162,7 +169,11 @@ fn other_frontends() {
     let error = dockerfile(text).error();
     assert!(error.to_string().contains("example.com/other:1"), "{error}");
     assert_eq!(error.sources()[0].1[0].start.line, 1);
-    for own in ["docker/dockerfile:1", "docker/dockerfile:1.7-labs", "docker.io/docker/dockerfile-upstream:master"] {
+    for own in [
+        "docker/dockerfile:1",
+        "docker/dockerfile:1.7-labs",
+        "docker.io/docker/dockerfile-upstream:master",
+    ] {
         let text = format!("# syntax={own}\nFROM busybox\n");
         assert_eq!(dockerfile(&text).result().names().len(), 1);
     }

@@ -70,7 +70,8 @@ fn long_files_are_converted() {
     expect(&format!("{stages}FROM scratch\n{copies}"), "");
     let sources = "https://x/y ".repeat(5_000);
     expect(&format!("FROM busybox\nADD {sources} /d/\n"), "");
-    let mounts = repeated(400, |index| format!("RUN {}x", format!("--mount=target=/{index} ").repeat(50)));
+    let mounts =
+        repeated(400, |index| format!("RUN {}x", format!("--mount=target=/{index} ").repeat(50)));
     expect(&format!("FROM busybox\n{mounts}"), "");
 }
 
@@ -98,12 +99,16 @@ fn hostile_base_images() {
         (format!(r#"{{"Env":[{}]}}"#, env.join(",")), "variables"),
         (format!(r#"{{"OnBuild":[{triggers}]}}"#), "triggers"),
         (r#"{"OnBuild":["FROM x"]}"#.to_owned(), "onbuild trigger should be a single expression"),
-        (r#"{"OnBuild":["RUN a\nRUN b"]}"#.to_owned(), "onbuild trigger should be a single expression"),
+        (
+            r#"{"OnBuild":["RUN a\nRUN b"]}"#.to_owned(),
+            "onbuild trigger should be a single expression",
+        ),
         (r#"{"OnBuild":["COPY --from=0 a b"]}"#.to_owned(), "it needs to be defined before"),
         (r#"{"Env":"x"}"#.to_owned(), "failed to parse image config"),
     ] {
         let started = Instant::now();
-        let memory = dockerfile("FROM evil\n").image("docker.io/library/evil:latest", &base(&config));
+        let memory =
+            dockerfile("FROM evil\n").image("docker.io/library/evil:latest", &base(&config));
         let error = memory.error().to_string();
         assert!(error.contains(message), "{error}");
         assert!(started.elapsed() < SOON);

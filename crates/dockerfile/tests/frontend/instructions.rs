@@ -1,25 +1,36 @@
 //! Instructions one by one: the ops and configurations they give.
 
+use crate::support::{dockerfile, exec_op};
 use cofferdam_wire::pb;
 use pb::__buffa::oneof::op::Op;
 use pb::__buffa::oneof::user_opt::User;
-use crate::support::{dockerfile, exec_op};
 
 #[test]
 fn copies() {
-    let text = "FROM busybox\nWORKDIR /w\nCOPY --chown=u:7 --chmod=0640 --exclude=*.md a/../b c* d/\n";
+    let text =
+        "FROM busybox\nWORKDIR /w\nCOPY --chown=u:7 --chmod=0640 --exclude=*.md a/../b c* d/\n";
     let output = dockerfile(text).result();
     let Some(Op::File(file)) = &output.vertex("COPY").op.op else { panic!() };
     assert_eq!(file.actions.len(), 2);
-    assert_eq!((file.actions[0].input, file.actions[0].secondaryInput, file.actions[0].output), (0, 1, -1));
-    assert_eq!((file.actions[1].input, file.actions[1].secondaryInput, file.actions[1].output), (2, 1, 0));
+    assert_eq!(
+        (file.actions[0].input, file.actions[0].secondaryInput, file.actions[0].output),
+        (0, 1, -1)
+    );
+    assert_eq!(
+        (file.actions[1].input, file.actions[1].secondaryInput, file.actions[1].output),
+        (2, 1, 0)
+    );
     let copy = output.copy("COPY");
     assert_eq!((copy.src.as_str(), copy.dest.as_str()), ("/b", "/w/d/"));
     assert_eq!(copy.mode, 0o640);
     assert_eq!(copy.exclude_patterns, ["*.md"]);
     assert!(copy.followSymlink && copy.dirCopyContents && copy.createDestPath);
-    assert!(copy.allowWildcard && copy.allowEmptyWildcard && !copy.attemptUnpackDockerCompatibility);
-    assert!(matches!(&copy.owner.user.user, Some(User::ByName(named)) if named.name == "u" && named.input == 0));
+    assert!(
+        copy.allowWildcard && copy.allowEmptyWildcard && !copy.attemptUnpackDockerCompatibility
+    );
+    assert!(
+        matches!(&copy.owner.user.user, Some(User::ByName(named)) if named.name == "u" && named.input == 0)
+    );
     assert_eq!(copy.owner.group.user, Some(User::ByID(7)));
     let context = output.source("local://context");
     assert_eq!(context.attrs["local.followpaths"], "[\"b\",\"c*\"]");
@@ -70,9 +81,15 @@ fn parents_and_pivots() {
             _ => panic!(),
         })
         .collect();
-    assert_eq!((copies[0].src.as_str(), copies[0].include_patterns.as_slice()), ("/x", &["a/b".to_owned()][..]));
+    assert_eq!(
+        (copies[0].src.as_str(), copies[0].include_patterns.as_slice()),
+        ("/x", &["a/b".to_owned()][..])
+    );
     assert_eq!(copies[0].required_paths, ["/x/a/b"]);
-    assert_eq!((copies[1].src.as_str(), copies[1].include_patterns.as_slice()), ("/", &["y/*.c".to_owned()][..]));
+    assert_eq!(
+        (copies[1].src.as_str(), copies[1].include_patterns.as_slice()),
+        ("/", &["y/*.c".to_owned()][..])
+    );
     assert!(copies[1].required_paths.is_empty());
 }
 
@@ -113,7 +130,8 @@ fn inline_files() {
             _ => None,
         })
         .collect();
-    let mut contents: Vec<_> = files.iter().map(|file| (file.path.as_str(), &file.data[..])).collect();
+    let mut contents: Vec<_> =
+        files.iter().map(|file| (file.path.as_str(), &file.data[..])).collect();
     contents.sort_unstable();
     assert_eq!(contents, [("/one", &b"a1\n"[..]), ("/two", &b"b$N\n"[..])]);
     assert!(output.names().contains(&"[internal] preparing inline document".to_owned()));
@@ -147,8 +165,10 @@ fn commands_and_their_options() {
     assert!(vertex.ignore_cache());
     assert_eq!(vertex.metadata.linux_resources.memory, 1000);
     assert!(vertex.metadata.caps.contains_key("exec.meta.security"));
-    assert_eq!(vertex.metadata.description["com.docker.dockerfile.v1.command"],
-        "RUN --network=none --security=insecure [\"a\",\"$A\"]");
+    assert_eq!(
+        vertex.metadata.description["com.docker.dockerfile.v1.command"],
+        "RUN --network=none --security=insecure [\"a\",\"$A\"]"
+    );
 }
 
 #[test]
@@ -162,7 +182,16 @@ fn mounts() {
     let dests: Vec<&str> = exec.mounts.iter().map(|mount| mount.dest.as_str()).collect();
     assert_eq!(
         dests,
-        ["/", "/i", "/root/.cache", "/t", "/w/c", "/z", "/run/secrets/tok", "/run/buildkit/ssh_agent.0"]
+        [
+            "/",
+            "/i",
+            "/root/.cache",
+            "/t",
+            "/w/c",
+            "/z",
+            "/run/secrets/tok",
+            "/run/buildkit/ssh_agent.0"
+        ]
     );
     let by = |dest: &str| exec.mounts.iter().find(|mount| mount.dest == dest).unwrap();
     assert_eq!((by("/").output, by("/i").output, by("/z").output), (0, -1, -1));
@@ -198,7 +227,11 @@ fn heredocs_of_commands() {
     assert_eq!(runs[1].mounts[1].dest, "/dev/pipes/");
     assert!(runs[1].mounts[1].readonly);
     assert_eq!(runs[2].meta.args, ["/bin/sh", "-c", "cat <<A > /f\nhi\nA"]);
-    assert!(output.names().contains(&"[2/4] RUN <<EOF (one...)".to_owned()), "{:?}", output.names());
+    assert!(
+        output.names().contains(&"[2/4] RUN <<EOF (one...)".to_owned()),
+        "{:?}",
+        output.names()
+    );
 }
 
 #[test]
@@ -209,7 +242,10 @@ fn settings() {
     let output = dockerfile(text).attr("label:z", "given").result();
     let config = &output.image.config;
     assert_eq!(output.image.author, "me");
-    assert_eq!(config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>(), ["a=b", "c d=e", "z=given"]);
+    assert_eq!(
+        config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>(),
+        ["a=b", "c d=e", "z=given"]
+    );
     assert_eq!(config.exposed_ports.keys().collect::<Vec<_>>(), ["80/tcp", "90/udp", "91/udp"]);
     assert!(config.volumes.contains_key("/v"));
     assert_eq!(config.entrypoint, ["/bin/bash", "-c", "run it"]);
@@ -237,7 +273,10 @@ fn settings() {
 #[test]
 fn wrong_instructions() {
     for (line, message) in [
-        ("COPY --chmod=64a a b", "invalid chmod parameter: '64a'. it should be octal string and between 0 and 07777"),
+        (
+            "COPY --chmod=64a a b",
+            "invalid chmod parameter: '64a'. it should be octal string and between 0 and 07777",
+        ),
         ("COPY https://x/y /z", "source can't be a URL for COPY"),
         ("COPY https://x/y.git /z", "source can't be a git ref for COPY"),
         ("ADD --checksum=sha256:1 https://x/y /z", "invalid checksum"),

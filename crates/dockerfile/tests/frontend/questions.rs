@@ -1,7 +1,7 @@
 //! Warnings, and requests that only ask.
 
-use serde_json::Value;
 use crate::support::{Memory, dockerfile};
+use serde_json::Value;
 
 fn ask(memory: Memory, request: &str) -> (Value, String, Memory) {
     let memory = memory.attr("requestid", request);
@@ -66,7 +66,10 @@ fn lint_reports_every_stage() {
     assert_eq!(rules, ["WorkdirRelativePath", "SecretsUsedInArgOrEnv", "UndefinedVar"]);
     assert_eq!(json["warnings"][0]["location"]["ranges"][0]["start"]["line"], 2);
     assert_eq!(json["sources"][0]["filename"], "Dockerfile");
-    assert!(text.contains("WARNING: WorkdirRelativePath - https://docs.docker.com/go/dockerfile/rule/"), "{text}");
+    assert!(
+        text.contains("WARNING: WorkdirRelativePath - https://docs.docker.com/go/dockerfile/rule/"),
+        "{text}"
+    );
     assert!(memory.warnings().is_empty());
     let (json, _, memory) = ask(dockerfile("FROM nothing\n"), "frontend.lint");
     assert!(json["warnings"].is_null());
@@ -107,11 +110,12 @@ fn builds_warn() {
 #[test]
 fn bases_are_checked() {
     let arm = r#"{"architecture":"arm64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:aa"]}}"#;
-    let memory = dockerfile("ARG tag\nFROM busybox:$tag AS a\nFROM arm AS b\nFROM busybox${taag}\n")
-        .attr("build-arg:tag", "latest")
-        .attr("platform", "linux/amd64")
-        .attr("target", "b")
-        .image("docker.io/library/arm:latest", arm);
+    let memory =
+        dockerfile("ARG tag\nFROM busybox:$tag AS a\nFROM arm AS b\nFROM busybox${taag}\n")
+            .attr("build-arg:tag", "latest")
+            .attr("platform", "linux/amd64")
+            .attr("target", "b")
+            .image("docker.io/library/arm:latest", arm);
     memory.run().unwrap_or_else(|error| panic!("{error}"));
     let warnings = memory.warnings().join("\n");
     for expected in [

@@ -1,11 +1,12 @@
 //! Stages: names of vertices, bases, arguments, platforms, triggers.
 
-use cofferdam_digest::Digest;
 use crate::support::{Output, dockerfile};
+use cofferdam_digest::Digest;
 
 #[test]
 fn a_simple_build() {
-    let output = dockerfile("FROM busybox\nWORKDIR /app\nCOPY . .\nRUN make\nCMD [\"x\"]\n").result();
+    let output =
+        dockerfile("FROM busybox\nWORKDIR /app\nCOPY . .\nRUN make\nCMD [\"x\"]\n").result();
     let digest = Digest::of("docker.io/library/busybox:latest");
     assert_eq!(
         output.names(),
@@ -28,12 +29,19 @@ fn a_simple_build() {
     assert_eq!(output.image.created, None);
     assert_eq!(
         output.created_by(),
-        ["base", "WORKDIR /app", "COPY . . # buildkit", "RUN /bin/sh -c make # buildkit", "CMD [\"x\"]"]
+        [
+            "base",
+            "WORKDIR /app",
+            "COPY . . # buildkit",
+            "RUN /bin/sh -c make # buildkit",
+            "CMD [\"x\"]"
+        ]
     );
     let layers: Vec<bool> = output.image.history.iter().map(|entry| !entry.empty_layer).collect();
     assert_eq!(layers, [true, true, true, true, false]);
     assert!(output.built.single);
-    let base = String::from_utf8(output.built.metadata["containerimage.base.config"].clone()).unwrap();
+    let base =
+        String::from_utf8(output.built.metadata["containerimage.base.config"].clone()).unwrap();
     assert!(base.contains("\"Cmd\":[\"sh\"]"), "{base}");
 }
 
@@ -42,7 +50,8 @@ fn equal_requests_give_equal_graphs() {
     let text = "FROM busybox\nARG A=1\nENV B=$A\nCOPY --link a b /x/\nRUN --mount=type=cache,target=/c id\n";
     let one = dockerfile(text).run().unwrap();
     let two = dockerfile(text).run().unwrap();
-    let (one, two) = (one.refs[0].definition.as_ref().unwrap(), two.refs[0].definition.as_ref().unwrap());
+    let (one, two) =
+        (one.refs[0].definition.as_ref().unwrap(), two.refs[0].definition.as_ref().unwrap());
     assert_eq!(one.def, two.def);
     assert_eq!(one.metadata, two.metadata);
 }
@@ -144,13 +153,25 @@ fn triggers_run_in_the_child() {
 fn wrong_stages_are_errors_with_places() {
     for (text, message, line) in [
         ("FROM busybox\nCOPY --from=$x a b\n", "variable expansion is not supported for --from", 2),
-        ("FROM busybox AS a\nCOPY --from=b a b\nFROM busybox AS b\nCOPY --from=a a b\n", "circular dependency detected on stage: a", 2),
-        ("FROM busybox AS a\nCOPY --from=b x /\nFROM busybox AS b\nFROM a\n", "cannot copy from stage \"b\", it needs to be defined before current stage \"a\"", 2),
+        (
+            "FROM busybox AS a\nCOPY --from=b a b\nFROM busybox AS b\nCOPY --from=a a b\n",
+            "circular dependency detected on stage: a",
+            2,
+        ),
+        (
+            "FROM busybox AS a\nCOPY --from=b x /\nFROM busybox AS b\nFROM a\n",
+            "cannot copy from stage \"b\", it needs to be defined before current stage \"a\"",
+            2,
+        ),
         ("FROM busybox AS a\nCOPY --from=7 x /\n", "invalid stage index 7", 2),
         ("FROM $nothing\n", "base name ($nothing) should not be blank", 1),
         ("FROM --platform=$x busybox\n", "empty platform value from expression $x", 1),
         ("FROM --platform=a/b/c/d busybox\n", "failed to parse platform a/b/c/d", 1),
-        ("FROM busybo\n", "busybo: docker.io/library/busybo:latest: not found (did you mean busybox?)", 1),
+        (
+            "FROM busybo\n",
+            "busybo: docker.io/library/busybo:latest: not found (did you mean busybox?)",
+            1,
+        ),
         ("FROM bad:://x\n", "failed to parse stage name", 1),
         ("FROM busybox\nRUN a\nSTOPSIGNAL x\n", "invalid signal: x", 3),
         ("FROM busybox\nENV A=\"${B:?missing b}\"\n", "missing b", 2),

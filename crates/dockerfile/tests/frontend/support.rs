@@ -1,7 +1,5 @@
 //! A builder made of a few texts: what the frontend reads, and how to look at what it wrote.
 
-
-
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -212,8 +210,11 @@ impl Output {
 
     /// Attributes of the source op with that identifier.
     pub(crate) fn source(&self, identifier: &str) -> &pb::SourceOp {
-        let sources = self.graph.vertices().filter(|vertex| matches!(vertex.op.op, Some(Op::Source(_))));
-        let found = sources.map(|vertex| source_op(vertex)).find(|source| source.identifier.starts_with(identifier));
+        let sources =
+            self.graph.vertices().filter(|vertex| matches!(vertex.op.op, Some(Op::Source(_))));
+        let found = sources
+            .map(|vertex| source_op(vertex))
+            .find(|source| source.identifier.starts_with(identifier));
         found.unwrap_or_else(|| panic!("no source {identifier:?} in {:?}", self.names()))
     }
 

@@ -10,9 +10,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use cofferdam_digest::{Digest, Digester};
 
-use super::tree::{Meta, Tree};
 use super::tarstream::{Entry, Kind};
-use super::{ApplyError, IDENTITY, Limits, MapId, Source, TarStream, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, Wrapping, name};
+use super::tree::{Meta, Tree};
+use super::{
+    ApplyError, IDENTITY, Limits, MapId, Source, TarStream, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
+    Wrapping, name,
+};
 use crate::media;
 
 /// Bytes handed from the decompressing thread at a time, and how many such pieces may wait.
@@ -180,7 +183,12 @@ enum Meaning<'p> {
 }
 
 impl<'a, R: Read> Unpacker<'a, R> {
-    fn new(reader: R, root: BorrowedFd<'_>, options: &'a ApplyOptions<'a>, whiteouts: bool) -> Result<Self, ApplyError> {
+    fn new(
+        reader: R,
+        root: BorrowedFd<'_>,
+        options: &'a ApplyOptions<'a>,
+        whiteouts: bool,
+    ) -> Result<Self, ApplyError> {
         Ok(Self {
             stream: TarStream::new(reader),
             tree: Tree::new(root, options.ids, whiteouts)?,
@@ -221,7 +229,9 @@ impl<'a, R: Read> Unpacker<'a, R> {
                 Meaning::Plain => {}
                 Meaning::Ignored => return Ok(()),
                 Meaning::Opaque => return self.tree.opaque(name::split(&path).0, &path),
-                Meaning::Whiteout(base) => return self.tree.whiteout(name::split(&path).0, base, &path),
+                Meaning::Whiteout(base) => {
+                    return self.tree.whiteout(name::split(&path).0, base, &path);
+                }
             }
         }
         match entry.kind {

@@ -65,7 +65,10 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    pub(crate) fn write(action: &'static str, path: &[u8]) -> impl FnOnce(rustix::io::Errno) -> Self {
+    pub(crate) fn write(
+        action: &'static str,
+        path: &[u8],
+    ) -> impl FnOnce(rustix::io::Errno) -> Self {
         let path = display(path);
         move |errno| Self::Write { action, path, source: errno.into() }
     }

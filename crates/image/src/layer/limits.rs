@@ -32,7 +32,13 @@ impl Limits {
     /// Small bounds for exercising the parser with arbitrary bytes.
     #[must_use]
     pub const fn tiny() -> Self {
-        Self { output_bytes: 1 << 20, ratio: 1000, ratio_free: 1 << 16, entries: 256, directory_names: 1 << 16 }
+        Self {
+            output_bytes: 1 << 20,
+            ratio: 1000,
+            ratio_free: 1 << 16,
+            entries: 256,
+            directory_names: 1 << 16,
+        }
     }
 }
 

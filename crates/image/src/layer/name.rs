@@ -52,8 +52,17 @@ mod tests {
 
     #[test]
     fn clean_paths() {
-        for (raw, expected) in [("./a//b/", Some("a/b")), ("/etc/x", Some("etc/x")), ("./", None), ("/", None), ("", None)] {
-            assert_eq!(clean(raw.as_bytes()).unwrap(), expected.map(|text| text.as_bytes().to_vec()));
+        for (raw, expected) in [
+            ("./a//b/", Some("a/b")),
+            ("/etc/x", Some("etc/x")),
+            ("./", None),
+            ("/", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                clean(raw.as_bytes()).unwrap(),
+                expected.map(|text| text.as_bytes().to_vec())
+            );
         }
         let deep = "a/".repeat(257);
         let long = "a/".repeat(3000);

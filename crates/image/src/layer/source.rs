@@ -203,7 +203,8 @@ fn check_xz_dictionary(prefix: &[u8]) -> io::Result<()> {
     let block = prefix.get(12..).unwrap_or_default();
     let has_sizes = block.get(1).is_some_and(|flags| flags & 0xc0 != 0);
     let filters = block.get(2..).unwrap_or_default();
-    let codes = filters.windows(3).filter(|window| window[..2] == [0x21, 1]).map(|window| window[2]);
+    let codes =
+        filters.windows(3).filter(|window| window[..2] == [0x21, 1]).map(|window| window[2]);
     let code = if has_sizes { codes.max() } else { filters.get(2).copied() };
     if code.is_some_and(|code| code > MAX_XZ_DICTIONARY_CODE) {
         return Err(refuse("the xz dictionary is larger than allowed"));

@@ -78,7 +78,10 @@ impl<R: Read> TarStream<R> {
         let mut extended = Extended::default();
         for _ in 0..=MAX_EXTENDED_HEADERS {
             let Some(header) = self.header()? else {
-                if extended.pax.is_some() || extended.long_path.is_some() || extended.long_link.is_some() {
+                if extended.pax.is_some()
+                    || extended.long_path.is_some()
+                    || extended.long_link.is_some()
+                {
                     return Err(self.malformed("the archive ends after an extended header"));
                 }
                 return Ok(None);
@@ -177,7 +180,8 @@ impl<R: Read> TarStream<R> {
     }
 
     fn check_sum(&self, header: &Header) -> Result<(), ApplyError> {
-        let stored = header.cksum().map_err(|_| self.malformed("the header checksum is malformed"))?;
+        let stored =
+            header.cksum().map_err(|_| self.malformed("the header checksum is malformed"))?;
         let bytes = header.as_bytes();
         let counted = |at: usize| if (148..156).contains(&at) { b' ' } else { bytes[at] };
         let unsigned: u32 = (0..BLOCK).map(|at| u32::from(counted(at))).sum();
@@ -190,11 +194,14 @@ impl<R: Read> TarStream<R> {
     }
 
     fn body(&mut self, header: &Header) -> Result<Vec<u8>, ApplyError> {
-        let size = header.entry_size().map_err(|_| self.malformed("the size of an extended header is malformed"))?;
+        let size = header
+            .entry_size()
+            .map_err(|_| self.malformed("the size of an extended header is malformed"))?;
         if size > MAX_EXTENDED_HEADER {
             return Err(self.malformed("an extended header is too large"));
         }
-        let len = usize::try_from(size).map_err(|_| self.malformed("an extended header is too large"))?;
+        let len =
+            usize::try_from(size).map_err(|_| self.malformed("an extended header is too large"))?;
         let mut body = vec![0; len.next_multiple_of(BLOCK)];
         self.exact(&mut body)?;
         body.truncate(len);
@@ -216,7 +223,8 @@ impl<R: Read> TarStream<R> {
     }
 
     fn entry(&mut self, header: &Header, extended: Extended) -> Result<Entry, ApplyError> {
-        if extended.pax.is_some() && (extended.long_path.is_some() || extended.long_link.is_some()) {
+        if extended.pax.is_some() && (extended.long_path.is_some() || extended.long_link.is_some())
+        {
             return Err(self.malformed("an entry has both GNU and PAX extended headers"));
         }
         let star = header.as_ustar().is_some() && header.as_bytes()[508..] == *b"tar\0";
@@ -224,7 +232,8 @@ impl<R: Read> TarStream<R> {
             return Err(self.malformed("the star format is not supported"));
         }
         let pax = extended.pax.unwrap_or_default();
-        let path = pax.path.or(extended.long_path).unwrap_or_else(|| header.path_bytes().into_owned());
+        let path =
+            pax.path.or(extended.long_path).unwrap_or_else(|| header.path_bytes().into_owned());
         let link = pax
             .link
             .or(extended.long_link)
@@ -232,7 +241,9 @@ impl<R: Read> TarStream<R> {
             .unwrap_or_default();
         let kind = self.kind(header, &path)?;
         let size = self.size(header, pax.size, kind)?;
-        let number = |value: std::io::Result<u64>| value.map_err(|_| self.malformed("an owner id or time is malformed"));
+        let number = |value: std::io::Result<u64>| {
+            value.map_err(|_| self.malformed("an owner id or time is malformed"))
+        };
         let mtime = number(header.mtime())?;
         let entry = Entry {
             mode: header.mode().map_err(|_| self.malformed("the mode is malformed"))? & 0o7777,

@@ -12,9 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-    chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, openat2, readlinkat, statat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+    XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat,
+    openat2, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -55,16 +55,22 @@ enum Missing {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn new(root: BorrowedFd<'_>, ids: MapId<'a>, whiteouts: bool) -> Result<Self, ApplyError> {
+    pub(super) fn new(
+        root: BorrowedFd<'_>,
+        ids: MapId<'a>,
+        whiteouts: bool,
+    ) -> Result<Self, ApplyError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(root, c".", flags, Mode::empty()).map_err(ApplyError::write("open", b"/"))?;
+        let root =
+            openat(root, c".", flags, Mode::empty()).map_err(ApplyError::write("open", b"/"))?;
         Ok(Self { root: Rc::new(root), ids, whiteouts, last_parent: None })
     }
 
     /// Maps an owner to the ids on disk.
     pub(super) fn owner(&self, uid: u64, gid: u64, path: &[u8]) -> Result<(Uid, Gid), ApplyError> {
         let map = |kind, id: u64| {
-            let mapped = u32::try_from(id).ok().filter(|id| *id != u32::MAX).and_then(|id| (self.ids)(id));
+            let mapped =
+                u32::try_from(id).ok().filter(|id| *id != u32::MAX).and_then(|id| (self.ids)(id));
             mapped.filter(|id| *id != u32::MAX).ok_or_else(|| ApplyError::UnmappedId {
                 kind,
                 id,
@@ -76,13 +82,21 @@ impl<'a> Tree<'a> {
 
     pub(super) fn file(&mut self, path: &[u8]) -> Result<File, ApplyError> {
         let (parent, base) = self.place(path)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = self.exclusively(&parent, base, path, || openat(&parent, base, flags, Mode::from_raw_mode(0o600)))?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.exclusively(&parent, base, path, || {
+            openat(&parent, base, flags, Mode::from_raw_mode(0o600))
+        })?;
         Ok(File::from(fd))
     }
 
     /// Sets what [`Tree::file`] left open, once its content is written.
-    pub(super) fn finish_file(&self, file: &File, meta: &Meta<'_>, path: &[u8]) -> Result<(), ApplyError> {
+    pub(super) fn finish_file(
+        &self,
+        file: &File,
+        meta: &Meta<'_>,
+        path: &[u8],
+    ) -> Result<(), ApplyError> {
         self.set_meta(file.as_fd(), meta, path)?;
         futimens(file, &times(meta.mtime)).map_err(ApplyError::write("set the times of", path))
     }
@@ -112,7 +126,12 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    pub(super) fn symlink(&mut self, path: &[u8], target: &[u8], meta: &Meta<'_>) -> Result<(), ApplyError> {
+    pub(super) fn symlink(
+        &mut self,
+        path: &[u8],
+        target: &[u8],
+        meta: &Meta<'_>,
+    ) -> Result<(), ApplyError> {
         let (parent, base) = self.place(path)?;
         self.exclusively(&parent, base, path, || symlinkat(target, &parent, base))?;
         self.set_meta_unopened(&parent, base, meta, path)
@@ -131,7 +150,8 @@ impl<'a> Tree<'a> {
         let from = self.parent(target_parent, Missing::Fail, path)?;
         let missing = |_| ApplyError::refused(path, "the target of the hard link is missing");
         let there = stat(&from, target_base).map_err(missing)?;
-        if FileType::from_raw_mode(there.st_mode) == FileType::Directory || self.is_whiteout(&there) {
+        if FileType::from_raw_mode(there.st_mode) == FileType::Directory || self.is_whiteout(&there)
+        {
             return Err(ApplyError::refused(path, "the target of the hard link is not a file"));
         }
         let (parent, base) = self.place(path)?;
@@ -140,16 +160,24 @@ impl<'a> Tree<'a> {
         {
             return Ok(());
         }
-        self.exclusively(&parent, base, path, || linkat(&from, target_base, &parent, base, AtFlags::empty()))
+        self.exclusively(&parent, base, path, || {
+            linkat(&from, target_base, &parent, base, AtFlags::empty())
+        })
     }
 
     /// Records that lower layers' `base` in the parent of `path` is gone. What this layer itself
     /// has there stays, as the specification says; a directory becomes opaque.
-    pub(super) fn whiteout(&mut self, parent: &[u8], base: &[u8], path: &[u8]) -> Result<(), ApplyError> {
+    pub(super) fn whiteout(
+        &mut self,
+        parent: &[u8],
+        base: &[u8],
+        path: &[u8],
+    ) -> Result<(), ApplyError> {
         let parent = self.parent(parent, Missing::Create, path)?;
         match stat(&parent, base) {
             Ok(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
-                let fd = open_readable(&parent, base).map_err(ApplyError::write("open directory", path))?;
+                let fd = open_readable(&parent, base)
+                    .map_err(ApplyError::write("open directory", path))?;
                 set_opaque(&fd, path)
             }
             Ok(_) => Ok(()),
@@ -171,7 +199,8 @@ impl<'a> Tree<'a> {
         }
         let parent = self.parent(parent, Missing::Create, path)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat(&parent, c".", flags, Mode::empty()).map_err(ApplyError::write("open directory", path))?;
+        let fd = openat(&parent, c".", flags, Mode::empty())
+            .map_err(ApplyError::write("open directory", path))?;
         set_opaque(&fd, path)
     }
 
@@ -198,7 +227,12 @@ impl<'a> Tree<'a> {
         Ok((self.parent(parent, Missing::Create, path)?, base))
     }
 
-    fn parent(&mut self, parent: &[u8], missing: Missing, path: &[u8]) -> Result<Rc<OwnedFd>, ApplyError> {
+    fn parent(
+        &mut self,
+        parent: &[u8],
+        missing: Missing,
+        path: &[u8],
+    ) -> Result<Rc<OwnedFd>, ApplyError> {
         if parent.is_empty() {
             return Ok(Rc::clone(&self.root));
         }
@@ -222,9 +256,15 @@ impl<'a> Tree<'a> {
     }
 
     /// Resolves `parent` name by name, inside the root.
-    fn walk(&self, parent: &[u8], missing: Missing, path: &[u8]) -> Result<Rc<OwnedFd>, ApplyError> {
+    fn walk(
+        &self,
+        parent: &[u8],
+        missing: Missing,
+        path: &[u8],
+    ) -> Result<Rc<OwnedFd>, ApplyError> {
         let mut stack = vec![Rc::clone(&self.root)];
-        let mut pending: VecDeque<Vec<u8>> = parent.split(|&byte| byte == b'/').map(<[u8]>::to_vec).collect();
+        let mut pending: VecDeque<Vec<u8>> =
+            parent.split(|&byte| byte == b'/').map(<[u8]>::to_vec).collect();
         let mut links = 0;
         while let Some(component) = pending.pop_front() {
             if component == b".." {
@@ -251,14 +291,22 @@ impl<'a> Tree<'a> {
                     }
                 }
             }
-            if stack.len() > MAX_DEPTH + 1 || pending.iter().map(Vec::len).sum::<usize>() > MAX_PENDING {
+            if stack.len() > MAX_DEPTH + 1
+                || pending.iter().map(Vec::len).sum::<usize>() > MAX_PENDING
+            {
                 return Err(ApplyError::refused(path, "the path is too deep"));
             }
         }
         Ok(stack.pop().unwrap_or_else(|| Rc::clone(&self.root)))
     }
 
-    fn step(&self, here: &OwnedFd, component: &[u8], missing: Missing, path: &[u8]) -> Result<Step, ApplyError> {
+    fn step(
+        &self,
+        here: &OwnedFd,
+        component: &[u8],
+        missing: Missing,
+        path: &[u8],
+    ) -> Result<Step, ApplyError> {
         if component.len() > MAX_NAME {
             return Err(ApplyError::refused(path, "a name is too long"));
         }
@@ -277,9 +325,15 @@ impl<'a> Tree<'a> {
             Some(FileType::Symlink) => readlinkat(here, component, Vec::new())
                 .map(|target| Step::Link(target.into_bytes()))
                 .map_err(ApplyError::write("read a link in the path of", path)),
-            None if missing == Missing::Create => self.make_parent(here, component, false, path).map(Step::Into),
-            Some(_) if missing == Missing::Create && there.is_some_and(|there| self.is_whiteout(&there)) => {
-                unlinkat(here, component, AtFlags::empty()).map_err(ApplyError::write("replace", path))?;
+            None if missing == Missing::Create => {
+                self.make_parent(here, component, false, path).map(Step::Into)
+            }
+            Some(_)
+                if missing == Missing::Create
+                    && there.is_some_and(|there| self.is_whiteout(&there)) =>
+            {
+                unlinkat(here, component, AtFlags::empty())
+                    .map_err(ApplyError::write("replace", path))?;
                 self.make_parent(here, component, true, path).map(Step::Into)
             }
             None => Err(ApplyError::refused(path, "a directory in the path is missing")),
@@ -288,9 +342,16 @@ impl<'a> Tree<'a> {
     }
 
     /// Makes a directory the archive uses without listing it: root's, mode 0755.
-    fn make_parent(&self, here: &OwnedFd, component: &[u8], opaque: bool, path: &[u8]) -> Result<OwnedFd, ApplyError> {
+    fn make_parent(
+        &self,
+        here: &OwnedFd,
+        component: &[u8],
+        opaque: bool,
+        path: &[u8],
+    ) -> Result<OwnedFd, ApplyError> {
         let action = "create the parent of";
-        mkdirat(here, component, Mode::from_raw_mode(0o755)).map_err(ApplyError::write(action, path))?;
+        mkdirat(here, component, Mode::from_raw_mode(0o755))
+            .map_err(ApplyError::write(action, path))?;
         let fd = open_readable(here, component).map_err(ApplyError::write(action, path))?;
         let (uid, gid) = self.owner(0, 0, path)?;
         fchown(&fd, Some(uid), Some(gid)).map_err(ApplyError::write(action, path))?;
@@ -328,7 +389,8 @@ impl<'a> Tree<'a> {
         let (uid, gid) = meta.owner;
         fchown(fd, Some(uid), Some(gid)).map_err(ApplyError::write("set the owner of", path))?;
         // After the owner: changing that clears set-id bits.
-        fchmod(fd, Mode::from_raw_mode(meta.mode)).map_err(ApplyError::write("set the mode of", path))?;
+        fchmod(fd, Mode::from_raw_mode(meta.mode))
+            .map_err(ApplyError::write("set the mode of", path))?;
         for (name, value) in meta.xattrs {
             self.set_xattr(fd, name, value, path)?;
         }
@@ -337,7 +399,13 @@ impl<'a> Tree<'a> {
 
     /// For entries that cannot be opened (links, FIFOs): the name was just created exclusively in a
     /// directory only this process writes to.
-    fn set_meta_unopened(&self, parent: &OwnedFd, base: &[u8], meta: &Meta<'_>, path: &[u8]) -> Result<(), ApplyError> {
+    fn set_meta_unopened(
+        &self,
+        parent: &OwnedFd,
+        base: &[u8],
+        meta: &Meta<'_>,
+        path: &[u8],
+    ) -> Result<(), ApplyError> {
         let (uid, gid) = meta.owner;
         chownat(parent, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(ApplyError::write("set the owner of", path))?;
@@ -347,13 +415,22 @@ impl<'a> Tree<'a> {
 
     /// Sets the attributes a layer may carry and silently drops the others: those that steer the
     /// overlay file system, and those whose meaning belongs to the host.
-    fn set_xattr(&self, fd: BorrowedFd<'_>, name: &[u8], value: &[u8], path: &[u8]) -> Result<(), ApplyError> {
+    fn set_xattr(
+        &self,
+        fd: BorrowedFd<'_>,
+        name: &[u8],
+        value: &[u8],
+        path: &[u8],
+    ) -> Result<(), ApplyError> {
         let value = if name == XATTR_CAPABILITY.as_bytes() {
             match self.capability_on_disk(value) {
                 Some(value) => value,
                 None => return Ok(()),
             }
-        } else if name.len() > 5 && name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") {
+        } else if name.len() > 5
+            && name.starts_with(b"user.")
+            && !name.starts_with(b"user.overlay.")
+        {
             value.to_vec()
         } else {
             return Ok(());
@@ -396,7 +473,8 @@ fn open_readable(parent: &OwnedFd, base: &[u8]) -> Result<OwnedFd, Errno> {
 }
 
 fn set_opaque(fd: &OwnedFd, path: &[u8]) -> Result<(), ApplyError> {
-    fsetxattr(fd, XATTR_OPAQUE, b"y", XattrFlags::empty()).map_err(ApplyError::write("make opaque", path))
+    fsetxattr(fd, XATTR_OPAQUE, b"y", XattrFlags::empty())
+        .map_err(ApplyError::write("make opaque", path))
 }
 
 const fn times((seconds, nanos): (i64, u32)) -> Timestamps {

@@ -101,7 +101,9 @@ impl Tokens {
             return Ok(Some(known.header.clone()));
         }
         let answer = match challenge {
-            Challenge::Basic => grant.login().await?.map(|login| Known { header: basic(&login), until: None }),
+            Challenge::Basic => {
+                grant.login().await?.map(|login| Known { header: basic(&login), until: None })
+            }
             Challenge::Bearer { realm, service, scope } => {
                 let token = fetch(transport, grant, realm, service, scope.as_deref()).await?;
                 let life = token.expires_in.unwrap_or(DEFAULT_LIFE).clamp(DEFAULT_LIFE, MAX_LIFE);
@@ -130,15 +132,19 @@ impl Grant<'_> {
 fn basic(login: &Login) -> HeaderValue {
     let text = STANDARD.encode(format!("{}:{}", login.username, login.secret.expose()));
     // Base64 is always a valid header.
-    let mut header =
-        HeaderValue::from_str(&format!("Basic {text}")).unwrap_or_else(|_| HeaderValue::from_static("Basic"));
+    let mut header = HeaderValue::from_str(&format!("Basic {text}"))
+        .unwrap_or_else(|_| HeaderValue::from_static("Basic"));
     header.set_sensitive(true);
     header
 }
 
 fn bearer(token: &Token, realm: &str) -> Result<HeaderValue, RegistryError> {
-    let bad = |_| RegistryError::Protocol { url: realm.to_owned(), reason: "the token is not valid in a header" };
-    let mut header = HeaderValue::from_str(&format!("Bearer {}", token.secret.expose())).map_err(bad)?;
+    let bad = |_| RegistryError::Protocol {
+        url: realm.to_owned(),
+        reason: "the token is not valid in a header",
+    };
+    let mut header =
+        HeaderValue::from_str(&format!("Bearer {}", token.secret.expose())).map_err(bad)?;
     header.set_sensitive(true);
     Ok(header)
 }
@@ -171,7 +177,11 @@ async fn fetch(
         }
         login = grant.login().await?;
     } else {
-        tracing::warn!(host = endpoint.host, realm, "foreign token server is asked without credentials");
+        tracing::warn!(
+            host = endpoint.host,
+            realm,
+            "foreign token server is asked without credentials"
+        );
     }
     request_token(transport, endpoint, url, service, &scopes, login.as_ref()).await
 }
@@ -186,7 +196,11 @@ async fn request_token(
 ) -> Result<Token, RegistryError> {
     let what = shown(&url);
     // The realm is an endpoint of its own: nothing of the registry's goes there by itself.
-    let realm = Endpoint { base: url.clone(), config_host: config_host(endpoint, &url), ..endpoint.clone() };
+    let realm = Endpoint {
+        base: url.clone(),
+        config_host: config_host(endpoint, &url),
+        ..endpoint.clone()
+    };
     let refresh = login.filter(|login| login.username.is_empty());
     let form = refresh.map(|login| refresh_form(service, scopes, login));
     if form.is_none() {
@@ -204,7 +218,9 @@ async fn request_token(
     request.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     let mut authorization = None;
     if form.is_some() {
-        request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        request
+            .headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         request.body = Some(&body);
     } else {
         authorization = login.map(basic);
@@ -214,7 +230,9 @@ async fn request_token(
         return Err(refusal(&method, &what, response).await);
     }
     let broken = |reason| RegistryError::Protocol { url: what.clone(), reason };
-    let body = read_bounded(response, MAX_TOKEN_BODY).await?.ok_or_else(|| broken("the answer is too large"))?;
+    let body = read_bounded(response, MAX_TOKEN_BODY)
+        .await?
+        .ok_or_else(|| broken("the answer is too large"))?;
     parse_token(&body).ok_or_else(|| broken("the answer holds no token"))
 }
 
@@ -249,6 +267,7 @@ fn parse_token(body: &[u8]) -> Option<Token> {
     }
     let answer: Answer = serde_json::from_slice(body).ok()?;
     let secret = if answer.token.is_empty() { answer.access_token } else { answer.token };
-    let expires_in = answer.expires_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let expires_in =
+        answer.expires_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     (!secret.is_empty()).then(|| Token { secret: Secret::new(secret), expires_in })
 }

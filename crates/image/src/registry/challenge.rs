@@ -24,7 +24,8 @@ impl Challenge {
                     "bearer" => {
                         if let Some(realm) = parameters.remove("realm") {
                             let service = parameters.remove("service").unwrap_or_default();
-                            let scope = parameters.remove("scope").filter(|scope| !scope.is_empty());
+                            let scope =
+                                parameters.remove("scope").filter(|scope| !scope.is_empty());
                             return Some(Self::Bearer { realm, service, scope });
                         }
                     }
@@ -53,7 +54,9 @@ fn parse(text: &str) -> Parsed {
         match after.strip_prefix('=') {
             // `name=value` belongs to the scheme before it.
             Some(value) => {
-                let Some((value, after)) = parameter(value.trim_start_matches([' ', '\t'])) else { return found };
+                let Some((value, after)) = parameter(value.trim_start_matches([' ', '\t'])) else {
+                    return found;
+                };
                 let Some((_, parameters)) = found.last_mut() else { return found };
                 parameters.entry(word.to_ascii_lowercase()).or_insert(value);
                 rest = after;
@@ -119,9 +122,21 @@ mod tests {
             pick(&[r#"Basic realm="x, y=z", bEaReR realm=https://a/t , service = "q\"q""#]),
             bearer("https://a/t", "q\"q", None)
         );
-        assert_eq!(pick(&["Basic realm=x", r#"Bearer realm="https://b""#]), bearer("https://b", "", None));
+        assert_eq!(
+            pick(&["Basic realm=x", r#"Bearer realm="https://b""#]),
+            bearer("https://b", "", None)
+        );
         assert_eq!(pick(&["Basic"]), Some(Challenge::Basic));
-        for nothing in ["", "Digest realm=x", "Bearer", "Bearer service=x", "=", "realm=x", r#"Bearer realm="x"#, ",,,"] {
+        for nothing in [
+            "",
+            "Digest realm=x",
+            "Bearer",
+            "Bearer service=x",
+            "=",
+            "realm=x",
+            r#"Bearer realm="x"#,
+            ",,,",
+        ] {
             assert_eq!(pick(&[nothing]), None, "{nothing}");
         }
     }

@@ -89,7 +89,11 @@ impl Client {
 
     /// The repository of `reference` (its tag and digest do not matter), with the eyes of `credentials`.
     #[must_use]
-    pub fn repository(self: &Arc<Self>, reference: &Reference, credentials: Arc<dyn Credentials>) -> Repository {
+    pub fn repository(
+        self: &Arc<Self>,
+        reference: &Reference,
+        credentials: Arc<dyn Credentials>,
+    ) -> Repository {
         Repository { client: Arc::clone(self), name: reference.without_target(), credentials }
     }
 
@@ -126,7 +130,12 @@ impl Repository {
     }
 
     /// Whether `error` from `endpoint`, which is not the last, sends us to the next one.
-    pub(super) fn try_next(&self, endpoint: &Endpoint, access: Access, error: &RegistryError) -> bool {
+    pub(super) fn try_next(
+        &self,
+        endpoint: &Endpoint,
+        access: Access,
+        error: &RegistryError,
+    ) -> bool {
         let connect = error.is_connect();
         if connect && endpoint.namespace.is_some() {
             self.client.rest(endpoint);
@@ -180,13 +189,21 @@ impl Repository {
         target: &str,
     ) -> Result<Request<'static>, RegistryError> {
         if !is_target(target) {
-            return Err(RegistryError::Protocol { url: self.what(target), reason: "not a tag or digest" });
+            return Err(RegistryError::Protocol {
+                url: self.what(target),
+                reason: "not a tag or digest",
+            });
         }
         Ok(self.request(endpoint, method, &format!("manifests/{target}")))
     }
 
     /// A request for `rest` beneath this repository.
-    pub(super) fn request(&self, endpoint: &Endpoint, method: Method, rest: &str) -> Request<'static> {
+    pub(super) fn request(
+        &self,
+        endpoint: &Endpoint,
+        method: Method,
+        rest: &str,
+    ) -> Request<'static> {
         Request::new(method, endpoint.url(self.name.path(), rest))
     }
 }

@@ -51,13 +51,20 @@ impl Endpoint {
         Self::of(config, domain, host, "")
     }
 
-    fn of(config: &ClientConfig, config_host: &str, host: &str, prefix: &str) -> Result<Vec<Self>, RegistryError> {
+    fn of(
+        config: &ClientConfig,
+        config_host: &str,
+        host: &str,
+        prefix: &str,
+    ) -> Result<Vec<Self>, RegistryError> {
         let settings = config.host(config_host);
         let endpoint = |scheme: &&str| {
-            let base = Url::parse(&format!("{scheme}://{host}/v2/{prefix}")).map_err(|error| RegistryError::Setup {
-                host: host.to_owned(),
-                reason: "its name is not valid in a URL",
-                source: Some(Box::new(error)),
+            let base = Url::parse(&format!("{scheme}://{host}/v2/{prefix}")).map_err(|error| {
+                RegistryError::Setup {
+                    host: host.to_owned(),
+                    reason: "its name is not valid in a URL",
+                    source: Some(Box::new(error)),
+                }
             })?;
             Ok(Self {
                 base,
@@ -94,11 +101,18 @@ impl Endpoint {
             return true;
         }
         let Some(theirs) = realm.host_str() else { return false };
-        let authority = realm.port().map_or_else(|| theirs.to_owned(), |port| format!("{theirs}:{port}"));
-        if self.realms.iter().any(|known| *known == authority || (known == theirs && realm.port().is_none())) {
+        let authority =
+            realm.port().map_or_else(|| theirs.to_owned(), |port| format!("{theirs}:{port}"));
+        if self
+            .realms
+            .iter()
+            .any(|known| *known == authority || (known == theirs && realm.port().is_none()))
+        {
             return true;
         }
-        let (Some(url::Host::Domain(ours)), Some(url::Host::Domain(theirs))) = (self.base.host(), realm.host()) else {
+        let (Some(url::Host::Domain(ours)), Some(url::Host::Domain(theirs))) =
+            (self.base.host(), realm.host())
+        else {
             return false;
         };
         let parent = |name: &str| -> Option<String> {
@@ -128,11 +142,19 @@ mod tests {
     fn urls() {
         let mut config = ClientConfig::default();
         let mirrors = vec!["mirror:5000".to_owned(), "harbor.example/proxy/hub".to_owned()];
-        config.hosts.insert("docker.io".to_owned(), HostConfig { mirrors, ..HostConfig::default() });
-        config.hosts.insert("mirror:5000".to_owned(), HostConfig { http: Some(true), ..HostConfig::default() });
+        config
+            .hosts
+            .insert("docker.io".to_owned(), HostConfig { mirrors, ..HostConfig::default() });
+        config.hosts.insert(
+            "mirror:5000".to_owned(),
+            HostConfig { http: Some(true), ..HostConfig::default() },
+        );
         let mirrors = Endpoint::mirrors(&config, "docker.io").unwrap();
         assert_eq!(
-            mirrors.iter().map(|mirror| mirror.url("library/x", "manifests/1").to_string()).collect::<Vec<_>>(),
+            mirrors
+                .iter()
+                .map(|mirror| mirror.url("library/x", "manifests/1").to_string())
+                .collect::<Vec<_>>(),
             [
                 "http://mirror:5000/v2/library/x/manifests/1?ns=docker.io",
                 "https://harbor.example/v2/proxy/hub/library/x/manifests/1?ns=docker.io"
@@ -147,7 +169,8 @@ mod tests {
 
     #[test]
     fn realms() {
-        let trusts = |domain: &str, realm: &str| origin(domain).trusts_realm(&Url::parse(realm).unwrap());
+        let trusts =
+            |domain: &str, realm: &str| origin(domain).trusts_realm(&Url::parse(realm).unwrap());
         assert!(trusts("docker.io", "https://auth.docker.io/token"));
         assert!(trusts("registry.gitlab.com", "https://gitlab.com/jwt/auth"));
         assert!(trusts("localhost:5000", "http://localhost:5000/token"));
@@ -157,6 +180,8 @@ mod tests {
         assert!(!trusts("registry.example", "http://registry.example/token"));
         assert!(!trusts("10.0.0.1", "https://11.0.0.1/token"));
         assert!(!trusts("registry.example", "https://example/token"));
-        assert!(!origin("docker.io").allows_realm(&Url::parse("http://auth.docker.io/token").unwrap()));
+        assert!(
+            !origin("docker.io").allows_realm(&Url::parse("http://auth.docker.io/token").unwrap())
+        );
     }
 }

@@ -21,7 +21,9 @@ mod transport;
 
 pub use client::{Client, Fetched, Repository, Resolved};
 pub use config::{ClientConfig, HostConfig, KeyPair};
-pub use credentials::{Anonymous, Credentials, CredentialsError, Login, Secret, Token, TokenRequest};
+pub use credentials::{
+    Anonymous, Credentials, CredentialsError, Login, Secret, Token, TokenRequest,
+};
 pub use error::RegistryError;
 pub use push::{BlobBody, FileBody, Pushed};
 pub use stream::BlobStream;

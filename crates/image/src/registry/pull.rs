@@ -42,12 +42,20 @@ impl Repository {
         Ok(self.fetch(target).await?.descriptor)
     }
 
-    async fn head_at(&self, endpoint: &Endpoint, target: &str) -> Result<Option<Descriptor>, RegistryError> {
+    async fn head_at(
+        &self,
+        endpoint: &Endpoint,
+        target: &str,
+    ) -> Result<Option<Descriptor>, RegistryError> {
         let response = self.manifest_response(endpoint, Method::HEAD, target, ACCEPTED).await?;
         let digest = header_digest(&response)?;
-        let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let text =
+            |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let size = text(CONTENT_LENGTH).and_then(|text| text.parse().ok());
-        let (Some(digest), Some(size), Some(media_type)) = (digest, size, text(CONTENT_TYPE)) else { return Ok(None) };
+        let (Some(digest), Some(size), Some(media_type)) = (digest, size, text(CONTENT_TYPE))
+        else {
+            return Ok(None);
+        };
         if target.contains(':') && target != digest.to_string() {
             let reason = "the registry names another digest";
             return Err(RegistryError::Protocol { url: shown(response.url()), reason });
@@ -71,7 +79,11 @@ impl Repository {
         self.fetch_with(&descriptor.digest.to_string(), Some(descriptor)).await
     }
 
-    async fn fetch_with(&self, target: &str, expected: Option<&Descriptor>) -> Result<Fetched, RegistryError> {
+    async fn fetch_with(
+        &self,
+        target: &str,
+        expected: Option<&Descriptor>,
+    ) -> Result<Fetched, RegistryError> {
         let endpoints = self.endpoints(Access::Pull)?;
         let last = endpoints.len().saturating_sub(1);
         for (number, endpoint) in endpoints.iter().enumerate() {
@@ -90,14 +102,20 @@ impl Repository {
         expected: Option<&Descriptor>,
     ) -> Result<Fetched, RegistryError> {
         let refuse = |source| RegistryError::Document { what: self.what(target), source };
-        if let Some(size) = expected.map(|expected| expected.size).filter(|size| *size > MAX_DOCUMENT) {
+        if let Some(size) =
+            expected.map(|expected| expected.size).filter(|size| *size > MAX_DOCUMENT)
+        {
             return Err(refuse(DocumentError::TooLarge { size }));
         }
         let accept = expected.map_or(ACCEPTED, |expected| expected.media_type.as_str());
         let response = self.manifest_response(endpoint, Method::GET, target, accept).await?;
         let url = shown(response.url());
         let stated = header_digest(&response)?;
-        let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let media_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let bytes = read_bounded(response, MAX_DOCUMENT)
             .await?
             .ok_or_else(|| refuse(DocumentError::TooLarge { size: MAX_DOCUMENT + 1 }))?;
@@ -105,11 +123,19 @@ impl Repository {
         let wanted = if target.contains(':') { Digest::parse(target).ok() } else { None };
         for expected in [wanted, stated].into_iter().flatten() {
             if expected != digest {
-                return Err(RegistryError::Mismatch { url, expected, reason: "the digest differs" });
+                return Err(RegistryError::Mismatch {
+                    url,
+                    expected,
+                    reason: "the digest differs",
+                });
             }
         }
         if expected.is_some_and(|expected| expected.size != bytes.len() as u64) {
-            return Err(RegistryError::Mismatch { url, expected: digest, reason: "the size differs" });
+            return Err(RegistryError::Mismatch {
+                url,
+                expected: digest,
+                reason: "the size differs",
+            });
         }
         let said = expected.map(|expected| expected.media_type.as_str()).or(media_type.as_deref());
         let document = Document::parse(&bytes, said).map_err(refuse)?;
@@ -141,7 +167,11 @@ impl Repository {
     ///
     /// # Errors
     /// See [`RegistryError`]; an index without a fitting manifest is [`RegistryError::NoPlatform`].
-    pub async fn resolve(&self, target: &str, platform: &Platform) -> Result<Resolved, RegistryError> {
+    pub async fn resolve(
+        &self,
+        target: &str,
+        platform: &Platform,
+    ) -> Result<Resolved, RegistryError> {
         let root = self.fetch(target).await?;
         let mut current = root.clone();
         for _ in 0..MAX_NESTING {
@@ -155,16 +185,25 @@ impl Repository {
                     });
                 }
                 Document::Index(index) => {
-                    let chosen = index.select(platform).ok_or_else(|| RegistryError::NoPlatform {
-                        what: self.what(target),
-                        wanted: platform.to_string(),
-                        offered: index.platforms().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-                    })?;
+                    let chosen =
+                        index.select(platform).ok_or_else(|| RegistryError::NoPlatform {
+                            what: self.what(target),
+                            wanted: platform.to_string(),
+                            offered: index
+                                .platforms()
+                                .iter()
+                                .map(ToString::to_string)
+                                .collect::<Vec<_>>()
+                                .join(", "),
+                        })?;
                     current = self.document(chosen).await?;
                 }
             }
         }
-        Err(RegistryError::Protocol { url: self.what(target), reason: "indexes are nested too deeply" })
+        Err(RegistryError::Protocol {
+            url: self.what(target),
+            reason: "indexes are nested too deeply",
+        })
     }
 
     /// Fetches a config or another small blob, at most [`MAX_DOCUMENT`] bytes, and verifies it.
@@ -174,7 +213,10 @@ impl Repository {
     pub async fn small_blob(&self, descriptor: &Descriptor) -> Result<Bytes, RegistryError> {
         if descriptor.size > MAX_DOCUMENT {
             let source = DocumentError::TooLarge { size: descriptor.size };
-            return Err(RegistryError::Document { what: self.what(&descriptor.digest.to_string()), source });
+            return Err(RegistryError::Document {
+                what: self.what(&descriptor.digest.to_string()),
+                source,
+            });
         }
         let mut bytes = BytesMut::new();
         let mut stream = self.blob(descriptor, 0);
@@ -248,7 +290,8 @@ impl Repository {
 
 fn accept_header(value: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let value = HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(media::OCI_MANIFEST));
+    let value = HeaderValue::from_str(value)
+        .unwrap_or_else(|_| HeaderValue::from_static(media::OCI_MANIFEST));
     headers.insert(ACCEPT, value);
     headers
 }
@@ -259,6 +302,9 @@ fn header_digest(response: &Response) -> Result<Option<Digest>, RegistryError> {
     let parsed = value.to_str().ok().and_then(|text| Digest::parse(text).ok());
     match parsed {
         Some(digest) => Ok(Some(digest)),
-        None => Err(RegistryError::Protocol { url: shown(response.url()), reason: "the stated digest is malformed" }),
+        None => Err(RegistryError::Protocol {
+            url: shown(response.url()),
+            reason: "the stated digest is malformed",
+        }),
     }
 }

@@ -72,7 +72,8 @@ impl BlobBody for FileBody {
                 let mut buffer = vec![0; wanted];
                 file.read_exact_at(&mut buffer, offset).map(|()| (Bytes::from(buffer), file))
             };
-            let (chunk, file) = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+            let (chunk, file) =
+                tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
             let next = offset + chunk.len() as u64;
             Ok(Some((chunk, (file, next))))
         })
@@ -161,7 +162,10 @@ impl Repository {
         match response.status() {
             StatusCode::CREATED if from.is_some() => Ok(None),
             StatusCode::ACCEPTED => location(&response).map(Some),
-            _ => Err(refusal(&Method::POST, &self.what(&descriptor.digest.to_string()), response).await),
+            _ => {
+                Err(refusal(&Method::POST, &self.what(&descriptor.digest.to_string()), response)
+                    .await)
+            }
         }
     }
 
@@ -173,19 +177,28 @@ impl Repository {
         mut location: Url,
     ) -> Result<(), RegistryError> {
         let size = descriptor.size;
-        let chunk = self.client.transport.config.chunk_size.filter(|chunk| *chunk > 0 && size > *chunk);
+        let chunk =
+            self.client.transport.config.chunk_size.filter(|chunk| *chunk > 0 && size > *chunk);
         let mut sent = 0;
         if let Some(chunk) = chunk {
             while sent < size {
                 let length = chunk.min(size - sent);
-                location = self.patch(endpoint, descriptor, body, &location, (sent, length)).await?;
+                location =
+                    self.patch(endpoint, descriptor, body, &location, (sent, length)).await?;
                 sent += length;
             }
         }
         location.query_pairs_mut().append_pair("digest", &descriptor.digest.to_string());
-        let response = self.send_piece(endpoint, Method::PUT, &location, body, (sent, size - sent), false).await?;
+        let response = self
+            .send_piece(endpoint, Method::PUT, &location, body, (sent, size - sent), false)
+            .await?;
         if response.status() != StatusCode::CREATED && response.status() != StatusCode::NO_CONTENT {
-            return Err(refusal(&Method::PUT, &self.what(&descriptor.digest.to_string()), response).await);
+            return Err(refusal(
+                &Method::PUT,
+                &self.what(&descriptor.digest.to_string()),
+                response,
+            )
+            .await);
         }
         check_digest(&response, descriptor.digest)
     }
@@ -200,7 +213,12 @@ impl Repository {
     ) -> Result<Url, RegistryError> {
         let response = self.send_piece(endpoint, Method::PATCH, url, body, piece, true).await?;
         if response.status() != StatusCode::ACCEPTED {
-            return Err(refusal(&Method::PATCH, &self.what(&descriptor.digest.to_string()), response).await);
+            return Err(refusal(
+                &Method::PATCH,
+                &self.what(&descriptor.digest.to_string()),
+                response,
+            )
+            .await);
         }
         location(&response)
     }
@@ -215,7 +233,9 @@ impl Repository {
         (offset, length): (u64, u64),
         ranged: bool,
     ) -> Result<Response, RegistryError> {
-        let make = || if length == 0 { Body::from("") } else { Body::wrap_stream(body.open(offset, length)) };
+        let make = || {
+            if length == 0 { Body::from("") } else { Body::wrap_stream(body.open(offset, length)) }
+        };
         let mut request = Request::new(method, url.clone());
         request.once = true;
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -264,7 +284,10 @@ impl Repository {
     ) -> Result<Response, RegistryError> {
         let make = || Body::from(bytes.clone());
         let mut request = self.manifest_request(endpoint, Method::PUT, target)?;
-        let bad = |_| RegistryError::Protocol { url: self.what(target), reason: "the media type is malformed" };
+        let bad = |_| RegistryError::Protocol {
+            url: self.what(target),
+            reason: "the media type is malformed",
+        };
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_str(media_type).map_err(bad)?);
         request.body = Some(&make);
         let response = self.call(endpoint, &request, &self.scopes(endpoint, Access::Push)).await?;
@@ -282,7 +305,11 @@ fn location(response: &Response) -> Result<Url, RegistryError> {
         url: shown(response.url()),
         reason: "the answer names no place to upload to",
     };
-    let text = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(broken)?;
+    let text = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .ok_or_else(broken)?;
     let url = response.url().join(text).map_err(|_| broken())?;
     let downgrade = response.url().scheme() == "https" && url.scheme() != "https";
     if downgrade || !matches!(url.scheme(), "http" | "https") { Err(broken()) } else { Ok(url) }

@@ -84,7 +84,9 @@ impl Download {
                     let reason = "the answer ended early";
                     self.interrupted(RegistryError::Protocol { url: shown(&url), reason }).await?;
                 }
-                Some(Err(error)) => self.interrupted(transport_error(&Method::GET, &url, error)).await?,
+                Some(Err(error)) => {
+                    self.interrupted(transport_error(&Method::GET, &url, error)).await?
+                }
             }
         }
     }
@@ -129,7 +131,9 @@ impl Blob {
         let last = endpoints.len().saturating_sub(1);
         for (number, endpoint) in endpoints.iter().enumerate() {
             match self.open_at(endpoint, offset).await {
-                Err(error) if number < last && self.repository.try_next(endpoint, Access::Pull, &error) => {}
+                Err(error)
+                    if number < last
+                        && self.repository.try_next(endpoint, Access::Pull, &error) => {}
                 result => return result,
             }
         }
@@ -138,21 +142,28 @@ impl Blob {
 
     async fn open_at(&self, endpoint: &Endpoint, offset: u64) -> Result<Body, RegistryError> {
         let repository = &self.repository;
-        let mut request = repository.request(endpoint, Method::GET, &format!("blobs/{}", self.descriptor.digest));
+        let mut request =
+            repository.request(endpoint, Method::GET, &format!("blobs/{}", self.descriptor.digest));
         if offset > 0 {
             let range = HeaderValue::from_str(&format!("bytes={}-", offset));
             request.headers.extend(range.ok().map(|range| (RANGE, range)));
         }
-        let response = repository.call(endpoint, &request, &repository.scopes(endpoint, Access::Pull)).await?;
+        let response =
+            repository.call(endpoint, &request, &repository.scopes(endpoint, Access::Pull)).await?;
         let skip = match response.status() {
             StatusCode::OK => offset,
-            StatusCode::PARTIAL_CONTENT if offset > 0 && range_start(&response) == Some(offset) => 0,
+            StatusCode::PARTIAL_CONTENT if offset > 0 && range_start(&response) == Some(offset) => {
+                0
+            }
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 return Err(self.mismatch("the registry sends another range than was asked for"));
             }
             _ => return Err(refusal(&Method::GET, &self.what(), response).await),
         };
-        let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let length = response
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length != self.descriptor.size - offset + skip) {
             return Err(self.mismatch("its size is not what its descriptor says"));
         }

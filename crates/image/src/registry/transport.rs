@@ -90,9 +90,10 @@ impl Transport {
             .referer(false);
         builder = match &self.config.proxy {
             None => builder.no_proxy(),
-            Some(proxy) => {
-                builder.proxy(reqwest::Proxy::all(proxy).map_err(|error| setup("the proxy is not valid", error.into()))?)
-            }
+            Some(proxy) => builder.proxy(
+                reqwest::Proxy::all(proxy)
+                    .map_err(|error| setup("the proxy is not valid", error.into()))?,
+            ),
         };
         if !tls {
             // Does not need the machine's roots, which may not exist.
@@ -101,11 +102,13 @@ impl Transport {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
         let read = |path: &std::path::Path| {
-            std::fs::read(path).map_err(|error| setup("a certificate or key cannot be read", error.into()))
+            std::fs::read(path)
+                .map_err(|error| setup("a certificate or key cannot be read", error.into()))
         };
         let bad = |error: reqwest::Error| setup("a certificate or key is not valid", error.into());
         for path in settings.ca.iter().filter(|_| tls) {
-            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&read(path)?).map_err(bad)?);
+            builder = builder
+                .tls_certs_merge(reqwest::Certificate::from_pem_bundle(&read(path)?).map_err(bad)?);
         }
         match settings.keypairs.as_slice() {
             [] => {}
@@ -118,7 +121,9 @@ impl Transport {
                 return Err(RegistryError::Setup { host: host.to_owned(), reason, source: None });
             }
         }
-        builder.build().map_err(|error| setup("the connection settings are not valid", error.into()))
+        builder
+            .build()
+            .map_err(|error| setup("the connection settings are not valid", error.into()))
     }
 
     /// Sends a request, retrying what may pass. Any final answer is `Ok`, errors included.
@@ -140,9 +145,15 @@ impl Transport {
             if request.once || attempt >= limit {
                 return result;
             }
-            let wait = result.as_ref().ok().and_then(|response| self.retry_after(response.headers()));
+            let wait =
+                result.as_ref().ok().and_then(|response| self.retry_after(response.headers()));
             let wait = wait.unwrap_or_else(|| self.backoff(attempt));
-            tracing::debug!(url = shown(&request.url), attempt, ?wait, "registry request will be repeated");
+            tracing::debug!(
+                url = shown(&request.url),
+                attempt,
+                ?wait,
+                "registry request will be repeated"
+            );
             tokio::time::sleep(wait).await;
             attempt += 1;
         }
@@ -221,7 +232,11 @@ impl Transport {
 
 pub(super) fn transport_error(method: &Method, url: &Url, error: reqwest::Error) -> RegistryError {
     // The URL may carry signatures of a storage provider.
-    RegistryError::Transport { method: method.to_string(), url: shown(url), source: error.without_url() }
+    RegistryError::Transport {
+        method: method.to_string(),
+        url: shown(url),
+        source: error.without_url(),
+    }
 }
 
 /// A URL for messages: no query, which may be a secret, and no user info.
@@ -243,7 +258,10 @@ fn is_redirect(status: StatusCode) -> bool {
 }
 
 /// Reads a body of at most `limit` bytes; `None` when there is more.
-pub(super) async fn read_bounded(response: Response, limit: u64) -> Result<Option<Bytes>, RegistryError> {
+pub(super) async fn read_bounded(
+    response: Response,
+    limit: u64,
+) -> Result<Option<Bytes>, RegistryError> {
     let url = response.url().clone();
     let mut bytes = BytesMut::new();
     let mut stream = response.bytes_stream();
@@ -261,7 +279,8 @@ pub(super) async fn read_bounded(response: Response, limit: u64) -> Result<Optio
 pub(super) async fn refusal(method: &Method, what: &str, response: Response) -> RegistryError {
     let status = response.status();
     let url = shown(response.url());
-    let body = read_bounded(response, MAX_ERROR_BODY as u64).await.ok().flatten().unwrap_or_default();
+    let body =
+        read_bounded(response, MAX_ERROR_BODY as u64).await.ok().flatten().unwrap_or_default();
     let detail = error_detail(&body);
     let what = what.to_owned();
     match status {
@@ -270,7 +289,12 @@ pub(super) async fn refusal(method: &Method, what: &str, response: Response) -> 
             let detail = if detail.is_empty() { status.to_string() } else { detail };
             RegistryError::Denied { what, detail }
         }
-        _ => RegistryError::Status { method: method.to_string(), url, status: status.as_u16(), detail },
+        _ => RegistryError::Status {
+            method: method.to_string(),
+            url,
+            status: status.as_u16(),
+            detail,
+        },
     }
 }
 
@@ -288,7 +312,9 @@ fn error_detail(body: &[u8]) -> String {
     }
     let text = match serde_json::from_slice::<Document>(body) {
         Ok(document) => {
-            let line = |item: &Item| format!("{}: {}", item.code.to_lowercase().replace('_', " "), item.message);
+            let line = |item: &Item| {
+                format!("{}: {}", item.code.to_lowercase().replace('_', " "), item.message)
+            };
             document.errors.iter().map(line).collect::<Vec<_>>().join("; ")
         }
         Err(_) => String::from_utf8_lossy(body).trim().to_owned(),

@@ -26,7 +26,8 @@ pub fn describe(root: &Path) -> String {
 }
 
 fn walk(root: &Path, dir: &Path, text: &mut String) {
-    let mut children: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut children: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     children.sort();
     for path in children {
         let meta = path.symlink_metadata().unwrap();
@@ -88,7 +89,14 @@ pub const DIR: u8 = b'5';
 pub const FIFO: u8 = b'6';
 
 impl Tar {
-    pub fn raw(mut self, kind: u8, name: &[u8], link: &[u8], size: u64, edit: impl Fn(&mut tar::Header)) -> Self {
+    pub fn raw(
+        mut self,
+        kind: u8,
+        name: &[u8],
+        link: &[u8],
+        size: u64,
+        edit: impl Fn(&mut tar::Header),
+    ) -> Self {
         let mut header = tar::Header::new_ustar();
         let bytes = header.as_mut_bytes();
         bytes[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
@@ -166,7 +174,11 @@ pub fn pipe(program: &str, arguments: &[&str], bytes: &[u8]) -> Result<Vec<u8>, 
     std::io::Write::write_all(&mut file, bytes).unwrap();
     std::io::Seek::rewind(&mut file).unwrap();
     let output = std::process::Command::new(program).args(arguments).stdin(file).output().unwrap();
-    if output.status.success() { Ok(output.stdout) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
 }
 
 pub fn file_of(path: &Path) -> File {

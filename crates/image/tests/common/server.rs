@@ -62,7 +62,10 @@ impl Server {
         let answer = Arc::new(answer);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (Ok(stream), log, answer) = (stream, Arc::clone(&log), Arc::clone(&answer)) else { return };
+                let (Ok(stream), log, answer) = (stream, Arc::clone(&log), Arc::clone(&answer))
+                else {
+                    return;
+                };
                 std::thread::spawn(move || serve(stream, &log, &*answer));
             }
         });
@@ -78,7 +81,11 @@ impl Server {
     }
 }
 
-fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> Reply) -> Option<()> {
+fn serve(
+    stream: TcpStream,
+    log: &Mutex<Vec<Asked>>,
+    answer: &dyn Fn(&Asked) -> Reply,
+) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
@@ -100,7 +107,12 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> 
     log.lock().unwrap().push(asked);
     let mut stream = reader.into_inner();
     let length = reply.length.unwrap_or(reply.body.len() as u64);
-    write!(stream, "HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {length}\r\n", reply.status).ok()?;
+    write!(
+        stream,
+        "HTTP/1.1 {} X\r\nConnection: close\r\nContent-Length: {length}\r\n",
+        reply.status
+    )
+    .ok()?;
     for (name, value) in &reply.headers {
         write!(stream, "{name}: {value}\r\n").ok()?;
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cofferdam_sandbox::{
     Entered, Exit, LaunchError, Launcher, Mount, MountSource, Running, Spec, detached_bind,
+    make_skeleton,
 };
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
@@ -32,6 +33,7 @@ pub(crate) struct Root {
     pub(crate) upper: PathBuf,
     lower: PathBuf,
     work: PathBuf,
+    skeleton: Option<PathBuf>,
 }
 
 pub(crate) struct Output {
@@ -112,6 +114,17 @@ impl Bench {
         self.root_on(|_| {})
     }
 
+    /// A root that has every mount point already.
+    pub(crate) fn prepared_root(&self) -> Root {
+        let skeleton = self.entered.store.join("skeleton");
+        if fs::create_dir(&skeleton).is_ok() {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let dir = rustix::fs::openat(CWD, &skeleton, flags, Mode::empty()).unwrap();
+            make_skeleton(dir, self.entered.ids).unwrap();
+        }
+        Root { skeleton: Some(skeleton), ..self.root() }
+    }
+
     /// A root on a layer of its own above busybox, filled by `fill`.
     pub(crate) fn root_on(&self, fill: impl FnOnce(&Path)) -> Root {
         let dir = self.directory("root");
@@ -120,14 +133,23 @@ impl Bench {
         }
         fill(&dir.join("layer"));
         self.own(&dir);
-        Root { upper: dir.join("upper"), lower: dir.join("layer"), work: dir.join("work") }
+        Root {
+            upper: dir.join("upper"),
+            lower: dir.join("layer"),
+            work: dir.join("work"),
+            skeleton: None,
+        }
     }
 
     pub(crate) fn mount(&self, root: &Root) -> OwnedFd {
         // What an earlier volatile mount of this root left to be noticed by.
         fs::remove_dir_all(root.work.join("work/incompat")).ok();
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-        let lower = format!("{}:{}", root.lower.display(), self.base().display());
+        let mut lower = format!("{}:{}", root.lower.display(), self.base().display());
+        if let Some(skeleton) = &root.skeleton {
+            lower.push(':');
+            lower.push_str(skeleton.to_str().unwrap());
+        }
         fsconfig_set_string(&context, "lowerdir", lower).unwrap();
         fsconfig_set_string(&context, "upperdir", &root.upper).unwrap();
         fsconfig_set_string(&context, "workdir", &root.work).unwrap();

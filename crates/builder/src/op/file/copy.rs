@@ -72,7 +72,7 @@ impl CopyOptions {
 
 /// Modification time in nanoseconds since the epoch.
 pub(super) fn mtime_of(stat: &Stat) -> i64 {
-    i64::from(stat.st_mtime) * 1_000_000_000 + stat.st_mtime_nsec as i64
+    stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64
 }
 
 fn kind(stat: &Stat) -> FileType {
@@ -200,7 +200,8 @@ impl<'a> Copier<'a> {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let child = rustix::fs::openat(source.as_fd(), name, flags, Mode::empty())?;
             let child_stat = rustix::fs::fstat(&child)?;
-            let below = if relative.is_empty() { name.to_owned() } else { format!("{relative}/{name}") };
+            let below =
+                if relative.is_empty() { name.to_owned() } else { format!("{relative}/{name}") };
             self.entry(child, &child_stat, &below, &format!("{path}/{name}"), true, depth + 1)?;
         }
         self.pending.pop();

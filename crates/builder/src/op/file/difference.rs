@@ -40,7 +40,13 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn directory(&mut self, lower: &Root, upper: &Root, path: &str, depth: usize) -> io::Result<()> {
+    fn directory(
+        &mut self,
+        lower: &Root,
+        upper: &Root,
+        path: &str,
+        depth: usize,
+    ) -> io::Result<()> {
         if depth > MAX_DEPTH {
             return Err(io::Error::other("directories are nested too deeply"));
         }

@@ -65,7 +65,10 @@ pub(crate) enum FileActionError {
     },
 }
 
-fn failed<'a>(action: &'static str, path: &'a str) -> impl FnOnce(io::Error) -> FileActionError + 'a {
+fn failed<'a>(
+    action: &'static str,
+    path: &'a str,
+) -> impl FnOnce(io::Error) -> FileActionError + 'a {
     move |source| {
         if is_absent(&source) && action == "copy" {
             FileActionError::NotFound(format!("{path:?}:"))

@@ -82,7 +82,10 @@ impl Clause {
         match self.operator {
             b'+' => mode | bits,
             b'-' => mode & !bits,
-            _ => mode & !(self.who & 0o777 | self.who & 0o6000 & !directory_keep(is_directory)) | bits,
+            _ => {
+                mode & !(self.who & 0o777 | self.who & 0o6000 & !directory_keep(is_directory))
+                    | bits
+            }
         }
     }
 }

@@ -79,12 +79,12 @@ pub(super) fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
             p += 1;
             continue;
         }
-        if n < name.len() {
-            if let Some(width) = matches_one(&pattern[p..], name[n]) {
-                p += width;
-                n += 1;
-                continue;
-            }
+        if n < name.len()
+            && let Some(width) = matches_one(&pattern[p..], name[n])
+        {
+            p += width;
+            n += 1;
+            continue;
         }
         match retry {
             Some((star, next)) if next <= name.len() => {
@@ -171,7 +171,11 @@ mod tests {
             ("*.go*", "main.go", true),
             ("a**b", "ab", true),
         ] {
-            assert_eq!(matches_name(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+            assert_eq!(
+                matches_name(pattern.as_bytes(), name.as_bytes()),
+                expected,
+                "{pattern} {name}"
+            );
         }
     }
 

@@ -1,5 +1,7 @@
 //! Arguments of `cofferdam build`, by the names `docker build` and `docker buildx build` have for them.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "help texts are plain text")]
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};

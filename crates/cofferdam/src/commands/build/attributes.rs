@@ -36,7 +36,8 @@ pub(super) fn attributes(
         set("no-cache", args.caches.no_cache_filter.join(","));
     }
     if !args.steps.add_host.is_empty() {
-        let hosts: Vec<String> = args.steps.add_host.iter().map(|text| extra_host(text)).collect::<Result<_, _>>()?;
+        let hosts: Vec<String> =
+            args.steps.add_host.iter().map(|text| extra_host(text)).collect::<Result<_, _>>()?;
         set("add-hosts", hosts.join(","));
     }
     if let Some(size) = &args.steps.shm_size {
@@ -113,28 +114,37 @@ fn extra_host(text: &str) -> anyhow::Result<String> {
 fn bytes(text: &str) -> anyhow::Result<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+    let power = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b')
+    {
         "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
         _ => bail!("unknown unit {unit:?}"),
     };
     let number: f64 = number.parse().context("not a size")?;
+    let size = number * 1024_f64.powi(power);
     // Beyond this a float has no exact bytes, and no machine the memory.
-    let size = number * f64::from(1_u32 << (shift % 32)) * if shift >= 32 { 256.0 } else { 1.0 };
     ensure!(size < 9e15, "too large");
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range; no sign is parsed")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be in range; no sign is parsed"
+    )]
     Ok(size as u64)
 }
 
 fn refuse_attestations(args: &BuildArgs) -> anyhow::Result<()> {
-    for (flag, value) in [("--sbom", &args.outputs.sbom), ("--provenance", &args.outputs.provenance)] {
+    for (flag, value) in
+        [("--sbom", &args.outputs.sbom), ("--provenance", &args.outputs.provenance)]
+    {
         if let Some(value) = value.as_deref()
             && !matches!(value, "false" | "0" | "disabled=true")
         {
-            bail!("{flag}={value}: attestations cannot be made yet; leave the flag out or say {flag}=false");
+            bail!(
+                "{flag}={value}: attestations cannot be made yet; leave the flag out or say {flag}=false"
+            );
         }
     }
     Ok(())
@@ -193,7 +203,8 @@ mod tests {
             ("target", "final"),
             ("ulimit", "nofile=1024:2048,nproc=9"),
         ];
-        let found: Vec<(&str, &str)> = given.frontend.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let found: Vec<(&str, &str)> =
+            given.frontend.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(found, expected);
         assert_eq!(given.entitlements, ["network.host"]);
     }
@@ -210,7 +221,14 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, size) in [("1024", 1024), ("64m", 64 << 20), ("1.5GiB", 3 << 29), ("2kb", 2048), ("1t", 1 << 40), ("0", 0)] {
+        for (text, size) in [
+            ("1024", 1024),
+            ("64m", 64 << 20),
+            ("1.5GiB", 3 << 29),
+            ("2kb", 2048),
+            ("1t", 1 << 40),
+            ("0", 0),
+        ] {
             assert_eq!(bytes(text).unwrap(), size, "{text}");
         }
         for text in ["", "m", "-1", "1x", "9999999t", "1.2.3"] {
@@ -224,6 +242,11 @@ mod tests {
         assert!(of(|args| args.steps.add_host = texts(&["host"])).is_err());
         assert!(of(|args| args.steps.add_host = texts(&["a:host-gateway"])).is_err());
         assert!(of(|args| args.inputs.build_arg = texts(&["=x"])).is_err());
-        assert!(of(|args| args.outputs.provenance = Some("mode=max".into())).unwrap_err().to_string().contains("--provenance=false"));
+        assert!(
+            of(|args| args.outputs.provenance = Some("mode=max".into()))
+                .unwrap_err()
+                .to_string()
+                .contains("--provenance=false")
+        );
     }
 }

@@ -50,8 +50,10 @@ impl Sources {
         let mut sources = Self::default();
         let from_stdin = args.file.as_deref() == Some("-");
         match args.context.as_str() {
-            "-" if from_stdin => bail!("standard input cannot be both the context and the Dockerfile"),
-            "-" => sources.from_stdin(args).await?,
+            "-" if from_stdin => {
+                bail!("standard input cannot be both the context and the Dockerfile")
+            }
+            "-" => sources.read_stdin(args).await?,
             url if is_remote(url) => {
                 sources.set("context", url);
                 if from_stdin {
@@ -62,7 +64,7 @@ impl Sources {
                     sources.set("filename", file);
                 }
             }
-            path => sources.from_directory(Path::new(path), args.file.as_deref())?,
+            path => sources.read_directory(Path::new(path), args.file.as_deref())?,
         }
         for text in &args.inputs.build_context {
             let (name, context) = parse_build_context(text)?;
@@ -91,13 +93,14 @@ impl Sources {
 
     fn directory(&mut self, name: &str, path: &Path) -> anyhow::Result<()> {
         // Said now, in the caller's words, instead of by the builder later.
-        let metadata = std::fs::metadata(path).with_context(|| format!("directory {}", path.display()))?;
+        let metadata =
+            std::fs::metadata(path).with_context(|| format!("directory {}", path.display()))?;
         ensure!(metadata.is_dir(), "{} is not a directory", path.display());
         self.directories.push((name.to_owned(), path.to_owned()));
         Ok(())
     }
 
-    fn from_directory(&mut self, path: &Path, file: Option<&str>) -> anyhow::Result<()> {
+    fn read_directory(&mut self, path: &Path, file: Option<&str>) -> anyhow::Result<()> {
         self.directory("context", path)?;
         self.shared_key = shared_key(path);
         match file {
@@ -109,7 +112,8 @@ impl Sources {
             Some(file) => {
                 let file = Path::new(file);
                 let name = file.file_name().and_then(|name| name.to_str());
-                let name = name.with_context(|| format!("--file {} names no file", file.display()))?;
+                let name =
+                    name.with_context(|| format!("--file {} names no file", file.display()))?;
                 let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
                 self.directory("dockerfile", parent.unwrap_or(Path::new(".")))?;
                 self.set("filename", name);
@@ -119,7 +123,7 @@ impl Sources {
     }
 
     /// An archive is the context, anything else a Dockerfile without one.
-    async fn from_stdin(&mut self, args: &BuildArgs) -> anyhow::Result<()> {
+    async fn read_stdin(&mut self, args: &BuildArgs) -> anyhow::Result<()> {
         let mut input = tokio::io::stdin();
         let start = peek(&mut input).await.context("read standard input")?;
         if is_archive(&start) {
@@ -128,12 +132,17 @@ impl Sources {
             if let Some(file) = &args.file {
                 self.set("filename", file);
             }
-            self.upload = Some((id, UploadSource::new(AsyncReadExt::chain(Cursor::new(start), input))));
+            self.upload =
+                Some((id, UploadSource::new(AsyncReadExt::chain(Cursor::new(start), input))));
             return Ok(());
         }
         ensure!(args.file.is_none(), "standard input is a Dockerfile, and --file names another");
         let mut text = start;
-        input.take(MAX_DOCKERFILE + 1).read_to_end(&mut text).await.context("read standard input")?;
+        input
+            .take(MAX_DOCKERFILE + 1)
+            .read_to_end(&mut text)
+            .await
+            .context("read standard input")?;
         self.hold_dockerfile(&text)?;
         let empty = self.held.as_ref().map(|dir| dir.path().join("context")).unwrap_or_default();
         std::fs::create_dir(&empty).with_context(|| format!("create {}", empty.display()))?;
@@ -142,7 +151,10 @@ impl Sources {
 
     fn dockerfile_from_stdin(&mut self) -> anyhow::Result<()> {
         let mut text = Vec::new();
-        std::io::stdin().take(MAX_DOCKERFILE + 1).read_to_end(&mut text).context("read standard input")?;
+        std::io::stdin()
+            .take(MAX_DOCKERFILE + 1)
+            .read_to_end(&mut text)
+            .context("read standard input")?;
         self.hold_dockerfile(&text)
     }
 
@@ -164,7 +176,11 @@ impl Sources {
             BuildContext::Remote(value) => value,
             BuildContext::Directory(path) => {
                 // The frontend's own names for directories are taken.
-                let local = if matches!(name, "context" | "dockerfile") { format!("_{name}") } else { name.to_owned() };
+                let local = if matches!(name, "context" | "dockerfile") {
+                    format!("_{name}")
+                } else {
+                    name.to_owned()
+                };
                 self.directory(&local, &path)?;
                 format!("local:{local}")
             }
@@ -220,7 +236,9 @@ fn tagged(path: &Path, tag: &str) -> anyhow::Result<String> {
     let opened = std::fs::File::open(&file).with_context(failed)?;
     opened.take(MAX_INDEX).read_to_end(&mut bytes).with_context(failed)?;
     let index: Index = serde_json::from_slice(&bytes).with_context(failed)?;
-    let has_tag = |entry: &&Entry| entry.annotations.get("org.opencontainers.image.ref.name").is_some_and(|name| name == tag);
+    let has_tag = |entry: &&Entry| {
+        entry.annotations.get("org.opencontainers.image.ref.name").is_some_and(|name| name == tag)
+    };
     let found = index.manifests.iter().find(has_tag);
     // A layout with one image needs no names.
     let only = (index.manifests.len() == 1).then(|| index.manifests.first()).flatten();
@@ -251,7 +269,11 @@ mod tests {
     use super::*;
 
     fn find(context: &str, file: Option<&str>, named: &[String]) -> anyhow::Result<Sources> {
-        let mut args = BuildArgs { context: context.into(), file: file.map(Into::into), ..BuildArgs::default() };
+        let mut args = BuildArgs {
+            context: context.into(),
+            file: file.map(Into::into),
+            ..BuildArgs::default()
+        };
         args.inputs.build_context = named.to_vec();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(Sources::find(&args))
@@ -262,7 +284,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
         let sources = find(path, None, &[]).unwrap();
-        let both = [("context".to_owned(), dir.path().to_owned()), ("dockerfile".to_owned(), dir.path().to_owned())];
+        let both = [
+            ("context".to_owned(), dir.path().to_owned()),
+            ("dockerfile".to_owned(), dir.path().to_owned()),
+        ];
         assert_eq!(sources.directories, both);
         assert_eq!(sources.attrs["filename"], "Dockerfile");
         assert_eq!(sources.shared_key, find(&format!("{path}/."), None, &[]).unwrap().shared_key);
@@ -283,9 +308,14 @@ mod tests {
 
     #[test]
     fn urls_are_the_builders_business() {
-        for url in ["https://example.com/x.git#main:sub", "git@example.com:a/b.git", "github.com/a/b"] {
+        for url in
+            ["https://example.com/x.git#main:sub", "git@example.com:a/b.git", "github.com/a/b"]
+        {
             let sources = find(url, Some("sub/Dockerfile"), &[]).unwrap();
-            assert_eq!((sources.attrs["context"].as_str(), sources.attrs["filename"].as_str()), (url, "sub/Dockerfile"));
+            assert_eq!(
+                (sources.attrs["context"].as_str(), sources.attrs["filename"].as_str()),
+                (url, "sub/Dockerfile")
+            );
             assert!(sources.directories.is_empty() && sources.shared_key.is_empty());
         }
     }
@@ -324,7 +354,9 @@ mod tests {
     fn archives_are_told_from_dockerfiles() {
         let mut tar = vec![0; 512];
         tar[257..262].copy_from_slice(b"ustar");
-        assert!(is_archive(&tar) && is_archive(b"\x1f\x8b\x08rest") && is_archive(b"\x28\xb5\x2f\xfd"));
+        assert!(
+            is_archive(&tar) && is_archive(b"\x1f\x8b\x08rest") && is_archive(b"\x28\xb5\x2f\xfd")
+        );
         assert!(!is_archive(b"FROM scratch\n") && !is_archive(b"") && !is_archive(&[0; 300]));
     }
 }

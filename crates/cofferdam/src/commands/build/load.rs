@@ -31,7 +31,12 @@ impl Loader {
 
     fn with(program: &'static str) -> anyhow::Result<(Self, ChildStdin)> {
         let mut command = Command::new(program);
-        command.arg("load").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .arg("load")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("start {program} load"))?;
         let input = child.stdin.take().with_context(|| format!("start {program} load"))?;
         Ok((Self { program, child }, input))

@@ -37,7 +37,9 @@ impl Outputs {
         if args.outputs.load && !outputs.iter().any(|(_, target)| *target == Target::Load) {
             outputs.push((exporter("docker"), Target::Load));
         }
-        let wants_digest = args.outputs.iidfile.is_some() || args.outputs.metadata_file.is_some() || args.display.quiet;
+        let wants_digest = args.outputs.iidfile.is_some()
+            || args.outputs.metadata_file.is_some()
+            || args.display.quiet;
         if outputs.is_empty() && (args.outputs.push || !args.tag.is_empty() || wants_digest) {
             outputs.push((exporter("image"), Target::None));
         }
@@ -45,7 +47,8 @@ impl Outputs {
             push(&mut outputs)?;
         }
         for (exporter, _) in &mut outputs {
-            if !args.tag.is_empty() && matches!(exporter.kind.as_str(), "image" | "oci" | "docker") {
+            if !args.tag.is_empty() && matches!(exporter.kind.as_str(), "image" | "oci" | "docker")
+            {
                 exporter.attrs.entry("name".to_owned()).or_insert_with(|| args.tag.join(","));
             }
         }
@@ -60,7 +63,9 @@ impl Outputs {
 
     /// Whether the image is left in the builder only.
     pub(super) fn stays_in_builder(&self) -> bool {
-        self.0.iter().all(|(exporter, target)| *target == Target::None && !is_true(exporter, "push"))
+        self.0
+            .iter()
+            .all(|(exporter, target)| *target == Target::None && !is_true(exporter, "push"))
     }
 }
 
@@ -69,7 +74,9 @@ fn exporter(kind: &str) -> Exporter {
 }
 
 fn is_true(exporter: &Exporter, key: &str) -> bool {
-    exporter.attrs.get(key).is_some_and(|value| matches!(value.as_str(), "" | "1" | "t" | "T" | "true" | "TRUE" | "True"))
+    exporter.attrs.get(key).is_some_and(|value| {
+        matches!(value.as_str(), "" | "1" | "t" | "T" | "true" | "TRUE" | "True")
+    })
 }
 
 fn one(text: &str) -> anyhow::Result<(Exporter, Target)> {
@@ -85,7 +92,9 @@ fn one(text: &str) -> anyhow::Result<(Exporter, Target)> {
             let mirror = exporter.attrs.get("mode").is_some_and(|mode| mode == "delete");
             Target::Directory { path, mirror }
         }
-        Destination::Directory(_) => bail!("--output {text}: tar=false is not supported yet; leave it out to write a tar"),
+        Destination::Directory(_) => {
+            bail!("--output {text}: tar=false is not supported yet; leave it out to write a tar")
+        }
     };
     Ok((exporter, target))
 }
@@ -122,14 +131,21 @@ mod tests {
     use super::*;
 
     fn args(outputs: &[&str], tags: &[&str]) -> BuildArgs {
-        let mut args = BuildArgs { tag: tags.iter().map(|tag| (*tag).into()).collect(), ..BuildArgs::default() };
+        let mut args = BuildArgs {
+            tag: tags.iter().map(|tag| (*tag).into()).collect(),
+            ..BuildArgs::default()
+        };
         args.outputs.output = outputs.iter().map(|text| (*text).into()).collect();
         args
     }
 
     fn plan(args: &BuildArgs) -> Vec<(String, Vec<String>, Target)> {
         let show = |(exporter, target): (Exporter, Target)| {
-            (exporter.kind, exporter.attrs.into_iter().map(|(key, value)| format!("{key}={value}")).collect(), target)
+            (
+                exporter.kind,
+                exporter.attrs.into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
+                target,
+            )
         };
         Outputs::plan(args, false).unwrap().0.into_iter().map(show).collect()
     }
@@ -145,7 +161,10 @@ mod tests {
         assert_eq!(named, [("image".into(), vec!["name=a,b:1".into()], Target::None)]);
         let own = plan(&args(&["type=oci,name=x,dest=f.tar", "out"], &["a"]));
         assert_eq!(own[0], ("oci".into(), vec!["name=x".into()], Target::File("f.tar".into())));
-        assert_eq!(own[1], ("local".into(), vec![], Target::Directory { path: "out".into(), mirror: false }));
+        assert_eq!(
+            own[1],
+            ("local".into(), vec![], Target::Directory { path: "out".into(), mirror: false })
+        );
     }
 
     #[test]
@@ -154,7 +173,10 @@ mod tests {
         pushed.outputs.push = true;
         assert_eq!(plan(&pushed)[0].1, ["name=a", "push=true"]);
         let registry = plan(&args(&["type=registry"], &["a"]));
-        assert_eq!((registry[0].0.as_str(), &registry[0].1), ("image", &vec!["name=a".into(), "push=true".into()]));
+        assert_eq!(
+            (registry[0].0.as_str(), &registry[0].1),
+            ("image", &vec!["name=a".into(), "push=true".into()])
+        );
         let mut loaded = args(&["type=docker"], &["a"]);
         loaded.outputs.load = true;
         assert_eq!(plan(&loaded), [("docker".into(), vec!["name=a".into()], Target::Load)]);
@@ -179,7 +201,10 @@ mod tests {
         tar.outputs.push = true;
         assert!(Outputs::plan(&tar, false).is_err(), "nothing to push");
         assert!(Outputs::plan(&args(&["-"], &[]), true).is_err(), "a terminal");
-        assert!(Outputs::plan(&args(&["-", "type=oci"], &[]), false).is_err(), "twice on standard output");
+        assert!(
+            Outputs::plan(&args(&["-", "type=oci"], &[]), false).is_err(),
+            "twice on standard output"
+        );
         assert!(Outputs::plan(&args(&["type=oci,tar=false,dest=d"], &[]), false).is_err());
     }
 }

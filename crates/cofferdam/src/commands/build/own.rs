@@ -37,8 +37,12 @@ impl PrivateDir {
     pub(super) fn new() -> anyhow::Result<Self> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-        let path = std::env::temp_dir().join(format!("cofferdam-{:016x}", u64::from_ne_bytes(random)));
-        std::fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("create {}", path.display()))?;
+        let path =
+            std::env::temp_dir().join(format!("cofferdam-{:016x}", u64::from_ne_bytes(random)));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("create {}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -69,7 +73,9 @@ impl OwnBuilder {
     /// Starts one. Builds that use the same state take turns.
     pub(super) fn start(choice: &BuilderChoice, display: &DisplayArgs) -> anyhow::Result<Self> {
         let root = choice.root.clone().or_else(|| Places::of_this_user().root());
-        let root = root.context("say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set")?;
+        let root = root.context(
+            "say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set",
+        )?;
         let turn = take_turn(&root)?;
         let dir = PrivateDir::new()?;
         let socket = dir.path().join("builder.sock");
@@ -103,7 +109,9 @@ impl OwnBuilder {
         let deadline = Instant::now() + START;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Err(self.failure().context(format!("the builder could not start ({status})")));
+                return Err(self
+                    .failure()
+                    .context(format!("the builder could not start ({status})")));
             }
             // The socket listens before anybody serves it: only an answer counts.
             if self.socket.exists()
@@ -146,7 +154,9 @@ impl OwnBuilder {
     /// The end of the builder's log, as an error.
     fn failure(&self) -> anyhow::Error {
         match self.log.as_ref().map(tail) {
-            Some(Ok(text)) if !text.trim().is_empty() => anyhow!("its last messages:\n{}", text.trim_end()),
+            Some(Ok(text)) if !text.trim().is_empty() => {
+                anyhow!("its last messages:\n{}", text.trim_end())
+            }
             _ => anyhow!("it left no message"),
         }
     }
@@ -170,7 +180,12 @@ fn take_turn(root: &Path) -> anyhow::Result<File> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).with_context(failed)?;
     }
-    let file = File::options().create(true).truncate(false).write(true).open(&path).with_context(failed)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(failed)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         writeln!(std::io::stderr(), "waiting for another build that uses {}", root.display()).ok();
         flock(&file, FlockOperation::LockExclusive).with_context(failed)?;

@@ -69,7 +69,10 @@ pub(super) fn words(outputs: &Outputs, response: &Response) -> String {
             .to_owned();
     }
     let Some(digest) = response.get(DIGEST) else { return "Built.\n".to_owned() };
-    let named = response.get(NAME).map(|names| format!(" as {}", names.replace(',', ", "))).unwrap_or_default();
+    let named = response
+        .get(NAME)
+        .map(|names| format!(" as {}", names.replace(',', ", ")))
+        .unwrap_or_default();
     let place = if outputs.stays_in_builder() {
         "\nThe image stays in the builder: --push, --load or --output takes it out."
     } else {
@@ -82,7 +85,11 @@ pub(super) fn words(outputs: &Outputs, response: &Response) -> String {
 pub(super) fn cached(summary: &Summary) -> Option<String> {
     let (total, saved) = (summary.total(), summary.saved());
     // Builders of other makers do not say how long a cached step once took.
-    let saved = if saved.is_zero() { String::new() } else { format!(", saved about {:.1}s", saved.as_secs_f64()) };
+    let saved = if saved.is_zero() {
+        String::new()
+    } else {
+        format!(", saved about {:.1}s", saved.as_secs_f64())
+    };
     (total > 0).then(|| format!("{} of {total} steps cached{saved}\n", summary.cached()))
 }
 
@@ -96,7 +103,12 @@ mod tests {
 
     fn response() -> Response {
         let descriptor = STANDARD.encode(r#"{"size":3}"#);
-        let pairs = [(DIGEST, "sha256:aa"), (CONFIG_DIGEST, "sha256:bb"), (NAME, "a,b"), ("containerimage.descriptor", &descriptor)];
+        let pairs = [
+            (DIGEST, "sha256:aa"),
+            (CONFIG_DIGEST, "sha256:bb"),
+            (NAME, "a,b"),
+            ("containerimage.descriptor", &descriptor),
+        ];
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
@@ -117,7 +129,11 @@ mod tests {
         };
         write(&args, &response()).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("iid")).unwrap(), "sha256:bb");
-        assert!(std::fs::read_to_string(dir.path().join("meta.json")).unwrap().contains("\"containerimage.digest\""));
+        assert!(
+            std::fs::read_to_string(dir.path().join("meta.json"))
+                .unwrap()
+                .contains("\"containerimage.digest\"")
+        );
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no partial files");
         assert!(write(&args, &Response::new()).is_err(), "no image, no id");
     }
@@ -128,18 +144,28 @@ mod tests {
 
         use cofferdam_client::progress::StepSummary;
 
-        let step = |cached, saved| StepSummary { name: "[1/2] RUN x".into(), cached, saved, ..StepSummary::default() };
+        let step = |cached, saved| StepSummary {
+            name: "[1/2] RUN x".into(),
+            cached,
+            saved,
+            ..StepSummary::default()
+        };
         let summary = |steps: Vec<StepSummary>| Summary { steps, ..Summary::default() };
         let line = |steps| cached(&summary(steps));
         assert_eq!(line(vec![]), None);
-        assert_eq!(line(vec![step(true, Duration::ZERO), step(false, Duration::ZERO)]).unwrap(), "1 of 2 steps cached\n");
+        assert_eq!(
+            line(vec![step(true, Duration::ZERO), step(false, Duration::ZERO)]).unwrap(),
+            "1 of 2 steps cached\n"
+        );
         let saved = line(vec![step(true, Duration::from_millis(1260))]).unwrap();
         assert_eq!(saved, "1 of 1 steps cached, saved about 1.3s\n");
     }
 
     #[test]
     fn words_say_where_the_image_is() {
-        let outputs = |target| Outputs(vec![(Exporter { kind: "image".into(), ..Exporter::default() }, target)]);
+        let outputs = |target| {
+            Outputs(vec![(Exporter { kind: "image".into(), ..Exporter::default() }, target)])
+        };
         assert!(words(&outputs(Target::None), &response()).contains("stays in the builder"));
         assert_eq!(words(&outputs(Target::Load), &response()), "Built image sha256:aa as a, b.\n");
         assert!(words(&Outputs::default(), &Response::new()).contains("--output"));

@@ -2,7 +2,9 @@
 
 use anyhow::Context;
 use cofferdam_client::options::{parse_secret, parse_ssh};
-use cofferdam_session::{AgentSource, DockerConfig, FileTarget, OutputTarget, SecretStore, Services};
+use cofferdam_session::{
+    AgentSource, DockerConfig, FileTarget, OutputTarget, SecretStore, Services,
+};
 
 use super::arguments::InputArgs;
 use super::load::Loader;
@@ -25,19 +27,25 @@ pub(super) fn offers(inputs: &InputArgs) -> anyhow::Result<Services> {
             Some(path) => AgentSource::socket(path),
             None => AgentSource::from_environment(),
         };
-        services = services.agent(&agent.id, source.with_context(|| format!("--ssh {}", agent.id))?);
+        services =
+            services.agent(&agent.id, source.with_context(|| format!("--ssh {}", agent.id))?);
     }
     let credentials = DockerConfig::from_environment().context("read docker's credentials")?;
     Ok(services.credentials(credentials))
 }
 
 /// The places outputs arrive at, and the program that takes an image if one does.
-pub(super) async fn targets(outputs: &Outputs, mut services: Services) -> anyhow::Result<(Services, Option<Loader>)> {
+pub(super) async fn targets(
+    outputs: &Outputs,
+    mut services: Services,
+) -> anyhow::Result<(Services, Option<Loader>)> {
     let mut loader = None;
     for (number, (_, target)) in outputs.0.iter().enumerate() {
         let target = match target {
             Target::None => continue,
-            Target::Directory { path, mirror } => OutputTarget::Directory { path: path.clone(), mirror: *mirror },
+            Target::Directory { path, mirror } => {
+                OutputTarget::Directory { path: path.clone(), mirror: *mirror }
+            }
             Target::File(path) => OutputTarget::File(FileTarget::Path(path.clone())),
             Target::Stdout => OutputTarget::File(FileTarget::writer(tokio::io::stdout())),
             Target::Load => {
@@ -62,7 +70,9 @@ mod tests {
             let list = |text: &str| if text.is_empty() { vec![] } else { vec![text.to_owned()] };
             InputArgs { secret: list(secret), ssh: list(ssh), ..InputArgs::default() }
         };
-        for (secret, ssh) in [("id=x,src=/no/such/file", ""), ("src=x", ""), ("", "id=/no/such/socket"), ("", "=x")] {
+        for (secret, ssh) in
+            [("id=x,src=/no/such/file", ""), ("src=x", ""), ("", "id=/no/such/socket"), ("", "=x")]
+        {
             assert!(offers(&inputs(secret, ssh)).is_err(), "{secret} {ssh}");
         }
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -1,5 +1,7 @@
 //! Arguments of `cofferdam builder`, by the names BuildKit's daemon has for them.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "help texts are plain text")]
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -98,7 +100,9 @@ impl std::str::FromStr for Parallelism {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "num-cpu" {
-            return Ok(Self(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)));
+            return Ok(Self(
+                std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            ));
         }
         text.parse().map(Self).map_err(|_| "use a number or num-cpu".to_owned())
     }
@@ -145,7 +149,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(args.oci_worker_gc, Some(false));
-        assert_eq!(args.oci_worker_labels, [("org.mobyproject.buildkit.worker.sandbox".to_owned(), "true".to_owned())]);
+        assert_eq!(
+            args.oci_worker_labels,
+            [("org.mobyproject.buildkit.worker.sandbox".to_owned(), "true".to_owned())]
+        );
         assert_eq!(args.root, Some("/tmp/x".into()));
         assert_eq!(args.addr, ["unix:///tmp/x/buildkitd.sock"]);
         assert_eq!(args.debug, Some(true));
@@ -167,7 +174,13 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for text in ["--debug=maybe", "--oci-worker-labels novalue", "--oci-max-parallelism many", "--no-such-flag", "word"] {
+        for text in [
+            "--debug=maybe",
+            "--oci-worker-labels novalue",
+            "--oci-max-parallelism many",
+            "--no-such-flag",
+            "word",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(!parse("--debug=0").unwrap().debug.unwrap());

@@ -27,16 +27,29 @@ const MAX_CONFIG: u64 = 64 << 20;
 /// Becomes the builder and serves until told to stop. The process has one thread when this is called.
 pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
     let Entered { store, ids, cgroup, mut descriptors } = entered;
-    let config = descriptors.remove(CONFIG).ok_or_else(|| anyhow!("the supervisor left no configuration"))?;
+    let config = descriptors
+        .remove(CONFIG)
+        .ok_or_else(|| anyhow!("the supervisor left no configuration"))?;
     let mut bytes = Vec::new();
-    File::from(config).take(MAX_CONFIG).read_to_end(&mut bytes).context("read the supervisor's configuration")?;
-    let config: Config = serde_json::from_slice(&bytes).context("read the supervisor's configuration")?;
+    File::from(config)
+        .take(MAX_CONFIG)
+        .read_to_end(&mut bytes)
+        .context("read the supervisor's configuration")?;
+    let config: Config =
+        serde_json::from_slice(&bytes).context("read the supervisor's configuration")?;
     logging::start(config.log.level.parse()?, config.log.format.parse()?);
     // Before any other thread exists.
     let launcher = Launcher::prefork(LauncherConfig { helpers: LAUNCH_HELPERS, ids, cgroup })?;
     super::install_cryptography();
     let gate = descriptors.remove(GATE);
     let listeners = listen::inherited(descriptors);
-    cofferdam_builder::run(Parts { root: store, config, listeners, gate, launcher, step_ids: ids })?;
+    cofferdam_builder::run(Parts {
+        root: store,
+        config,
+        listeners,
+        gate,
+        launcher,
+        step_ids: ids,
+    })?;
     Ok(ExitCode::SUCCESS)
 }

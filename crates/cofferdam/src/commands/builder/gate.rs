@@ -56,14 +56,17 @@ pub(super) fn start(control: OwnedFd, settings: &Settings) -> anyhow::Result<Chi
 /// An id outside of the builder's.
 fn gate_id(builder: Option<u32>) -> u32 {
     match builder {
-        Some(base) if (base..base.saturating_add(BUILDER_IDS)).contains(&GATE_ID) => base.saturating_sub(1),
+        Some(base) if (base..base.saturating_add(BUILDER_IDS)).contains(&GATE_ID) => {
+            base.saturating_sub(1)
+        }
         _ => GATE_ID,
     }
 }
 
 /// A file in memory, positioned at its start.
 pub(super) fn in_memory(name: &std::ffi::CStr, bytes: &[u8]) -> anyhow::Result<OwnedFd> {
-    let fd = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).context("make a file in memory")?;
+    let fd = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)
+        .context("make a file in memory")?;
     let mut file = File::from(fd);
     file.write_all(bytes)?;
     file.seek(SeekFrom::Start(0))?;
@@ -74,8 +77,12 @@ pub(super) fn in_memory(name: &std::ffi::CStr, bytes: &[u8]) -> anyhow::Result<O
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let order = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let mut bytes = Vec::new();
-    order.take(MAX_ORDER).read_to_end(&mut bytes).context("this mode is for a supervisor to start")?;
-    let order: Order = serde_json::from_slice(&bytes).context("this mode is for a supervisor to start")?;
+    order
+        .take(MAX_ORDER)
+        .read_to_end(&mut bytes)
+        .context("this mode is for a supervisor to start")?;
+    let order: Order =
+        serde_json::from_slice(&bytes).context("this mode is for a supervisor to start")?;
     crate::logging::start(order.level.parse()?, order.format.parse()?);
     let control = std::io::stdin().as_fd().try_clone_to_owned()?;
     if order.id == 0 {
@@ -93,7 +100,9 @@ mod tests {
 
     #[test]
     fn the_gate_is_never_one_of_the_builders_ids() {
-        for base in [None, Some(1 << 28), Some(GATE_ID), Some(GATE_ID - BUILDER_IDS + 1), Some(100_000)] {
+        for base in
+            [None, Some(1 << 28), Some(GATE_ID), Some(GATE_ID - BUILDER_IDS + 1), Some(100_000)]
+        {
             let id = gate_id(base);
             let first = base.unwrap_or(1 << 28);
             assert!(!(first..first + BUILDER_IDS).contains(&id), "{base:?}");

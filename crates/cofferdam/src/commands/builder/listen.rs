@@ -15,6 +15,9 @@ use cofferdam_builder::Listener;
 /// Owner and group may talk to the builder, nobody else.
 const SOCKET_MODE: u32 = 0o660;
 
+/// Connections that wait to be accepted, as the standard library has it.
+const BACKLOG: i32 = 128;
+
 /// Longest `/etc/group` that is read.
 const MAX_GROUP_FILE: u64 = 16 << 20;
 
@@ -57,16 +60,23 @@ pub(super) struct Bound {
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    inode: (u64, u64),
+    identity: [i64; 4],
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let same = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
+        let same =
+            fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity);
         if same && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a socket could not be removed");
         }
     }
+}
+
+/// Tells a file from another of the same name. Inode numbers alone do not: they are used again at once.
+fn identity(metadata: &fs::Metadata) -> [i64; 4] {
+    let (device, inode) = (metadata.dev().cast_signed(), metadata.ino().cast_signed());
+    [device, inode, metadata.mtime(), metadata.mtime_nsec()]
 }
 
 /// Prefixes of descriptor names, which say what kind a listener is.
@@ -79,8 +89,8 @@ pub(super) fn bind(addresses: &[Address], owner: Owner) -> anyhow::Result<Bound>
     for (number, address) in addresses.iter().enumerate() {
         match address {
             Address::Unix(path) => {
-                let (listener, file) =
-                    bind_unix(path, owner).with_context(|| format!("listen on unix://{}", path.display()))?;
+                let (listener, file) = bind_unix(path, owner)
+                    .with_context(|| format!("listen on unix://{}", path.display()))?;
                 bound.descriptors.push((format!("{UNIX}{number}"), listener.into()));
                 bound.sockets.push(file);
             }
@@ -114,19 +124,32 @@ fn bind_unix(path: &Path, owner: Owner) -> anyhow::Result<(UnixListener, SocketF
         fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
     remove_stale(path)?;
-    // The socket must not exist for a moment with more permissions than it is to have. One thread: nobody else makes files now.
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o777 & !SOCKET_MODE));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let listener = listener?;
-    let metadata = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) };
+    let listener = restricted_listener(path)?;
+    // What the process's umask took away.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    let file =
+        SocketFile { path: path.to_owned(), identity: identity(&fs::symlink_metadata(path)?) };
     if owner.uid.is_some() || owner.gid.is_some() {
         std::os::unix::fs::chown(path, owner.uid, owner.gid).context("change its owner")?;
     }
     listener.set_nonblocking(true)?;
     Ok((listener, file))
+}
+
+/// A listener whose file never has more permissions than it is to have, not even for a moment: the file takes its mode from the
+/// socket.
+fn restricted_listener(path: &Path) -> rustix::io::Result<UnixListener> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Makes room for a socket where a dead process left one.
@@ -140,7 +163,9 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         bail!("there is something else than a socket");
     }
     match UnixStream::connect(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(fs::remove_file(path)?),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Ok(fs::remove_file(path)?)
+        }
         Err(error) => Err(error).context("try the socket that is there"),
         Ok(_) => bail!("another process listens there"),
     }
@@ -150,7 +175,10 @@ fn bind_tcp(text: &str) -> anyhow::Result<TcpListener> {
     let addresses: Vec<_> = text.to_socket_addrs()?.collect();
     let loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
     if !addresses.iter().all(|address| loopback(address.ip())) {
-        tracing::warn!(address = text, "whoever reaches this address can build: there is no TLS yet");
+        tracing::warn!(
+            address = text,
+            "whoever reaches this address can build: there is no TLS yet"
+        );
     }
     let listener = TcpListener::bind(addresses.as_slice())?;
     listener.set_nonblocking(true)?;

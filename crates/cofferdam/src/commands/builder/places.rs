@@ -29,8 +29,11 @@ impl Places {
         if rustix::process::geteuid().is_root() {
             return Self(User::Root);
         }
-        let directory = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let data = directory("XDG_DATA_HOME").or_else(|| Some(directory("HOME")?.join(".local/share")));
+        let directory = |name: &str| {
+            std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+        };
+        let data =
+            directory("XDG_DATA_HOME").or_else(|| Some(directory("HOME")?.join(".local/share")));
         Self(User::Ordinary { data, runtime: directory("XDG_RUNTIME_DIR") })
     }
 
@@ -68,7 +71,10 @@ mod tests {
         assert_eq!(root.root(), Some("/var/lib/cofferdam/builder".into()));
         assert_eq!(root.socket(), Some("/run/cofferdam/builder.sock".into()));
         let user = User::Ordinary { data: Some("/home/a/.local/share".into()), runtime: None };
-        assert_eq!(Places::from(user.clone()).root(), Some("/home/a/.local/share/cofferdam/builder".into()));
+        assert_eq!(
+            Places::from(user.clone()).root(),
+            Some("/home/a/.local/share/cofferdam/builder".into())
+        );
         assert_eq!(Places::from(user).socket(), None);
     }
 }

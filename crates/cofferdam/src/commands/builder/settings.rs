@@ -58,12 +58,17 @@ impl Settings {
             config.grpc.address = args.addr;
         }
         if config.grpc.address.is_empty() {
-            let socket = places.socket().context("say where to listen with --addr: XDG_RUNTIME_DIR is not set")?;
+            let socket = places
+                .socket()
+                .context("say where to listen with --addr: XDG_RUNTIME_DIR is not set")?;
             config.grpc.address = vec![format!("unix://{}", socket.display())];
         }
-        let addresses = config.grpc.address.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let addresses =
+            config.grpc.address.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
         let root = args.root.or_else(|| config.root.take()).or_else(|| places.root());
-        let root = root.context("say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set")?;
+        let root = root.context(
+            "say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set",
+        )?;
         let gid = args.group.as_deref().map(super::listen::group_id).transpose()?;
         name_resolvers(&mut config)?;
         Ok(Self {
@@ -71,7 +76,11 @@ impl Settings {
             addresses,
             owner: Owner { uid: config.grpc.uid, gid: gid.or(config.grpc.gid) },
             level: level(&config)?,
-            format: if config.log.format.is_empty() { Format::Text } else { config.log.format.parse()? },
+            format: if config.log.format.is_empty() {
+                Format::Text
+            } else {
+                config.log.format.parse()?
+            },
             until_stdin_closes: args.until_stdin_closes,
             ignored: args.ignored,
             config,

@@ -32,8 +32,20 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Variables of the supervisor that the builder keeps: proxies for its own downloads, and switches for debugging.
 const KEPT: &[&str] = &[
-    "ALL_PROXY", "BUILDKIT_DEBUG_EXEC_OUTPUT", "BUILDKIT_DEBUG_PANIC_ON_ERROR", "FTP_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
-    "RUST_BACKTRACE", "TZ", "all_proxy", "ftp_proxy", "http_proxy", "https_proxy", "no_proxy",
+    "ALL_PROXY",
+    "BUILDKIT_DEBUG_EXEC_OUTPUT",
+    "BUILDKIT_DEBUG_PANIC_ON_ERROR",
+    "FTP_PROXY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "RUST_BACKTRACE",
+    "TZ",
+    "all_proxy",
+    "ftp_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
 ];
 
 /// Programs the builder starts (git) are looked for here.
@@ -41,8 +53,17 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Runs a builder until it ends.
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    keep_descriptors().context("close inherited descriptors to other programs")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(supervise(settings))
+}
+
+/// Whatever this process was started with besides its standard streams is not for the gate and not for the builder.
+fn keep_descriptors() -> std::io::Result<()> {
+    // SAFETY: closes nothing now; only marks descriptors as closed when the next program is executed.
+    let result =
+        unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
@@ -117,7 +138,11 @@ fn enclose(
 }
 
 /// Waits for the builder's end; passes signals on, and loses patience in the end.
-async fn watch(builder: &mut Supervised, gate: &mut Child, stop: &mut Stop) -> anyhow::Result<ExitCode> {
+async fn watch(
+    builder: &mut Supervised,
+    gate: &mut Child,
+    stop: &mut Stop,
+) -> anyhow::Result<ExitCode> {
     let mut deadline = Instant::now() + NEVER;
     let mut stopping = false;
     let mut gate_ended = false;

@@ -54,7 +54,9 @@ fn encode_deflate(deflate: &mut Compress, block: &[u8]) -> io::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(block.len() / 2 + 4096);
     loop {
         let consumed = usize::try_from(deflate.total_in()).map_err(io::Error::other)?;
-        deflate.compress_vec(&block[consumed..], &mut out, FlushCompress::Sync).map_err(io::Error::other)?;
+        deflate
+            .compress_vec(&block[consumed..], &mut out, FlushCompress::Sync)
+            .map_err(io::Error::other)?;
         let done = usize::try_from(deflate.total_in()).map_err(io::Error::other)? == block.len();
         // Room left over means that the flush is complete.
         if done && out.len() < out.capacity() {

@@ -55,7 +55,8 @@ impl<E: FnMut(Vec<u8>) -> Result<(), PackError>> Cutter<E> {
 impl<E: FnMut(Vec<u8>) -> Result<(), PackError>> Sink for Cutter<E> {
     fn entry(&mut self, path: &[u8]) -> Result<(), PackError> {
         let length = self.block.len();
-        if length >= MAX_BLOCK || (length >= MIN_BLOCK && hash(path).is_multiple_of(NAMES_PER_CUT)) {
+        if length >= MAX_BLOCK || (length >= MIN_BLOCK && hash(path).is_multiple_of(NAMES_PER_CUT))
+        {
             self.cut()?;
         }
         Ok(())

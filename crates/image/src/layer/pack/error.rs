@@ -44,7 +44,10 @@ pub enum PackError {
 }
 
 impl PackError {
-    pub(super) fn read(action: &'static str, path: &[u8]) -> impl FnOnce(rustix::io::Errno) -> Self {
+    pub(super) fn read(
+        action: &'static str,
+        path: &[u8],
+    ) -> impl FnOnce(rustix::io::Errno) -> Self {
         let path = crate::layer::error::display(path);
         move |errno| Self::Read { action, path, source: errno.into() }
     }

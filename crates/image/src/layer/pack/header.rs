@@ -46,14 +46,25 @@ impl Head<'_> {
             records.insert(key.to_vec(), value.into_bytes());
             0
         };
-        let uid = if self.uid > MAX_ID { number(&mut records, b"uid", self.uid.to_string()) } else { self.uid.into() };
-        let gid = if self.gid > MAX_ID { number(&mut records, b"gid", self.gid.to_string()) } else { self.gid.into() };
+        let uid = if self.uid > MAX_ID {
+            number(&mut records, b"uid", self.uid.to_string())
+        } else {
+            self.uid.into()
+        };
+        let gid = if self.gid > MAX_ID {
+            number(&mut records, b"gid", self.gid.to_string())
+        } else {
+            self.gid.into()
+        };
         let mtime = match u64::try_from(self.mtime) {
             Ok(mtime) if mtime <= MAX_NUMBER => mtime,
             _ => number(&mut records, b"mtime", self.mtime.to_string()),
         };
-        let size =
-            if self.size > MAX_NUMBER { number(&mut records, b"size", self.size.to_string()) } else { self.size };
+        let size = if self.size > MAX_NUMBER {
+            number(&mut records, b"size", self.size.to_string())
+        } else {
+            self.size
+        };
         header.set_uid(uid);
         header.set_gid(gid);
         header.set_mtime(mtime);

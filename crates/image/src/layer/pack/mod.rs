@@ -127,7 +127,11 @@ pub struct Block {
 ///
 /// # Errors
 /// See [`PackError`]; `out` then holds a part and should be thrown away.
-pub fn pack(root: BorrowedFd<'_>, options: &PackOptions<'_>, out: impl Write + Send) -> Result<Packed, PackError> {
+pub fn pack(
+    root: BorrowedFd<'_>,
+    options: &PackOptions<'_>,
+    out: impl Write + Send,
+) -> Result<Packed, PackError> {
     pipeline::run(options, out, |sink| {
         let mut walk = Walk::new(Flavor::Upper, options.epoch, options.ids);
         walk.tree(root, b"", sink)?;

@@ -122,7 +122,11 @@ fn compress(options: &PackOptions<'_>, tasks: &Mutex<Receiver<Task>>) {
     }
 }
 
-fn encode(options: &PackOptions<'_>, encoder: &mut codec::Encoder, block: &[u8]) -> Result<Encoded, PackError> {
+fn encode(
+    options: &PackOptions<'_>,
+    encoder: &mut codec::Encoder,
+    block: &[u8],
+) -> Result<Encoded, PackError> {
     let compression = options.compression;
     let compressed = compression != Compression::Uncompressed;
     let wanted = compressed && (options.index || options.prior.is_some());
@@ -137,7 +141,11 @@ fn encode(options: &PackOptions<'_>, encoder: &mut codec::Encoder, block: &[u8])
     Ok(Encoded { bytes, crc, key, reused })
 }
 
-fn write(options: &PackOptions<'_>, results: &Results, out: impl Write) -> Result<Written, PackError> {
+fn write(
+    options: &PackOptions<'_>,
+    results: &Results,
+    out: impl Write,
+) -> Result<Written, PackError> {
     let mut out = Digesting::new(out);
     out.write_all(codec::prologue(options.compression)).map_err(PackError::Write)?;
     let mut crc = Crc::new();

@@ -8,7 +8,10 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, fstat, openat, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, fstat, openat, readlinkat,
+    statat,
+};
 use rustix::io::Errno;
 use tar::EntryType;
 
@@ -69,16 +72,29 @@ impl<'a> Walk<'a> {
     }
 
     /// Writes everything beneath `root`, but not `root` itself, under `prefix` (empty, or ending in `/`).
-    pub(super) fn tree(&mut self, root: BorrowedFd<'_>, prefix: &[u8], sink: &mut dyn Sink) -> Result<(), PackError> {
+    pub(super) fn tree(
+        &mut self,
+        root: BorrowedFd<'_>,
+        prefix: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), PackError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(root, c".", flags, Mode::empty()).map_err(PackError::read("open", b"/"))?;
+        let root =
+            openat(root, c".", flags, Mode::empty()).map_err(PackError::read("open", b"/"))?;
         // Inode numbers of another tree may repeat those of this one.
         self.links.clear();
         self.children(&root, prefix, 0, sink)
     }
 
     /// Writes an entry that exists only here.
-    pub(super) fn synthetic(&mut self, path: &[u8], kind: EntryType, mode: u32, content: &[u8], sink: &mut dyn Sink) -> Result<(), PackError> {
+    pub(super) fn synthetic(
+        &mut self,
+        path: &[u8],
+        kind: EntryType,
+        mode: u32,
+        content: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), PackError> {
         let head = Head {
             path,
             link: b"",
@@ -95,7 +111,13 @@ impl<'a> Walk<'a> {
         pad(head.size, sink)
     }
 
-    fn children(&mut self, dir: &OwnedFd, path: &[u8], depth: usize, sink: &mut dyn Sink) -> Result<(), PackError> {
+    fn children(
+        &mut self,
+        dir: &OwnedFd,
+        path: &[u8],
+        depth: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<(), PackError> {
         if depth > MAX_DEPTH {
             return Err(PackError::unrepresentable(path, "directories are nested too deeply"));
         }
@@ -107,15 +129,26 @@ impl<'a> Walk<'a> {
                 return Err(PackError::unrepresentable(&child_path, "the path is too long"));
             }
             if self.flavor == Flavor::Upper && child.name.starts_with(WHITEOUT_PREFIX) {
-                return Err(PackError::unrepresentable(&child_path, "its name means a removal there"));
+                return Err(PackError::unrepresentable(
+                    &child_path,
+                    "its name means a removal there",
+                ));
             }
             self.entry(dir, &child.name, child_path, depth, sink)?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, dir: &OwnedFd, name: &[u8], mut path: Vec<u8>, depth: usize, sink: &mut dyn Sink) -> Result<(), PackError> {
-        let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(PackError::read("examine", &path))?;
+    fn entry(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        mut path: Vec<u8>,
+        depth: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<(), PackError> {
+        let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(PackError::read("examine", &path))?;
         match FileType::from_raw_mode(there.st_mode) {
             FileType::Directory => {
                 let fd = open(dir, name, OFlags::DIRECTORY, &path)?;
@@ -124,7 +157,8 @@ impl<'a> Walk<'a> {
             }
             FileType::RegularFile => self.file(dir, name, &there, &path, sink),
             FileType::Symlink => {
-                let target = readlinkat(dir, name, Vec::new()).map_err(PackError::read("read link", &path))?;
+                let target = readlinkat(dir, name, Vec::new())
+                    .map_err(PackError::read("read link", &path))?;
                 let mut head = self.head(&path, &there, EntryType::Symlink)?;
                 head.link = target.as_bytes();
                 self.emit(&head, sink)
@@ -142,7 +176,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn directory(&mut self, fd: &OwnedFd, there: &Stat, path: &[u8], depth: usize, sink: &mut dyn Sink) -> Result<(), PackError> {
+    fn directory(
+        &mut self,
+        fd: &OwnedFd,
+        there: &Stat,
+        path: &[u8],
+        depth: usize,
+        sink: &mut dyn Sink,
+    ) -> Result<(), PackError> {
         let (xattrs, opaque) = self.xattrs(fd.as_fd(), path)?;
         let mut head = self.head(path, there, EntryType::Directory)?;
         head.xattrs = xattrs;
@@ -153,7 +194,14 @@ impl<'a> Walk<'a> {
         self.children(fd, path, depth + 1, sink)
     }
 
-    fn file(&mut self, dir: &OwnedFd, name: &[u8], there: &Stat, path: &[u8], sink: &mut dyn Sink) -> Result<(), PackError> {
+    fn file(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        there: &Stat,
+        path: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), PackError> {
         if there.st_nlink > 1 {
             if let Some(first) = self.links.get(&(there.st_dev, there.st_ino)) {
                 let first = first.clone();
@@ -177,18 +225,28 @@ impl<'a> Walk<'a> {
         pad(size, sink)
     }
 
-    fn content(&mut self, mut file: File, size: u64, path: &[u8], sink: &mut dyn Sink) -> Result<(), PackError> {
+    fn content(
+        &mut self,
+        mut file: File,
+        size: u64,
+        path: &[u8],
+        sink: &mut dyn Sink,
+    ) -> Result<(), PackError> {
         let mut remaining = size;
         while remaining > 0 {
             let wanted = usize::try_from(remaining).unwrap_or(BUFFER).min(BUFFER);
             match file.read(&mut self.buffer[..wanted]) {
-                Ok(0) => return Err(PackError::unrepresentable(path, "it changed while it was read")),
+                Ok(0) => {
+                    return Err(PackError::unrepresentable(path, "it changed while it was read"));
+                }
                 Ok(count) => {
                     sink.write(&self.buffer[..count])?;
                     remaining -= count as u64;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(PackError::Read { action: "read", path: display(path), source }),
+                Err(source) => {
+                    return Err(PackError::Read { action: "read", path: display(path), source });
+                }
             }
         }
         Ok(())
@@ -200,9 +258,17 @@ impl<'a> Walk<'a> {
         self.synthetic(&path, EntryType::Regular, 0o600, b"", sink)
     }
 
-    fn head<'p>(&self, path: &'p [u8], there: &Stat, kind: EntryType) -> Result<Head<'p>, PackError> {
-        let map = |id: u32| (self.ids)(id).ok_or_else(|| PackError::UnmappedId { id, path: display(path) });
-        let size = if kind == EntryType::Regular { u64::try_from(there.st_size).unwrap_or(0) } else { 0 };
+    fn head<'p>(
+        &self,
+        path: &'p [u8],
+        there: &Stat,
+        kind: EntryType,
+    ) -> Result<Head<'p>, PackError> {
+        let map = |id: u32| {
+            (self.ids)(id).ok_or_else(|| PackError::UnmappedId { id, path: display(path) })
+        };
+        let size =
+            if kind == EntryType::Regular { u64::try_from(there.st_size).unwrap_or(0) } else { 0 };
         Ok(Head {
             path,
             link: b"",
@@ -232,7 +298,8 @@ impl<'a> Walk<'a> {
             Ok(count) => names[..count].to_vec(),
             Err(Errno::RANGE) => {
                 let mut names = vec![0; MAX_XATTRS];
-                let count = flistxattr(fd, &mut names[..]).map_err(PackError::read("list attributes of", path))?;
+                let count = flistxattr(fd, &mut names[..])
+                    .map_err(PackError::read("list attributes of", path))?;
                 names.truncate(count);
                 names
             }
@@ -244,9 +311,14 @@ impl<'a> Walk<'a> {
             if name == XATTR_OPAQUE.as_bytes() {
                 opaque = self.flavor == Flavor::Upper && value(fd, name, path)? == b"y";
             } else if name == XATTR_CAPABILITY.as_bytes() {
-                found.extend(capability(&value(fd, name, path)?).map(|value| (name.to_vec(), value)));
+                found.extend(
+                    capability(&value(fd, name, path)?).map(|value| (name.to_vec(), value)),
+                );
             } else if is_redirect(name) && self.flavor == Flavor::Upper {
-                return Err(PackError::unrepresentable(path, "the overlay redirects it to another layer"));
+                return Err(PackError::unrepresentable(
+                    path,
+                    "the overlay redirects it to another layer",
+                ));
             } else if name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") {
                 if name.contains(&b'=') {
                     let path = display(path);
@@ -278,7 +350,8 @@ fn capability(value: &[u8]) -> Option<Vec<u8>> {
 
 fn value(fd: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Vec<u8>, PackError> {
     let mut value = vec![0; MAX_XATTRS];
-    let count = fgetxattr(fd, name, &mut value[..]).map_err(PackError::read("read an attribute of", path))?;
+    let count = fgetxattr(fd, name, &mut value[..])
+        .map_err(PackError::read("read an attribute of", path))?;
     value.truncate(count);
     Ok(value)
 }
@@ -298,7 +371,8 @@ fn list(dir: &OwnedFd, path: &[u8]) -> Result<Vec<Child>, PackError> {
         }
         let kind = match entry.file_type() {
             FileType::Unknown => {
-                let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(PackError::read("examine", path))?;
+                let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(PackError::read("examine", path))?;
                 FileType::from_raw_mode(there.st_mode)
             }
             known => known,

@@ -108,7 +108,11 @@ impl<'a, W: Write> TreeWriter<'a, W> {
 ///
 /// # Errors
 /// See [`PackError`].
-pub fn write_tree<W: Write>(root: BorrowedFd<'_>, options: &TreeOptions<'_>, out: W) -> Result<W, PackError> {
+pub fn write_tree<W: Write>(
+    root: BorrowedFd<'_>,
+    options: &TreeOptions<'_>,
+    out: W,
+) -> Result<W, PackError> {
     let mut writer = TreeWriter::new(out, options);
     writer.tree(root, "")?;
     writer.finish()

@@ -52,7 +52,9 @@ impl Pax {
             return Ok(());
         }
         match key {
-            b"path" | b"linkpath" if value.contains(&0) => return Err("a name contains a NUL byte"),
+            b"path" | b"linkpath" if value.contains(&0) => {
+                return Err("a name contains a NUL byte");
+            }
             b"path" => self.path = Some(value.to_vec()),
             b"linkpath" => self.link = Some(value.to_vec()),
             b"size" => self.size = Some(number(value)?),
@@ -110,9 +112,11 @@ fn time(text: &[u8]) -> Result<(i64, u32), &'static str> {
         return Err(BAD);
     }
     let seconds = i64::try_from(number(whole)?).map_err(|_| BAD)?;
-    let nanos = fraction.iter().chain(std::iter::repeat(&b'0')).take(9).fold(0, |sum: u32, &digit| {
-        sum * 10 + u32::from(digit - b'0')
-    });
+    let nanos = fraction
+        .iter()
+        .chain(std::iter::repeat(&b'0'))
+        .take(9)
+        .fold(0, |sum: u32, &digit| sum * 10 + u32::from(digit - b'0'));
     Ok(match (negative, nanos) {
         (false, _) => (seconds, nanos),
         (true, 0) => (-seconds, 0),
@@ -127,7 +131,9 @@ mod tests {
 
     #[test]
     fn records() {
-        let pax = Pax::parse(b"11 path=ab\n12 size=123\n22 SCHILY.xattr.u.a=b\n18 mtime=-1.25000\n").unwrap();
+        let pax =
+            Pax::parse(b"11 path=ab\n12 size=123\n22 SCHILY.xattr.u.a=b\n18 mtime=-1.25000\n")
+                .unwrap();
         assert_eq!(pax.path.unwrap(), b"ab");
         assert_eq!(pax.size, Some(123));
         assert_eq!(pax.xattrs, [(b"u.a".to_vec(), b"b".to_vec())]);

@@ -17,6 +17,7 @@ pub(super) const CASES: &[(&str, super::Case)] = cases![
     nothing_of_the_builder_is_seen,
     resolver_files_are_generated_and_read_only,
     stubs_are_gone_afterwards,
+    a_skeleton_leaves_the_upper_directory_alone,
     work_below_a_stub_stays,
     links_to_a_canary_are_not_followed,
     reserved_destinations_are_refused,
@@ -97,6 +98,14 @@ async fn stubs_are_gone_afterwards(bench: Arc<Bench>) {
     assert!(!output.exit.settled_parents.iter().any(|path| path == Path::new("/etc")));
     assert!(fs::metadata(root.upper.join("etc")).unwrap().modified().unwrap() > before);
     assert!(root.upper.join("etc/own").exists() && !root.upper.join("etc/hosts").exists());
+}
+
+async fn a_skeleton_leaves_the_upper_directory_alone(bench: Arc<Bench>) {
+    let root = bench.prepared_root();
+    let output = bench.run(bench.spec(&root, &["sh", "-c", "ls /; cat /etc/hosts"])).await;
+    assert!(output.exit.success() && output.stdout.contains("localhost"));
+    assert!(listing(&root.upper).is_empty(), "{:?}", listing(&root.upper));
+    assert!(output.exit.settled_parents.is_empty());
 }
 
 async fn work_below_a_stub_stays(bench: Arc<Bench>) {

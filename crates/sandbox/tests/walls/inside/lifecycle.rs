@@ -179,7 +179,7 @@ pub(super) async fn measure(bench: &Arc<Bench>) -> ExitCode {
     for network in [Network::None, Network::Gate, Network::Host] {
         let (mut starts, mut wholes) = (Vec::new(), Vec::new());
         for _ in 0..200 {
-            let mut spec = bench.spec(&bench.root(), &["true"]);
+            let mut spec = bench.spec(&bench.prepared_root(), &["true"]);
             spec.network = network;
             let begun = Instant::now();
             let (mut running, _out, _err) = bench.start(spec).await.unwrap();
