@@ -88,7 +88,7 @@ fn inside_the_image_itself() {
 }
 
 #[test]
-fn a_cache_that_is_missing_or_broken_stops_nothing() {
+fn a_missing_cache_stops_nothing_and_a_broken_one_is_never_believed() {
     let registry = Registry::start();
     let builder = Builder::plain();
     let context = context();

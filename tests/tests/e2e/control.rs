@@ -206,7 +206,7 @@ async fn malformed_requests_are_refused_and_harm_nobody() {
     };
     assert!(ended, "the status of an unknown build does not hang");
     drop(client);
-    assert_eq!(builder.image("FROM scratch\nENV A=1\n").env(), ["A=1"]);
+    assert!(builder.image("FROM scratch\nENV A=1\n").env().contains(&"A=1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,1 +1,96 @@
-//! x
+//! What a step reaches: nothing but public addresses, or nothing at all.
+
+use cofferdam_tests::http::{Response, Server, request};
+use cofferdam_tests::{Builder, Context, Options};
+
+fn try_to_reach(builder: &Builder, targets: &[String], flags: &str) -> Vec<String> {
+    let tries: Vec<String> = targets.iter().map(|target| format!("if wget -q -T 3 -O - {target} >/dev/null 2>&1; then echo REACHED {target}; else echo refused; fi")).collect();
+    let context = Context::dockerfile(&format!("FROM @busybox\nRUN {flags} {}\n", tries.join("; ")));
+    let outcome = builder.build(&context).run().success();
+    let log = outcome.step("RUN ").log;
+    assert_eq!(log.len(), targets.len(), "{log:?}");
+    log.into_iter().filter(|line| line.starts_with("REACHED")).collect()
+}
+
+/// An address of this machine that others reach it by; none on a machine without network.
+fn own_address() -> Option<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Sends nothing: it only chooses a route.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then(|| address.to_string())
+}
+
+#[test]
+fn loopback_private_and_metadata_addresses_are_refused() {
+    let builder = Builder::plain();
+    let server = Server::start(|_| Response::ok("reached"));
+    assert_eq!(request("GET", &server.url("control"), &[], b"").body, b"reached", "control: the host reaches it");
+    let port = server.port();
+    let mut targets = vec![server.url("x"), format!("http://localhost:{port}/"), format!("http://[::1]:{port}/"), format!("http://0.0.0.0:{port}/")];
+    targets.extend(["http://169.254.169.254/", "http://10.0.0.1/", "http://192.168.0.1/", "http://metadata.google.internal/"].map(str::to_owned));
+    if let Some(own) = own_address() {
+        targets.push(format!("http://{own}:{port}/"));
+    }
+    assert_eq!(try_to_reach(&builder, &targets, ""), Vec::<String>::new());
+    assert_eq!(server.seen().len(), 1, "only the control");
+}
+
+#[test]
+fn a_rule_opens_exactly_what_it_names() {
+    let Some(own) = own_address() else {
+        println!("skipped: this machine has no address");
+        return;
+    };
+    // The server listens on loopback; a second one is wanted on the address that the rule names.
+    let listener = std::net::TcpListener::bind((own.as_str(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nopened").ok();
+        }
+    });
+    let closed = Builder::plain();
+    let target = format!("http://{own}:{port}/");
+    assert!(try_to_reach(&closed, std::slice::from_ref(&target), "").is_empty());
+    let open = Builder::start(&Options { config: format!("[egress]\nallow = [\"{own}:{port}\"]\n"), ..Options::default() });
+    assert_eq!(try_to_reach(&open, std::slice::from_ref(&target), ""), [format!("REACHED {target}")]);
+    let other = Server::start(|_| Response::ok("other"));
+    assert!(try_to_reach(&open, &[other.url("")], "").is_empty());
+}
+
+#[test]
+fn without_network_there_is_only_an_own_loopback() {
+    let builder = Builder::plain();
+    let context = Context::dockerfile(
+        "FROM @busybox\nRUN --network=none ip -o link | awk -F': ' '{print $2}' | tr '\\n' ' '; ip route | wc -l; wget -T 2 -q -O - http://1.1.1.1/ 2>&1 | head -1; \
+         (echo hi | nc -l -p 7777 >/dev/null &) ; sleep 0.2; echo x | nc -w 1 127.0.0.1 7777\n",
+    );
+    let log = builder.build(&context).run().success().log("RUN ");
+    assert!(log.starts_with("lo ") && !log.contains("tun") && !log.contains("eth"), "{log}");
+    assert!(log.contains("hi"), "its own loopback works: {log}");
+    let forced = Context::dockerfile("FROM @busybox\nRUN ip -o link | grep -vc ' lo'\n");
+    let outcome = builder.build(&forced).args("--network none").run();
+    assert!(outcome.stderr.contains(" 0\n"), "{}", outcome.stderr);
+}
+
+#[test]
+fn package_registries_are_reached_through_the_default_network() {
+    // Only where this machine itself has a way out.
+    let out = std::process::Command::new("getent").args(["ahostsv4", "pypi.org"]).output();
+    let reachable = out.is_ok_and(|out| out.status.success())
+        && std::net::ToSocketAddrs::to_socket_addrs("pypi.org:443").is_ok_and(|mut all| {
+            all.any(|address| std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(3)).is_ok())
+        });
+    if !reachable {
+        println!("skipped: this machine reaches no package registry directly");
+        return;
+    }
+    let builder = Builder::plain();
+    let context = Context::dockerfile("FROM @busybox\nRUN nslookup pypi.org > /dnslog 2>&1; nc -w 5 -z pypi.org 443 && echo connected\n");
+    let outcome = builder.build(&context).run().success();
+    assert_eq!(outcome.log("RUN "), "connected");
+}

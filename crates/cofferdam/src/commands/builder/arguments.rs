@@ -55,15 +55,15 @@ pub(crate) struct BuilderArgs {
     #[arg(long, value_name = "MODE")]
     pub(crate) oci_worker_net: Option<String>,
 
-    /// Certificate of the server (not supported yet)
+    /// Certificate of the server
     #[arg(long, value_name = "FILE")]
     pub(crate) tlscert: Option<PathBuf>,
 
-    /// Key of the server (not supported yet)
+    /// Key of the server
     #[arg(long, value_name = "FILE")]
     pub(crate) tlskey: Option<PathBuf>,
 
-    /// Authority of clients' certificates (not supported yet)
+    /// Authority of clients' certificates
     #[arg(long, value_name = "FILE")]
     pub(crate) tlscacert: Option<PathBuf>,
 

@@ -177,7 +177,7 @@ fn bind_tcp(text: &str) -> anyhow::Result<TcpListener> {
     if !addresses.iter().all(|address| loopback(address.ip())) {
         tracing::warn!(
             address = text,
-            "whoever reaches this address can build: there is no TLS yet"
+            "without --tlscacert, whoever reaches this address can build"
         );
     }
     let listener = TcpListener::bind(addresses.as_slice())?;

@@ -47,13 +47,7 @@ impl Settings {
     fn settle(args: BuilderArgs, mut config: Config, places: &Places) -> anyhow::Result<Self> {
         apply_worker(&args, &mut config)?;
         apply_logging(&args, &mut config);
-        let tls = &config.grpc.tls;
-        let files = [&tls.cert, &tls.key, &tls.ca];
-        let asked = args.tlscert.is_some() || args.tlskey.is_some() || args.tlscacert.is_some();
-        ensure!(
-            !asked && files.iter().all(|file| file.as_os_str().is_empty()),
-            "TLS on listeners is not supported yet: listen on a unix socket or a loopback address instead"
-        );
+        apply_tls(&args, &mut config)?;
         if !args.addr.is_empty() {
             config.grpc.address = args.addr;
         }
@@ -86,6 +80,26 @@ impl Settings {
             config,
         })
     }
+}
+
+/// Certificates are read here, by the process that may read what the caller may read.
+fn apply_tls(args: &BuilderArgs, config: &mut Config) -> anyhow::Result<()> {
+    let tls = &mut config.grpc.tls;
+    for (flag, file) in [
+        (&args.tlscert, &mut tls.cert),
+        (&args.tlskey, &mut tls.key),
+        (&args.tlscacert, &mut tls.ca),
+    ] {
+        if let Some(path) = flag {
+            file.clone_from(path);
+        }
+    }
+    let given = |path: &Path| !path.as_os_str().is_empty();
+    ensure!(
+        given(&tls.cert) == given(&tls.key) && (!given(&tls.ca) || given(&tls.cert)),
+        "TLS needs both --tlscert and --tlskey, and --tlscacert needs them too"
+    );
+    Ok(config.load_tls()?)
 }
 
 fn apply_worker(args: &BuilderArgs, config: &mut Config) -> anyhow::Result<()> {
@@ -206,7 +220,7 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused() {
         let tls = BuilderArgs { tlscert: Some("/c".into()), ..BuilderArgs::default() };
-        assert!(settle(tls, Config::default()).unwrap_err().to_string().contains("TLS"));
+        assert!(settle(tls, Config::default()).unwrap_err().to_string().contains("tlskey"));
         let scheme = BuilderArgs { addr: vec!["npipe://x".into()], ..BuilderArgs::default() };
         assert!(settle(scheme, Config::default()).is_err());
         let mut config = Config::default();
