@@ -316,10 +316,13 @@ fn answers(socket: &Path) -> std::io::Result<()> {
 fn as_ordinary_user(home: &Path) -> Command {
     let table = home.join("subordinate");
     fs::write(&table, SUBORDINATE).unwrap();
+    // Where no device manager runs, only root may open this one; elsewhere everybody may.
+    let tun = home.join("tun");
     let script = format!(
-        "mount --bind {table} /etc/subuid && mount --bind {table} /etc/subgid && \
+        "{{ [ -e {tun} ] || mknod -m 666 {tun} c 10 200; }} && mount --bind {tun} /dev/net/tun && mount --bind {table} /etc/subuid && mount --bind {table} /etc/subgid && \
          exec setpriv --reuid {ORDINARY} --regid {ORDINARY} --clear-groups \"$@\"",
         table = table.display(),
+        tun = tun.display(),
     );
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(program());

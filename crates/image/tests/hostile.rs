@@ -510,3 +510,22 @@ fn only_layers_are_applied() {
         assert!(matches!(result, Err(ApplyError::NotALayer { .. })));
     }
 }
+
+#[test]
+fn blank_numbers_are_zero() {
+    let mut header = tar::Header::new_ustar();
+    header.set_path("f").unwrap();
+    header.set_size(1);
+    header.set_mode(0o644);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.as_old_mut().uid = [0; 8];
+    header.as_old_mut().gid = *b"        ";
+    header.as_old_mut().mtime = [0; 12];
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend([b'x'; 1]);
+    bytes.resize(512 * 4, 0);
+    let place = Place::new();
+    place.apply(&bytes).unwrap();
+    assert_eq!(std::fs::read(place.root().join("f")).unwrap(), b"x");
+}

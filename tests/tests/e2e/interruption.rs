@@ -74,6 +74,8 @@ fn a_builder_that_was_killed_leaves_nothing_and_remembers() {
     let builder = Builder::plain();
     let kept = Context::dockerfile("FROM @busybox\nRUN head -c 32 /dev/urandom | sha256sum > /r\n");
     let before = builder.build(&kept).image().text("r");
+    // Records are written in batches, at the latest a second after a build.
+    std::thread::sleep(Duration::from_millis(1500));
     let mark = mark(43);
     let context = Context::dockerfile(&format!("FROM @busybox\nRUN dd if=/dev/zero of=/half bs=1M count=5 2>/dev/null; sleep {mark}\n"));
     let build = builder.build(&context).spawn();

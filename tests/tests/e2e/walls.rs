@@ -72,7 +72,7 @@ fn a_step_has_no_descriptor_that_is_not_its_own() {
     numbers.sort_unstable();
     // The fourth is the directory that ls reads.
     assert_eq!(numbers, ["0", "1", "2", "3"], "{said}");
-    assert!(said.contains("/dev/null") && !said.contains("socket:"), "{said}");
+    assert!(said.contains("0 /") && !said.contains("socket:"), "{said}");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn insecure_things_need_to_be_allowed_on_both_sides() {
     }
     let open = Builder::start(&Options { args: vec!["--allow-insecure-entitlement".into(), "network.host".into()], ..Options::default() });
     let listener = cofferdam_tests::http::Server::start(|_| cofferdam_tests::http::Response::ok("from the host"));
-    let context = Context::dockerfile(&format!("FROM @busybox\nRUN --network=host wget -q -O - {}\n", listener.url("")));
+    let context = Context::dockerfile(&format!("FROM @busybox\nRUN --network=host printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 127.0.0.1 {} | tail -1\n", listener.port()));
     let outcome = open.build(&context).args("--allow network.host").run().success();
     assert_eq!(outcome.log("RUN "), "from the host");
     let error = open.build(&context).run().failure();

@@ -14,6 +14,7 @@ use cofferdam_wire::pb;
 use super::exec_logs::{self, Pipes};
 use super::exec_mounts::{self, Prepared};
 use super::outputs;
+use crate::blocking::blocking;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::snapshot::Snapshot;
@@ -21,6 +22,8 @@ use crate::user::resolve_user;
 
 /// What a step finds in `PATH` when its image says nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Longest wait for the deletion of what a failed step wrote.
+const GIVE_BACK: std::time::Duration = std::time::Duration::from_secs(5);
 /// As BuildKit names its sandboxes; images and scripts have come to expect it.
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
@@ -36,10 +39,27 @@ pub(crate) async fn execute(
         exec.meta.as_option().ok_or_else(|| Failure::invalid("invalid exec op with no meta"))?;
     let mut prepared = exec_mounts::prepare(context, vertex, exec, &inputs, step).await?;
     let spec = spec(context, vertex, exec, meta, &mut prepared, step).await?;
-    let exit = run(context, spec, step).await?;
+    let outcome = run(context, spec, step).await;
     prepared.finish_agents();
-    check_exit(meta, &exit)?;
-    outputs::collect(prepared, inputs, exit.settled_parents).await
+    match outcome.and_then(|exit| check_exit(meta, &exit).map(|()| exit)) {
+        Ok(exit) => outputs::collect(prepared, inputs, exit.settled_parents).await,
+        Err(failure) => {
+            give_back(context, prepared).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Deletes what a failed step wrote before its failure is told: it may have failed for want of
+/// space, and whoever tries again at once must find that space.
+async fn give_back(context: &Arc<Context>, prepared: Prepared) {
+    let store = Arc::clone(&context.store);
+    let deleted = blocking(move || {
+        drop(prepared);
+        store.wait_for_deletions();
+    });
+    // A slow disk goes on deleting in the background.
+    let _ = tokio::time::timeout(GIVE_BACK, deleted).await;
 }
 
 async fn spec(

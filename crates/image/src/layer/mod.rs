@@ -11,6 +11,7 @@ mod error;
 mod limits;
 mod name;
 pub(crate) mod pack;
+mod remove;
 mod source;
 mod tarstream;
 mod tree;

@@ -241,14 +241,19 @@ impl<R: Read> TarStream<R> {
             .unwrap_or_default();
         let kind = self.kind(header, &path)?;
         let size = self.size(header, pax.size, kind)?;
-        let number = |value: std::io::Result<u64>| {
+        let number = |field: &[u8], value: std::io::Result<u64>| {
+            // Writers leave fields they do not care about blank; every reader takes that for 0.
+            if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+                return Ok(0);
+            }
             value.map_err(|_| self.malformed("an owner id or time is malformed"))
         };
-        let mtime = number(header.mtime())?;
+        let fields = header.as_old();
+        let mtime = number(&fields.mtime, header.mtime())?;
         let entry = Entry {
             mode: header.mode().map_err(|_| self.malformed("the mode is malformed"))? & 0o7777,
-            uid: pax.uid.map_or_else(|| number(header.uid()), Ok)?,
-            gid: pax.gid.map_or_else(|| number(header.gid()), Ok)?,
+            uid: pax.uid.map_or_else(|| number(&fields.uid, header.uid()), Ok)?,
+            gid: pax.gid.map_or_else(|| number(&fields.gid, header.gid()), Ok)?,
             // Base-256 times before 1970 arrive as huge numbers; their two's complement is the time.
             mtime: pax.mtime.unwrap_or((mtime.cast_signed(), 0)),
             xattrs: pax.xattrs,

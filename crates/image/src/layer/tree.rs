@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
     XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat,
     openat2, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
@@ -21,15 +21,13 @@ use rustix::io::Errno;
 use super::error::ApplyError;
 use super::limits::{MAX_DEPTH, MAX_NAME};
 use super::name;
+use super::remove::remove_all;
 use super::{MapId, XATTR_CAPABILITY, XATTR_OPAQUE};
 
 /// Links followed while resolving one parent, the kernel's own bound.
 const MAX_LINKS: usize = 40;
 /// Bytes of names waiting to be resolved: a few links, each as long as a path may be.
 const MAX_PENDING: usize = 64 << 10;
-/// Deepest directory that is removed when a file takes its place. What this module creates is
-/// at most [`MAX_DEPTH`] deep.
-const MAX_REMOVE_DEPTH: usize = MAX_DEPTH + 8;
 
 pub(super) struct Tree<'a> {
     root: Rc<OwnedFd>,
@@ -480,23 +478,4 @@ fn set_opaque(fd: &OwnedFd, path: &[u8]) -> Result<(), ApplyError> {
 const fn times((seconds, nanos): (i64, u32)) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos as _ };
     Timestamps { last_access: time, last_modification: time }
-}
-
-/// Removes whatever `base` is, by descriptors, never following a link.
-fn remove_all(parent: BorrowedFd<'_>, base: &[u8], depth: usize) -> Result<(), Errno> {
-    match unlinkat(parent, base, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) if depth < MAX_REMOVE_DEPTH => {}
-        Err(Errno::NOENT) => return Ok(()),
-        other => return other,
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = openat(parent, base, flags, Mode::empty())?;
-    for entry in Dir::read_from(&fd)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            remove_all(fd.as_fd(), name, depth + 1)?;
-        }
-    }
-    unlinkat(parent, base, AtFlags::REMOVEDIR)
 }

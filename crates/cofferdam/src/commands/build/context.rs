@@ -79,7 +79,7 @@ impl Sources {
             services = services.directory(name, path);
         }
         for (id, path) in &self.layouts {
-            services = services.content_store(id, ContentStore::open(path)?);
+            services = services.content_store(format!("oci:{id}"), ContentStore::open(path)?);
         }
         if let Some((id, source)) = self.upload.take() {
             services = services.upload(id, source);
