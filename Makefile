@@ -4,7 +4,8 @@
 
 CARGO ?= cargo
 IMAGES := target/test-images
-PACKAGES := busybox-static ca-certificates docker-registry git iproute2 mmdebstrap uidmap
+PACKAGES := busybox-static bzip2 ca-certificates docker-registry git iproute2 mmdebstrap openssh-client openssl \
+	uidmap util-linux xz-utils zstd
 
 .PHONY: help setup images build test lint unit demo fuzz clean
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_image::layer::{Applied, ApplyError, ApplyOptions, Limits, apply};
 use cofferdam_image::{archive, media};
-use common::{CHAR, DIR, FIFO, FILE, LINK, SYMLINK, Tar, describe, dir_fd, gzip, is_root};
+use common::{CHAR, DIR, FIFO, FILE, LINK, SYMLINK, Tar, describe, dir_fd, gzip, need_root};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -223,9 +223,7 @@ fn whiteouts_name_one_plain_file() {
 
 #[test]
 fn whiteouts_and_devices() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let place = Place::new();
     let tar = Tar::default()
         .file("d/.wh.gone", b"")
@@ -275,9 +273,7 @@ fn whiteouts_and_devices() {
 
 #[test]
 fn attributes_are_filtered() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let place = Place::new();
     let tar = Tar::default()

@@ -13,7 +13,7 @@ use cofferdam_image::layer::{
     ApplyOptions, Compression, PackError, PackOptions, Packed, PriorBlob, TreeOptions, TreeWriter,
     apply, pack,
 };
-use common::{describe, dir_fd, gzip, is_root, pipe};
+use common::{describe, dir_fd, gzip, need_root, pipe};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lsetxattr, mknodat, utimensat,
 };
@@ -99,9 +99,7 @@ fn packed(root: &Path, compression: Compression, threads: usize) -> (Packed, Vec
 
 #[test]
 fn layers_survive_a_round_trip() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let upper = tempfile::tempdir().unwrap();
     build_upper(upper.path());
     let without_whiteout_times =
@@ -148,9 +146,7 @@ fn pretty_equal(left: &str, right: &str) {
 
 #[test]
 fn other_programs_accept_what_is_packed() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let upper = tempfile::tempdir().unwrap();
     build_upper(upper.path());
     let (_, plain) = packed(upper.path(), Compression::Uncompressed, 2);
@@ -192,9 +188,7 @@ fn other_programs_accept_what_is_packed() {
 
 #[test]
 fn bytes_do_not_depend_on_threads_or_time() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let upper = tempfile::tempdir().unwrap();
     build_upper(upper.path());
     for compression in [Compression::GZIP, Compression::ZSTD] {

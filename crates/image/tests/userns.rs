@@ -13,7 +13,7 @@ use std::process::{Child, Command};
 
 use cofferdam_image::layer::{ApplyOptions, Compression, PackOptions, apply, pack};
 use cofferdam_image::media;
-use common::{CHAR, FIFO, FILE, Tar, dir_fd, is_root};
+use common::{CHAR, FIFO, FILE, Tar, dir_fd, need_root};
 
 const OUTSIDE: u32 = 300_000;
 const FIRST: u32 = 65_536;
@@ -32,10 +32,10 @@ impl Drop for Holder {
 
 #[test]
 fn layers_in_a_user_namespace() {
-    if !is_root() {
-        return;
-    }
-    let Ok(child) = Command::new("unshare").args(["--user", "sleep", "60"]).spawn() else { return };
+    need_root();
+    let Ok(child) = Command::new("unshare").args(["--user", "sleep", "60"]).spawn() else {
+        panic!("user namespaces are not available")
+    };
     let holder = Holder(child);
     let proc = PathBuf::from(format!("/proc/{}", holder.0.id()));
     let own = fs::read_link("/proc/self/ns/user").unwrap();

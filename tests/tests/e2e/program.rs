@@ -45,13 +45,27 @@ fn quiet_prints_the_digest_alone_and_files_hold_it() {
     let builder = Builder::plain();
     let (context, dir) = (context(), tempfile::tempdir().unwrap());
     let (id, metadata) = (dir.path().join("iid"), dir.path().join("metadata.json"));
-    let outcome = builder.build(&context).args("-q --iidfile").arg(&id).arg("--metadata-file").arg(&metadata).run().success();
+    let outcome = builder
+        .build(&context)
+        .args("-q --iidfile")
+        .arg(&id)
+        .arg("--metadata-file")
+        .arg(&metadata)
+        .run()
+        .success();
     let printed = String::from_utf8(outcome.stdout).unwrap();
     assert!(printed.starts_with("sha256:") && printed.lines().count() == 1, "{printed:?}");
     assert_eq!(outcome.stderr, "");
     assert_eq!(std::fs::read_to_string(id).unwrap().trim(), printed.trim());
     let metadata: Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
-    assert_eq!(metadata["containerimage.config.digest"].as_str().or(metadata["containerimage.digest"].as_str()).unwrap().len(), 71);
+    assert_eq!(
+        metadata["containerimage.config.digest"]
+            .as_str()
+            .or(metadata["containerimage.digest"].as_str())
+            .unwrap()
+            .len(),
+        71
+    );
     // Quiet about failures it is not.
     let failing = Context::dockerfile("FROM @busybox\nRUN echo why; exit 9\n");
     let error = builder.build(&failing).args("-q").run().failure();
@@ -64,7 +78,8 @@ fn raw_progress_is_one_json_object_a_line() {
     let outcome = builder.build(&context()).args("--progress=rawjson").run().success();
     let mut vertexes = 0;
     for line in outcome.stderr.lines() {
-        let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let value: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         vertexes += value["vertexes"].as_array().map_or(0, Vec::len);
     }
     assert!(vertexes > 3, "{}", outcome.stderr);
@@ -77,27 +92,54 @@ fn progress_counts_what_was_cached() {
     let first = builder.build(&context).run().success();
     assert!(first.stderr.contains("0 of "), "{}", first.stderr);
     let second = builder.build(&context).run().success();
-    assert!(!second.stderr.contains("\n0 of ") && second.stderr.contains("cached"), "{}", second.stderr);
+    assert!(
+        !second.stderr.contains("\n0 of ") && second.stderr.contains("cached"),
+        "{}",
+        second.stderr
+    );
 }
 
 #[test]
 fn an_archive_on_standard_input_is_a_context() {
     let builder = Builder::plain();
     let dir = tempfile::tempdir().unwrap();
-    let made = Context::new(&[("Dockerfile", "FROM scratch\nCOPY f /f\n"), ("f", "from the archive")]);
+    let made =
+        Context::new(&[("Dockerfile", "FROM scratch\nCOPY f /f\n"), ("f", "from the archive")]);
     let file = dir.path().join("context.tgz");
-    assert!(Command::new("tar").arg("-C").arg(made.path()).arg("-czf").arg(&file).arg(".").status().unwrap().success());
+    assert!(
+        Command::new("tar")
+            .arg("-C")
+            .arg(made.path())
+            .arg("-czf")
+            .arg(&file)
+            .arg(".")
+            .status()
+            .unwrap()
+            .success()
+    );
     let files = Build::new(Some(&builder.address()), "-").stdin(&file).tar();
     assert_eq!(files["f"].text(), "from the archive");
-    let files = Build::new(Some(&builder.address()), "-").stdin(&Context::new(&[]).write("text", "FROM scratch\nLABEL x=1\n").join("text")).tar();
+    let files = Build::new(Some(&builder.address()), "-")
+        .stdin(&Context::new(&[]).write("text", "FROM scratch\nLABEL x=1\n").join("text"))
+        .tar();
     assert!(files.is_empty());
 }
 
 #[test]
 fn what_it_does_not_understand_ends_with_two() {
-    for args in [vec!["build", "--no-such-flag"], vec!["nonsense"], vec!["build", "a", "b"], vec!["builder", "--debug=maybe"]] {
+    for args in [
+        vec!["build", "--no-such-flag"],
+        vec!["nonsense"],
+        vec!["build", "a", "b"],
+        vec!["builder", "--debug=maybe"],
+    ] {
         let out = Command::new(cofferdam_tests::program()).args(&args).output().unwrap();
-        assert_eq!(out.status.code(), Some(2), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(
+            out.status.code(),
+            Some(2),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
     let context = context();
     let error = Build::new(Some("ftp://x"), context.path().to_str().unwrap()).run().failure();
@@ -108,7 +150,8 @@ fn what_it_does_not_understand_ends_with_two() {
 fn loading_needs_a_docker_and_says_so() {
     let builder = Builder::plain();
     let context = context();
-    let error = builder.build(&context).args("--load -t x:1").env("PATH", "/nonexistent").run().failure();
+    let error =
+        builder.build(&context).args("--load -t x:1").env("PATH", "/nonexistent").run().failure();
     assert!(error.contains("docker") && error.contains("podman"), "{error}");
 }
 

@@ -112,7 +112,11 @@ fn an_oci_layout_is_a_context() {
         .arg("--build-context")
         .arg(format!("base=oci-layout://{}", layout.path().display()))
         .image();
-    assert!(image.env().contains(&"FROM_LAYOUT=yes") && image.env().contains(&"MORE=1"), "{:?}", image.env());
+    assert!(
+        image.env().contains(&"FROM_LAYOUT=yes") && image.env().contains(&"MORE=1"),
+        "{:?}",
+        image.env()
+    );
     assert!(image.files().contains_key("marker"));
 }
 

@@ -4,7 +4,9 @@ use cofferdam_tests::{Builder, Context, Options, Registry, is_root, leftovers};
 
 fn ordinary() -> Option<Builder> {
     if !is_root() {
-        println!("skipped: only root can become another user; every other test of this run used an ordinary user's builder");
+        println!(
+            "skipped: only root can become another user; every other test of this run used an ordinary user's builder"
+        );
         return None;
     }
     Some(Builder::start(&Options { ordinary: true, ..Options::default() }))
@@ -21,12 +23,14 @@ fn an_ordinary_user_builds_pushes_and_caches() {
         ),
         ("f", "f"),
     ]);
-    let outcome = builder.build(&context).args("--push -t").arg(registry.reference("app:1")).run().success();
+    let outcome =
+        builder.build(&context).args("--push -t").arg(registry.reference("app:1")).run().success();
     let image = registry.pull("app", "1");
     assert_eq!(image.text("id"), "0\n");
     assert_eq!((image.files()["owned"].uid, image.files()["owned"].gid), (1000, 50));
     assert_eq!((image.files()["f"].uid, image.files()["f"].gid), (7, 8));
-    let map: Vec<String> = outcome.log("RUN id -u > /id").split_whitespace().map(str::to_owned).collect();
+    let map: Vec<String> =
+        outcome.log("RUN id -u > /id").split_whitespace().map(str::to_owned).collect();
     assert_eq!(map[0], "0");
     assert_ne!(map[1], "0", "the step's root is not the builder's");
     assert!(builder.build(&context).run().success().ran().is_empty());
@@ -46,7 +50,11 @@ fn no_process_of_it_is_root_and_steps_have_ids_of_their_own() {
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    assert_eq!(found.first().map(|(_, owner)| *owner), Some(1_500_000_000), "first of the subordinate ids");
+    assert_eq!(
+        found.first().map(|(_, owner)| *owner),
+        Some(1_500_000_000),
+        "first of the subordinate ids"
+    );
     for pid in leftovers::tree(builder.pid()).keys() {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
         let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap().to_owned();
@@ -71,5 +79,8 @@ fn without_subordinate_ids_the_error_names_what_is_missing() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(!out.status.success() && said.contains("/etc/subuid") && said.contains("65536"), "{said}");
+    assert!(
+        !out.status.success() && said.contains("/etc/subuid") && said.contains("65536"),
+        "{said}"
+    );
 }

@@ -16,7 +16,9 @@ fn three_roots_are_three_ids() {
     let builder = Builder::plain();
     // The mark is unique among all processes of the machine.
     let mark = format!("3{:06}", std::process::id() % 1_000_000);
-    let context = Context::dockerfile(&format!("FROM @busybox\nRUN cat /proc/self/uid_map; id -u; touch /made; sleep {mark}\n"));
+    let context = Context::dockerfile(&format!(
+        "FROM @busybox\nRUN cat /proc/self/uid_map; id -u; touch /made; sleep {mark}\n"
+    ));
     let build = builder.build(&context).spawn();
     let step = wait_for_mark(&mark);
     assert_ne!(step, 0, "the step's root is not the host's");
@@ -29,8 +31,17 @@ fn three_roots_are_three_ids() {
     let said = build.said();
     build.interrupt();
     let _ = build.finish();
-    let map: Vec<&str> = said.lines().filter_map(|line| line.split_once(' ')).filter_map(|(_, rest)| rest.split_once(' ')).map(|(_, text)| text.trim()).collect();
-    assert!(map.iter().any(|line| line.split_whitespace().collect::<Vec<_>>() == ["0", "65536", "65536"]), "{said}");
+    let map: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(_, rest)| rest.split_once(' '))
+        .map(|(_, text)| text.trim())
+        .collect();
+    assert!(
+        map.iter()
+            .any(|line| line.split_whitespace().collect::<Vec<_>>() == ["0", "65536", "65536"]),
+        "{said}"
+    );
 }
 
 fn wait_for_mark(mark: &str) -> u32 {
@@ -60,7 +71,12 @@ fn nothing_of_the_host_or_the_builder_can_be_read() {
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines[1].parse::<u32>().unwrap() < 10, "processes of others are visible: {said}");
     assert!(!lines[2].contains("store"), "{said}");
-    assert_eq!(lines[4].trim(), "HOME HOSTNAME PATH PWD SHLVL".replace("HOSTNAME ", if lines[4].contains("HOSTNAME") { "HOSTNAME " } else { "" }), "{said}");
+    assert_eq!(
+        lines[4].trim(),
+        "HOME HOSTNAME PATH PWD SHLVL"
+            .replace("HOSTNAME ", if lines[4].contains("HOSTNAME") { "HOSTNAME " } else { "" }),
+        "{said}"
+    );
     assert!(!said.contains("of the host"), "{said}");
 }
 
@@ -68,7 +84,8 @@ fn nothing_of_the_host_or_the_builder_can_be_read() {
 fn a_step_has_no_descriptor_that_is_not_its_own() {
     let builder = Builder::plain();
     let said = log(&builder, "ls -l /proc/self/fd | awk '{print $9, $11}'");
-    let mut numbers: Vec<&str> = said.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
+    let mut numbers: Vec<&str> =
+        said.split_whitespace().filter(|word| word.parse::<u32>().is_ok()).collect();
     numbers.sort_unstable();
     // The fourth is the directory that ls reads.
     assert_eq!(numbers, ["0", "1", "2", "3"], "{said}");
@@ -79,12 +96,27 @@ fn a_step_has_no_descriptor_that_is_not_its_own() {
 fn capabilities_are_cut_and_system_calls_filtered() {
     let builder = Builder::plain();
     let said = log(&builder, "grep -E 'Cap|NoNewPrivs|Seccomp:' /proc/self/status");
-    let value = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {said}")).trim().to_owned();
+    let value = |name: &str| {
+        said.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("{name}: {said}"))
+            .trim()
+            .to_owned()
+    };
     let bits = |name: &str| u64::from_str_radix(&value(name), 16).unwrap();
     assert_eq!(value("Seccomp:"), "2");
     let bounding = bits("CapBnd:");
     assert_eq!(bits("CapInh:") | bits("CapAmb:"), 0, "{said}");
-    for (name, bit) in [("SYS_MODULE", 16), ("SYS_RAWIO", 17), ("SYS_PTRACE", 19), ("SYS_ADMIN", 21), ("SYS_BOOT", 22), ("SYS_TIME", 25), ("NET_ADMIN", 12), ("BPF", 39)] {
+    for (name, bit) in [
+        ("SYS_MODULE", 16),
+        ("SYS_RAWIO", 17),
+        ("SYS_PTRACE", 19),
+        ("SYS_ADMIN", 21),
+        ("SYS_BOOT", 22),
+        ("SYS_TIME", 25),
+        ("NET_ADMIN", 12),
+        ("BPF", 39),
+    ] {
         assert_eq!(bounding >> bit & 1, 0, "CAP_{name} is in the bounding set: {said}");
     }
     assert_eq!(bounding & 1, 1, "control: CAP_CHOWN is there, package managers need it");
@@ -113,7 +145,10 @@ fn proc_and_sys_are_masked() {
     assert!(!said.contains("wrote"), "{said}");
     assert!(lines[2] == "0", "/sys shows something: {said}");
     for device in lines.last().unwrap().split_whitespace() {
-        let known = ["core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero", "console"];
+        let known = [
+            "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
+            "stdin", "stdout", "tty", "urandom", "zero", "console",
+        ];
         assert!(known.contains(&device), "/dev/{device}: {said}");
     }
 }
@@ -140,12 +175,16 @@ fn memory_and_processes_are_limited_where_the_builder_has_groups() {
     }
     let builder = Builder::plain();
     // A fork bomb ends with its step, and the builder lives.
-    let context = Context::dockerfile("FROM @busybox\nRUN for i in $(seq 30); do sleep 600 & done; exit 3\n");
+    let context =
+        Context::dockerfile("FROM @busybox\nRUN for i in $(seq 30); do sleep 600 & done; exit 3\n");
     let error = builder.build(&context).run().failure();
     assert!(error.contains("exit code: 3"), "{error}");
     let tree = leftovers::tree(builder.pid());
     assert!(!tree.values().any(|name| name.contains("sleep")), "{tree:?}");
-    assert!(!leftovers::groups(builder.pid()).is_empty(), "control: the builder has groups while it runs");
+    assert!(
+        !leftovers::groups(builder.pid()).is_empty(),
+        "control: the builder has groups while it runs"
+    );
     assert_eq!(builder.image("FROM @busybox\nRUN echo alive > /a\n").text("a"), "alive\n");
 }
 
@@ -167,14 +206,25 @@ fn insecure_things_need_to_be_allowed_on_both_sides() {
     for (text, flags) in [
         ("FROM @busybox\nRUN --network=host true\n", ""),
         ("FROM @busybox\nRUN --network=host true\n", "--allow network.host"),
-        ("# syntax=docker/dockerfile:1-labs\nFROM @busybox\nRUN --security=insecure true\n", "--allow security.insecure"),
+        (
+            "# syntax=docker/dockerfile:1-labs\nFROM @busybox\nRUN --security=insecure true\n",
+            "--allow security.insecure",
+        ),
     ] {
         let error = builder.build(&Context::dockerfile(text)).args(flags).run().failure();
         assert!(error.contains("not allowed") || error.contains("entitlement"), "{flags}: {error}");
     }
-    let open = Builder::start(&Options { args: vec!["--allow-insecure-entitlement".into(), "network.host".into()], ..Options::default() });
-    let listener = cofferdam_tests::http::Server::start(|_| cofferdam_tests::http::Response::ok("from the host"));
-    let context = Context::dockerfile(&format!("FROM @busybox\nRUN --network=host printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 127.0.0.1 {} | tail -1\n", listener.port()));
+    let open = Builder::start(&Options {
+        args: vec!["--allow-insecure-entitlement".into(), "network.host".into()],
+        ..Options::default()
+    });
+    let listener = cofferdam_tests::http::Server::start(|_| {
+        cofferdam_tests::http::Response::ok("from the host")
+    });
+    let context = Context::dockerfile(&format!(
+        "FROM @busybox\nRUN --network=host printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 127.0.0.1 {} | tail -1\n",
+        listener.port()
+    ));
     let outcome = open.build(&context).args("--allow network.host").run().success();
     assert_eq!(outcome.log("RUN "), "from the host");
     let error = open.build(&context).run().failure();

@@ -22,9 +22,7 @@ pub struct Setup<'a> {
 }
 
 impl Registry {
-    /// `None` when the program is not installed.
-    pub fn start(setup: &Setup<'_>) -> Option<Self> {
-        Command::new("docker-registry").arg("--version").output().ok()?;
+    pub fn start(setup: &Setup<'_>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let root = dir.path().join("data");
@@ -49,13 +47,13 @@ impl Registry {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap();
+            .expect("the Debian package docker-registry is needed");
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(started.elapsed() < Duration::from_secs(20), "the registry did not start");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Some(Self { child, host: format!("localhost:{port}"), dir })
+        Self { child, host: format!("localhost:{port}"), dir }
     }
 }
 
