@@ -24,6 +24,27 @@ pub(crate) struct Keyed {
     forced: bool,
 }
 
+/// What a vertex is called by where it comes from, as far as that can be said without its result.
+#[derive(Default)]
+pub(crate) struct Lineage {
+    /// Absent when something volatile takes part otherwise than by content.
+    name: Option<Digest>,
+    /// Digests of inputs that had to be read, by index: nobody should read them again.
+    contents: Vec<Option<Digest>>,
+}
+
+impl Keyed {
+    pub(crate) fn definition(&self) -> Option<Digest> {
+        self.definition
+    }
+}
+
+impl Lineage {
+    pub(crate) fn name(&self) -> Option<Digest> {
+        self.name
+    }
+}
+
 /// A vertex's result.
 pub(crate) struct Resolved<T> {
     pub(crate) identity: Digest,
@@ -83,31 +104,75 @@ async fn cache_map<R: Runtime>(shared: &Arc<Shared<R>>) -> Result<CacheMap, Solv
     Ok(map)
 }
 
+/// Names `shared` where there is no definition: as the definition does, but with the content of
+/// what is volatile below in place of its name. Only that content is read; results in between are
+/// not asked for, so a result is found though those it was made from are gone.
+pub(crate) async fn lineage<R: Runtime>(shared: &Arc<Shared<R>>) -> Result<Lineage, SolveError> {
+    let keyed = shared.keyed().await?;
+    if keyed.definition.is_some() {
+        return Ok(Lineage { name: keyed.definition, contents: Vec::new() });
+    }
+    if keyed.map.volatile || keyed.forced {
+        return Ok(Lineage::default());
+    }
+    let below = try_join_all(shared.inputs.iter().map(|input| input.shared.lineage())).await?;
+    let mut uses = below.iter().zip(&keyed.map.inputs);
+    if uses.any(|(below, use_of)| below.name.is_none() && !use_of.by_content) {
+        return Ok(Lineage::default());
+    }
+    let step = shared.step();
+    let contents = below.iter().enumerate().map(|(index, below)| {
+        let step = &step;
+        async move {
+            if below.name.is_some() {
+                return Ok(None);
+            }
+            let input = shared.inputs[index].shared.resolved().await?;
+            step.progress.start();
+            let digest = content(shared, index, &input, step).await;
+            digest.map(Some).map_err(|error| shared.fail(error))
+        }
+    });
+    let contents = try_join_all(contents).await?;
+    let parts = below.iter().zip(&contents).zip(&shared.inputs).zip(&keyed.map.inputs).filter_map(
+        |(((below, content), input), use_of)| match (content, below.name) {
+            (Some(content), _) => Some(Part::Content(*content)),
+            (None, Some(name)) => {
+                Some(Part::Named { name, output: input.output, selector: use_of.selector })
+            }
+            (None, None) => None,
+        },
+    );
+    Ok(Lineage { name: Some(key::key(keyed.map.digest, parts)), contents })
+}
+
 /// Finds or makes the result of `shared`.
 pub(crate) async fn resolve<R: Runtime>(
     shared: &Arc<Shared<R>>,
 ) -> Result<Resolved<R::Output>, SolveError> {
     let keyed = shared.keyed().await?;
     let step = shared.step();
-    if let Some(definition) = keyed.definition.filter(|_| !keyed.forced)
-        && let Some(hit) = find(shared, &definition, &step).await
+    // Where there is a definition, that is the lineage.
+    let lineage = shared.lineage().await?;
+    if let Some(name) = lineage.name.filter(|_| !keyed.forced)
+        && let Some(hit) = find(shared, &name, &step).await
     {
         step.progress.cached(hit.duration);
         return Ok(hit.resolved);
     }
     let inputs = try_join_all(shared.inputs.iter().map(|input| input.shared.resolved())).await?;
-    let plan = plan(shared, &keyed, &inputs, &step).await?;
+    let plan = plan(shared, &keyed, &lineage, &inputs, &step).await?;
     if !plan.durable || plan.forced || shared.vertex.ignore_cache() {
-        return execute(shared, &keyed, &inputs, &plan, &step).await;
+        return execute(shared, &lineage, &inputs, &plan, &step).await;
     }
     // Looked up with the lead in hand, so that whoever made it meanwhile is noticed.
     let _lead = Lead::take(&shared.core.leads, plan.key).await;
     if let Some(hit) = find(shared, &plan.key, &step).await {
-        link(shared, &keyed, &plan, &hit.resolved.identity).await;
+        link(shared, &lineage, &plan, &hit.resolved.identity).await;
         step.progress.cached(hit.duration);
         return Ok(hit.resolved);
     }
-    execute(shared, &keyed, &inputs, &plan, &step).await
+    execute(shared, &lineage, &inputs, &plan, &step).await
 }
 
 /// All outputs stored under `key`, or nothing.
@@ -128,8 +193,13 @@ async fn find<R: Runtime>(shared: &Shared<R>, key: &Digest, step: &Step) -> Opti
 }
 
 /// Leads the vertex's other names to what was found under one of them.
-async fn link<R: Runtime>(shared: &Shared<R>, keyed: &Keyed, plan: &Plan, identity: &Digest) {
-    let names = [Some(plan.key), keyed.definition];
+async fn link<R: Runtime>(
+    shared: &Shared<R>,
+    lineage: &Lineage,
+    plan: &Plan,
+    identity: &Digest,
+) {
+    let names = [Some(plan.key), lineage.name];
     let aliases: Vec<Digest> =
         names.into_iter().flatten().filter(|name| name != identity).collect();
     if !aliases.is_empty() {
@@ -140,6 +210,7 @@ async fn link<R: Runtime>(shared: &Shared<R>, keyed: &Keyed, plan: &Plan, identi
 async fn plan<R: Runtime>(
     shared: &Shared<R>,
     keyed: &Keyed,
+    lineage: &Lineage,
     inputs: &[Arc<Resolved<R::Output>>],
     step: &Step,
 ) -> Result<Plan, SolveError> {
@@ -148,9 +219,12 @@ async fn plan<R: Runtime>(
         // Content is read here, which takes time.
         step.progress.start();
     }
-    let parts = try_join_all(
-        inputs.iter().enumerate().map(|(index, input)| part(shared, keyed, index, input, step)),
-    );
+    let parts = try_join_all(inputs.iter().enumerate().map(|(index, input)| async move {
+        match lineage.contents.get(index).copied().flatten() {
+            Some(known) => Ok(Part::Content(known)),
+            None => part(shared, keyed, index, input, step).await,
+        }
+    }));
     let parts = parts.await.map_err(|error| shared.fail(error))?;
     let key = key::key(keyed.map.digest, parts);
     let mut named =
@@ -173,9 +247,17 @@ async fn part<R: Runtime>(
     if !use_of.by_content {
         return Ok(Part::Named { name: input.identity, output, selector: use_of.selector });
     }
+    content(shared, index, input, step).await.map(Part::Content)
+}
+
+async fn content<R: Runtime>(
+    shared: &Shared<R>,
+    index: usize,
+    input: &Resolved<R::Output>,
+    step: &Step,
+) -> Result<Digest, StepError> {
     let value = output_of(shared, index, input)?;
-    let digest = shared.core.runtime.content_digest(&shared.vertex, index, value, step).await?;
-    Ok(Part::Content(digest))
+    shared.core.runtime.content_digest(&shared.vertex, index, value, step).await
 }
 
 fn output_of<'a, R: Runtime>(
@@ -191,7 +273,7 @@ fn output_of<'a, R: Runtime>(
 
 async fn execute<R: Runtime>(
     shared: &Arc<Shared<R>>,
-    keyed: &Keyed,
+    lineage: &Lineage,
     inputs: &[Arc<Resolved<R::Output>>],
     plan: &Plan,
     step: &Step,
@@ -219,7 +301,7 @@ async fn execute<R: Runtime>(
             name: shared.vertex.name(),
             duration: started.elapsed(),
         };
-        let alias = keyed.definition.filter(|definition| *definition != plan.key);
+        let alias = lineage.name.filter(|name| *name != plan.key);
         let keys: Vec<Digest> = std::iter::once(plan.key).chain(alias).collect();
         shared.core.runtime.store(&keys, &outputs, meta).await;
     }

@@ -92,6 +92,15 @@ impl<R: Runtime> Job<R> {
         Some(held.vertices.get(&shown.shared_name)?.peek()?.identity)
     }
 
+    /// Every name of a vertex of this job that is known by now, whether or not its result was
+    /// asked for; the identity first when there is a result.
+    #[must_use]
+    pub fn names(&self, vertex: &Digest) -> Vec<Digest> {
+        let held = self.held();
+        let shared = held.shown.get(vertex).and_then(|shown| held.vertices.get(&shown.shared_name));
+        shared.map(|shared| shared.names()).unwrap_or_default()
+    }
+
     /// All events of this job from its beginning, then live, until it is closed.
     #[must_use]
     pub fn events(&self) -> EventStream {

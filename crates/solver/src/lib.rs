@@ -7,7 +7,7 @@
 //!
 //! # What a vertex is called
 //!
-//! Four names with four purposes; mixing them up is how a build cache goes wrong.
+//! Five names with five purposes; mixing them up is how a build cache goes wrong.
 //!
 //! * The **vertex digest** names an op exactly as a client wrote it. It finds work that is under
 //!   way right now, so that concurrent builds of the same vertex share one execution. It is not a
@@ -15,6 +15,10 @@
 //! * The **definition key** is `H(op digest, for each input: definition key, output, selector)`,
 //!   where the op digest comes from [`Runtime::cache_map`]. It can be computed without touching
 //!   any input, so it is looked up first, starting at the target: a hit needs nothing below.
+//! * The **lineage** stands in for the definition key above something volatile: it is made like a
+//!   definition key, except that an input without one is represented by the digest of what the op
+//!   looks at in it. Only volatile inputs are read for that. It finds a result whose own inputs
+//!   were never kept, such as the last stage of an imported cache.
 //! * The **content key** is `H(op digest, for each input: identity, output, selector)`, except that
 //!   an input that is used *by content* is represented by the digest of what the op looks at. It
 //!   needs the inputs to be there, and finds results when inputs changed in ways that the op
@@ -40,8 +44,8 @@
 //!
 //! # How it runs
 //!
-//! Every vertex that some job holds is one shared value with two stages, each run by at most one
-//! task: its keys, then its result. Tasks wait for the stages of their inputs; nothing recurses, so
+//! Every vertex that some job holds is one shared value with three stages, each run by at most one
+//! task: its keys, its lineage, its result. Tasks wait for the stages of their inputs; nothing recurses, so
 //! depth costs memory but no stack, and the graph being acyclic there is no deadlock. The limit on
 //! parallelism applies to [`Runtime::execute`] only. Two vertices with different digests and the
 //! same content key do not execute at the same time: the second waits and finds the first's

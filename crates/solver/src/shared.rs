@@ -1,4 +1,4 @@
-//! One vertex as all jobs see it: two stages, each done once.
+//! One vertex as all jobs see it: three stages, each done once.
 //!
 //! A value here lives as long as a job holds it or work on it is under way. Its inputs are held
 //! by the same jobs, so a stage may always wait for the stages of its inputs. Dropping must not
@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SolveError, StepError};
-use crate::evaluate::{self, Keyed, Resolved};
+use crate::evaluate::{self, Keyed, Lineage, Resolved};
 use crate::journal::{Journal, VertexLog};
 use crate::runtime::{Runtime, Step};
 use crate::solver::LogLimits;
@@ -49,6 +49,7 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) journal: Arc<Journal>,
     pub(crate) cancel: CancellationToken,
     keyed: Stage<Keyed>,
+    lineage: Stage<Lineage>,
     resolved: Stage<Resolved<R::Output>>,
 }
 
@@ -67,6 +68,7 @@ impl<R: Runtime> Shared<R> {
             journal: Journal::new(core.logs),
             cancel: CancellationToken::new(),
             keyed: Stage::new(),
+            lineage: Stage::new(),
             resolved: Stage::new(),
         })
     }
@@ -83,6 +85,18 @@ impl<R: Runtime> Shared<R> {
         self.keyed.wait().boxed()
     }
 
+    /// The vertex's name by where it comes from; starts the work on it when nobody did.
+    pub(crate) fn lineage(self: &Arc<Self>) -> BoxFuture<'_, Outcome<Lineage>> {
+        if self.lineage.begin() {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move {
+                let work = evaluate::lineage(&shared);
+                shared.lineage.run(&shared, work).await;
+            });
+        }
+        self.lineage.wait().boxed()
+    }
+
     /// The vertex's result; starts the work on it when nobody did.
     pub(crate) fn resolved(self: &Arc<Self>) -> BoxFuture<'_, Outcome<Resolved<R::Output>>> {
         if self.resolved.begin() {
@@ -97,11 +111,19 @@ impl<R: Runtime> Shared<R> {
 
     /// The result if it is there already.
     pub(crate) fn peek(&self) -> Option<Arc<Resolved<R::Output>>> {
-        self.resolved.value.borrow().as_ref()?.as_ref().ok().cloned()
+        self.resolved.peek()
+    }
+
+    /// Every name of the vertex that is known by now, the one its result has first.
+    pub(crate) fn names(&self) -> Vec<Digest> {
+        let mut names: Vec<Digest> = self.peek().map(|found| found.identity).into_iter().collect();
+        names.extend(self.lineage.peek().and_then(|lineage| lineage.name()));
+        names.extend(self.keyed.peek().and_then(|keyed| keyed.definition()));
+        names
     }
 
     pub(crate) fn failed(&self) -> bool {
-        self.keyed.failed() || self.resolved.failed()
+        self.keyed.failed() || self.lineage.failed() || self.resolved.failed()
     }
 
     /// Whether this vertex takes exactly these inputs, not other attempts at them.
@@ -187,6 +209,10 @@ impl<T> Stage<T> {
             // The sender is part of this stage and outlives the wait.
             _ => Err(SolveError::Canceled),
         }
+    }
+
+    fn peek(&self) -> Option<Arc<T>> {
+        self.value.borrow().as_ref()?.as_ref().ok().cloned()
     }
 
     fn failed(&self) -> bool {

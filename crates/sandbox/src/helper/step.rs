@@ -130,7 +130,7 @@ impl Step {
         match self.order.network {
             Network::Gate => network::create_tun()
                 .map(Some)
-                .map_err(Failure::mechanism("create the network device")),
+                .map_err(Failure::mechanism("create the network device with /dev/net/tun")),
             Network::None | Network::Host => Ok(None),
         }
     }
