@@ -25,6 +25,6 @@ pub use builder::{Builder, Home, Options};
 pub use context::Context;
 pub use image::{Blob, Entry, Image, digest, entries};
 pub use outcome::{Outcome, Step};
-pub use places::{is_root, program, test_image};
+pub use places::{is_root, need_root, program, test_image};
 pub use process::Process;
 pub use registry::Registry;

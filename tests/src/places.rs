@@ -36,6 +36,14 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Stops a test that only root can carry out: passing without trying would lie.
+///
+/// # Panics
+/// For anybody else.
+pub fn need_root() {
+    assert!(is_root(), "this test needs root");
+}
+
 /// The directory with the profile's programs: test executables are in its `deps`.
 fn target() -> PathBuf {
     let own = std::env::current_exe().unwrap();

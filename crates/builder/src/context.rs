@@ -20,6 +20,7 @@ use crate::cache::Imports;
 use crate::config::Config;
 use crate::downloads::Downloads;
 use crate::failure::Failure;
+use crate::turns::Turns;
 
 /// Largest resolver configuration that is read.
 const MAX_RESOLV_CONF: u64 = 64 << 10;
@@ -51,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     /// Downloads between key and use.
     pub(crate) downloads: Downloads,
+    /// Layers that are being fetched.
+    pub(crate) fetches: Arc<Turns>,
     builds: Mutex<HashMap<String, BuildInfo>>,
 }
 
@@ -73,6 +76,7 @@ impl Context {
             http,
             config,
             downloads: Downloads::default(),
+            fetches: Arc::default(),
             builds: Mutex::default(),
         })
     }

@@ -30,6 +30,7 @@ mod runtime;
 mod snapshot;
 mod source;
 mod tls;
+mod turns;
 mod user;
 mod wire_time;
 mod worker;

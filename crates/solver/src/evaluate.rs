@@ -128,7 +128,7 @@ pub(crate) async fn lineage<R: Runtime>(shared: &Arc<Shared<R>>) -> Result<Linea
                 return Ok(None);
             }
             let input = shared.inputs[index].shared.resolved().await?;
-            step.progress.start();
+            // Not a start: what is found above may answer for this vertex and those below.
             let digest = content(shared, index, &input, step).await;
             digest.map(Some).map_err(|error| shared.fail(error))
         }
@@ -193,12 +193,7 @@ async fn find<R: Runtime>(shared: &Shared<R>, key: &Digest, step: &Step) -> Opti
 }
 
 /// Leads the vertex's other names to what was found under one of them.
-async fn link<R: Runtime>(
-    shared: &Shared<R>,
-    lineage: &Lineage,
-    plan: &Plan,
-    identity: &Digest,
-) {
+async fn link<R: Runtime>(shared: &Shared<R>, lineage: &Lineage, plan: &Plan, identity: &Digest) {
     let names = [Some(plan.key), lineage.name];
     let aliases: Vec<Digest> =
         names.into_iter().flatten().filter(|name| name != identity).collect();

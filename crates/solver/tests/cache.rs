@@ -173,6 +173,29 @@ async fn equal_content_of_a_forced_vertex_ends_the_forcing() {
 }
 
 #[tokio::test]
+async fn a_result_is_found_though_what_it_was_made_from_is_lost() {
+    let world = World::new(&[("base", "b"), ("context", "c")]);
+    let target = |nonce: &str| {
+        edge(|draft| {
+            let base = draft.source("text://base");
+            let context = draft.source_with("local://context", nonce);
+            let copy = draft.run("join copy", &[(base, Named), (context, Content)]);
+            let stage = draft.run("unique stage", &[(copy, Named)]);
+            draft.run("join last", &[(stage, Content)])
+        })
+    };
+    let first = build(&world, &target("1")).await;
+    world.forget_records_but(&first);
+    let digested = world.digested.load(SeqCst);
+    assert_eq!(build(&world, &target("2")).await, first);
+    assert_eq!((world.runs("join copy"), world.runs("unique stage")), (1, 1));
+    assert_eq!(world.digested.load(SeqCst), digested + 1, "only the context is looked at");
+
+    world.write("context", "changed");
+    assert_ne!(build(&world, &target("3")).await, first);
+}
+
+#[tokio::test]
 async fn lost_records_cost_only_time() {
     let world = World::new(&[("base", "b")]);
     let target = edge(|draft| {

@@ -354,6 +354,11 @@ impl Store {
         self.schedule_flush();
     }
 
+    /// Says when a layer was made that another builder made.
+    pub fn set_layer_created_at(&self, layer: &Layer, created_at: DateTime<Utc>) {
+        self.change_layer(layer, |info| info.created_at = created_at);
+    }
+
     /// Remembers the digest of a layer's uncompressed tar.
     pub fn set_layer_diff_id(&self, layer: &Layer, diff_id: Digest) {
         self.change_layer(layer, |info| info.diff_id = Some(diff_id));

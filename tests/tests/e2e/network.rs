@@ -59,10 +59,7 @@ fn loopback_private_and_metadata_addresses_are_refused() {
 
 #[test]
 fn a_rule_opens_exactly_what_it_names() {
-    let Some(own) = own_address() else {
-        println!("skipped: this machine has no address");
-        return;
-    };
+    let own = own_address().expect("this machine needs an address besides loopback");
     // The server listens on loopback; a second one is wanted on the address that the rule names.
     let listener = std::net::TcpListener::bind((own.as_str(), 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -101,7 +98,7 @@ fn without_network_there_is_only_an_own_loopback() {
 
 #[test]
 fn package_registries_are_reached_through_the_default_network() {
-    // Only where this machine itself has a way out.
+    // Control: the machine itself has a way out.
     let out = std::process::Command::new("getent").args(["ahostsv4", "pypi.org"]).output();
     let reachable = out.is_ok_and(|out| out.status.success())
         && std::net::ToSocketAddrs::to_socket_addrs("pypi.org:443").is_ok_and(|mut all| {
@@ -110,10 +107,7 @@ fn package_registries_are_reached_through_the_default_network() {
                     .is_ok()
             })
         });
-    if !reachable {
-        println!("skipped: this machine reaches no package registry directly");
-        return;
-    }
+    assert!(reachable, "this machine has to reach a package registry directly");
     let builder = Builder::plain();
     let context = Context::dockerfile(
         "FROM @busybox\nRUN nc -w 5 pypi.org 443 </dev/null && echo connected\n",

@@ -1,20 +1,16 @@
 //! The builder of an ordinary user with subordinate ids.
 
-use cofferdam_tests::{Builder, Context, Options, Registry, is_root, leftovers};
+use cofferdam_tests::{Builder, Context, Options, Registry, leftovers, need_root};
 
-fn ordinary() -> Option<Builder> {
-    if !is_root() {
-        println!(
-            "skipped: only root can become another user; every other test of this run used an ordinary user's builder"
-        );
-        return None;
-    }
-    Some(Builder::start(&Options { ordinary: true, ..Options::default() }))
+fn ordinary() -> Builder {
+    // Only root can become another user; run by an ordinary user, every other test uses that user's builder.
+    need_root();
+    Builder::start(&Options { ordinary: true, ..Options::default() })
 }
 
 #[test]
 fn an_ordinary_user_builds_pushes_and_caches() {
-    let Some(builder) = ordinary() else { return };
+    let builder = ordinary();
     let registry = Registry::start();
     let context = Context::new(&[
         (
@@ -33,12 +29,13 @@ fn an_ordinary_user_builds_pushes_and_caches() {
         outcome.log("RUN id -u > /id").split_whitespace().map(str::to_owned).collect();
     assert_eq!(map[0], "0");
     assert_ne!(map[1], "0", "the step's root is not the builder's");
-    assert!(builder.build(&context).run().success().ran().is_empty());
+    let again = builder.build(&context).run().success();
+    assert!(again.ran().is_empty(), "{:?}", again.ran());
 }
 
 #[test]
 fn no_process_of_it_is_root_and_steps_have_ids_of_their_own() {
-    let Some(builder) = ordinary() else { return };
+    let builder = ordinary();
     let mark = format!("45{:07}", std::process::id());
     let context = Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"));
     let build = builder.build(&context).spawn();
@@ -66,9 +63,7 @@ fn no_process_of_it_is_root_and_steps_have_ids_of_their_own() {
 
 #[test]
 fn without_subordinate_ids_the_error_names_what_is_missing() {
-    if !is_root() {
-        return;
-    }
+    need_root();
     let home = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(home.path(), Some(65_533), Some(65_533)).unwrap();
     let out = std::process::Command::new("setpriv")

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use cofferdam_tests::{Builder, Context, Options, is_root, leftovers};
+use cofferdam_tests::{Builder, Context, Options, is_root, leftovers, need_root};
 
 fn log(builder: &Builder, command: &str) -> String {
     let context = Context::dockerfile(&format!("FROM @busybox\nRUN {command}\n"));
@@ -169,10 +169,7 @@ fn a_hostile_root_filesystem_leads_nowhere() {
 
 #[test]
 fn memory_and_processes_are_limited_where_the_builder_has_groups() {
-    if !is_root() {
-        println!("skipped: needs root");
-        return;
-    }
+    need_root();
     let builder = Builder::plain();
     // A fork bomb ends with its step, and the builder lives.
     let context =

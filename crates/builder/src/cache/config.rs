@@ -1,5 +1,6 @@
 //! The config of a cache manifest, as BuildKit's `cache/remotecache/v1` writes it.
 
+use chrono::{DateTime, Utc};
 use cofferdam_digest::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,9 @@ pub(super) struct LayerAnnotations {
     /// Size of the packed layer.
     #[serde(default)]
     pub(super) size: u64,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) created_at: Option<DateTime<Utc>>,
 }
 
 /// One record: a key and its results.
@@ -53,6 +57,9 @@ pub(super) struct LayerAnnotations {
 pub(super) struct CacheRecord {
     /// The key.
     pub(super) digest: Digest,
+    /// The key its result had first, when that is another one. Not in BuildKit's format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) identity: Option<Digest>,
     /// Results whose layers form a chain through their parents.
     #[serde(default, rename = "layers", skip_serializing_if = "Vec::is_empty")]
     pub(super) results: Vec<CacheResult>,

@@ -14,6 +14,7 @@ use cofferdam_solver::VertexLog;
 use cofferdam_store::{LayerId, Tree};
 use futures::FutureExt;
 
+use super::Imports;
 use super::config::{
     CacheConfig, CacheLayer, CacheRecord, ChainedResult, LayerAnnotations, MEDIA_TYPE,
 };
@@ -22,6 +23,7 @@ use crate::blocking::blocking;
 use crate::context::Context;
 use crate::export::layers::{PackedLayer, Packing, pack};
 use crate::failure::Failure;
+use crate::snapshot::RemoteTree;
 
 /// What one message to the client's content store carries.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -35,8 +37,17 @@ pub(crate) struct ExportRequest {
     pub(crate) attrs: BTreeMap<String, String>,
 }
 
-/// Results of a build that a cache may hold: key and trees.
-pub(crate) type Results = Vec<(Digest, Vec<Tree>)>;
+/// A result of a build that a cache may hold.
+#[derive(Debug, Clone)]
+pub(crate) struct CachedResult {
+    /// What it is found under; its identity first.
+    pub(crate) keys: Vec<Digest>,
+    /// Its outputs.
+    pub(crate) trees: Vec<Tree>,
+}
+
+/// What a build leaves to a cache.
+pub(crate) type Results = Vec<CachedResult>;
 
 impl ExportRequest {
     /// Whether intermediate results are wanted too.
@@ -66,7 +77,7 @@ pub(crate) fn only_final(results: Results, finals: &[Tree]) -> Results {
     let fits = |trees: &[Tree]| {
         trees.iter().all(|tree| !tree.is_empty() && tree.ids().iter().all(|id| known.contains(id)))
     };
-    results.into_iter().filter(|(_, trees)| fits(trees)).collect()
+    results.into_iter().filter(|result| fits(&result.trees)).collect()
 }
 
 /// Packs and sends a cache; returns the response keys of the export.
@@ -83,10 +94,10 @@ pub(crate) async fn export(
     };
     let packing = Packing { compression, force: false, epoch: None, oci_types: true };
     let mut builder = Builder::default();
-    for (key, trees) in &results {
-        for (output, tree) in trees.iter().enumerate() {
+    for result in &results {
+        for (output, tree) in result.trees.iter().enumerate() {
             let layers = pack(&context.store, tree, packing).await?;
-            builder.add(output_key(key, output), &layers);
+            builder.add(result, output, &layers);
         }
     }
     let (manifest, config) = builder.finish()?;
@@ -125,21 +136,30 @@ pub(crate) fn inline(results: &Results, image: &Tree) -> Result<String, Failure>
         .map(|index| CacheLayer { blob: None, parent: index as i64 - 1, annotations: None })
         .collect();
     let mut records = Vec::new();
-    for (key, trees) in results {
-        for (output, tree) in trees.iter().enumerate() {
+    for result in results {
+        for (output, tree) in result.trees.iter().enumerate() {
             let indexes: Option<Vec<usize>> =
                 tree.ids().iter().map(|id| position.get(id).copied()).collect();
             if let Some(layers) = indexes {
-                records.push(CacheRecord {
-                    digest: output_key(key, output),
-                    results: Vec::new(),
-                    chains: vec![ChainedResult { layers, created_at: None }],
-                });
+                records.extend(result.records(output, &layers));
             }
         }
     }
     let json = serde_json::to_vec(&CacheConfig { layers, records }).map_err(Failure::internal)?;
     Ok(base64::engine::general_purpose::STANDARD.encode(json))
+}
+
+impl CachedResult {
+    /// One record for each key of an output.
+    fn records(&self, output: usize, layers: &[usize]) -> impl Iterator<Item = CacheRecord> {
+        let identity = self.keys.first().copied();
+        self.keys.iter().map(move |key| CacheRecord {
+            digest: output_key(key, output),
+            identity: identity.filter(|identity| identity != key),
+            results: Vec::new(),
+            chains: vec![ChainedResult { layers: layers.to_vec(), created_at: None }],
+        })
+    }
 }
 
 #[derive(Default)]
@@ -151,7 +171,7 @@ struct Builder {
 }
 
 impl Builder {
-    fn add(&mut self, key: Digest, layers: &[PackedLayer]) {
+    fn add(&mut self, result: &CachedResult, output: usize, layers: &[PackedLayer]) {
         let mut parent = -1;
         let mut chain = Vec::with_capacity(layers.len());
         for layer in layers {
@@ -159,11 +179,7 @@ impl Builder {
             chain.push(at);
             parent = at as i64;
         }
-        self.config.records.push(CacheRecord {
-            digest: key,
-            results: Vec::new(),
-            chains: vec![ChainedResult { layers: chain, created_at: None }],
-        });
+        self.config.records.extend(result.records(output, &chain));
     }
 
     fn layer(&mut self, parent: i64, layer: &PackedLayer) -> usize {
@@ -179,6 +195,7 @@ impl Builder {
                 media_type: layer.descriptor.media_type.clone(),
                 diff_id: Some(layer.diff_id),
                 size: layer.descriptor.size,
+                created_at: Some(layer.created),
             }),
         });
         self.index.insert((parent, digest), index);
@@ -276,17 +293,70 @@ pub(crate) async fn write_blob(
     writer.commit().await.map_err(Failure::of)
 }
 
-/// Collects what the store holds under the given identities.
+/// Collects what is known of each vertex: `names` holds all names of one. Layers that an imported
+/// cache still has elsewhere are fetched with `fetch`, and left out without.
 pub(crate) async fn collect(
     context: &Arc<Context>,
-    identities: Vec<Digest>,
+    imports: &Imports,
+    names: Vec<Vec<Digest>>,
+    fetch: bool,
+    log: &VertexLog,
 ) -> Result<Results, Failure> {
-    let store = Arc::clone(&context.store);
-    blocking(move || {
-        identities
-            .into_iter()
-            .filter_map(|identity| store.record(&identity).map(|(_, trees)| (identity, trees)))
-            .collect()
-    })
-    .await
+    let mut results = Results::new();
+    for names in names {
+        let store = Arc::clone(&context.store);
+        let wanted = names.clone();
+        let stored = blocking(move || wanted.iter().find_map(|name| store.record(name))).await?;
+        let (keys, trees) = match stored {
+            Some((record, trees)) => {
+                let mut keys = vec![record.identity];
+                keys.extend(record.aliases);
+                (keys, trees)
+            }
+            None => match imported(context, imports, &names, fetch, log).await? {
+                Some((identity, trees)) => (vec![identity], trees),
+                None => continue,
+            },
+        };
+        results.push(CachedResult { keys: in_order(keys, names), trees });
+    }
+    Ok(results)
+}
+
+/// The identity, then the others sorted: equal builds make equal caches.
+fn in_order(mut keys: Vec<Digest>, names: Vec<Digest>) -> Vec<Digest> {
+    keys.extend(names);
+    let identity = keys[0];
+    keys.retain(|key| *key != identity);
+    keys.sort_unstable();
+    keys.dedup();
+    keys.insert(0, identity);
+    keys
+}
+
+/// What an imported cache holds under any of the names.
+async fn imported(
+    context: &Arc<Context>,
+    imports: &Imports,
+    names: &[Digest],
+    fetch: bool,
+    log: &VertexLog,
+) -> Result<Option<(Digest, Vec<Tree>)>, Failure> {
+    for name in names {
+        let mut found: Option<Digest> = None;
+        let mut trees = Vec::new();
+        while let Some((identity, layers)) = imports.find(context, name, trees.len(), log) {
+            let tree = match layers.present() {
+                Some(tree) => tree,
+                None if fetch => layers.fetch().await?,
+                None => return Ok(None),
+            };
+            found.get_or_insert(identity);
+            trees.push(tree);
+        }
+        if let Some(identity) = found {
+            return Ok(Some((identity, trees)));
+        }
+    }
+    Ok(None)
 }

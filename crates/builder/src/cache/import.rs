@@ -5,28 +5,32 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use chrono::DateTime;
 use cofferdam_digest::Digest;
 use cofferdam_image::registry::Repository;
-use cofferdam_image::{Descriptor, Document, ImageConfig, Manifest, Platform, Reference, media};
+use cofferdam_image::{
+    Descriptor, Document, ImageConfig, Index, Manifest, Platform, Reference, media,
+};
 use cofferdam_session::Session;
-use cofferdam_solver::Step;
+use cofferdam_solver::VertexLog;
 use futures::FutureExt;
 
 use super::config::{CacheConfig, MAX_RECORDS, MEDIA_TYPE};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::snapshot::Snapshot;
 use crate::source::image::{RegistryBlobs, SessionBlobs};
-use crate::source::layers::{BlobSource, RemoteLayers};
+use crate::source::layers::{BlobSource, RemoteLayer, RemoteLayers};
 
 /// Largest config of a cache manifest.
 const MAX_CONFIG: u64 = 64 << 20;
+/// Most images of an index that are asked for a cache; real ones have one for each platform.
+const MAX_IMAGES: usize = 64;
 /// Where an image's config keeps an inline cache.
 const INLINE_KEY: &str = "moby.buildkit.cache.v0";
 
 /// A cache that was read.
 pub(crate) struct ImportedCache {
-    records: HashMap<Digest, Vec<(Descriptor, Digest)>>,
+    records: Records,
     blobs: Arc<dyn BlobSource>,
     name: String,
 }
@@ -54,23 +58,19 @@ impl ImportRequest {
 }
 
 impl ImportedCache {
-    /// The output stored under `key`, its layers not yet fetched.
-    pub(crate) fn lookup(
+    /// The output stored under `key`, its layers not yet fetched, and the key it had first.
+    pub(crate) fn find(
         &self,
-        context: &Arc<Context>,
+        context: &Context,
         key: &Digest,
         output: usize,
-        step: &Step,
-    ) -> Option<Snapshot> {
-        let layers = self.records.get(&output_key(key, output))?.clone();
-        if layers.is_empty() {
-            return Some(Snapshot::scratch());
-        }
+        log: &VertexLog,
+    ) -> Option<(Digest, RemoteLayers)> {
+        let record = self.records.get(&output_key(key, output))?;
         let blobs = Arc::clone(&self.blobs);
         let name = format!("imported from {}", self.name);
-        let log = step.progress.clone();
-        let remote = RemoteLayers::new(&context.store, blobs, layers, name, log);
-        Some(Snapshot::remote(Arc::new(remote)))
+        let layers = RemoteLayers::new(context, blobs, record.layers.clone(), name, log.clone());
+        Some((record.identity.unwrap_or(*key), layers))
     }
 
     /// Reads the cache that `request` names.
@@ -111,7 +111,7 @@ impl ImportedCache {
                         let bytes = blob(&repository, config).await?;
                         records(&parse(&bytes)?, &index.manifests)
                     }
-                    None => inline_of_index(&repository, &reference).await?,
+                    None => inline_of_index(&repository, &index).await?,
                 }
             }
         };
@@ -176,7 +176,13 @@ async fn blob(repository: &Repository, descriptor: &Descriptor) -> Result<Bytes,
     repository.small_blob(descriptor).await.map_err(Failure::of)
 }
 
-type Records = HashMap<Digest, Vec<(Descriptor, Digest)>>;
+type Records = HashMap<Digest, ImportedRecord>;
+
+/// One output of a record.
+struct ImportedRecord {
+    identity: Option<Digest>,
+    layers: Vec<RemoteLayer>,
+}
 
 /// Records whose every layer is described completely.
 fn records(config: &CacheConfig, descriptors: &[Descriptor]) -> Records {
@@ -185,7 +191,7 @@ fn records(config: &CacheConfig, descriptors: &[Descriptor]) -> Records {
     let mut found = Records::new();
     for record in &config.records {
         let Some(chain) = config.chain(record) else { continue };
-        let layers: Option<Vec<(Descriptor, Digest)>> = chain
+        let layers: Option<Vec<RemoteLayer>> = chain
             .iter()
             .map(|layer| {
                 let annotations = layer.annotations.as_ref()?;
@@ -193,11 +199,12 @@ fn records(config: &CacheConfig, descriptors: &[Descriptor]) -> Records {
                 if !media::is_layer(&descriptor.media_type) {
                     descriptor.media_type = annotations.media_type.clone();
                 }
-                Some((descriptor, annotations.diff_id?))
+                let (diff_id, created) = (annotations.diff_id?, annotations.created_at);
+                Some(RemoteLayer { descriptor, diff_id, created })
             })
             .collect();
         if let Some(layers) = layers {
-            found.insert(record.digest, layers);
+            found.insert(record.digest, ImportedRecord { identity: record.identity, layers });
         }
     }
     found
@@ -215,24 +222,39 @@ async fn inline(repository: &Repository, manifest: &Manifest) -> Result<Records,
         .map_err(|error| Failure::invalid(format!("malformed inline cache: {error}")))?;
     let mut cache = parse(&json)?;
     let diff_ids = &config.rootfs.diff_ids;
+    // The history has an entry for each layer, among others.
+    let mut history = config.history.iter().filter(|entry| !entry.empty_layer);
     for ((layer, descriptor), diff_id) in
         cache.layers.iter_mut().zip(&manifest.layers).zip(diff_ids)
     {
+        let created = history.next().and_then(|entry| entry.created.as_deref());
+        let created = created.and_then(|text| DateTime::parse_from_rfc3339(text).ok());
         layer.blob = Some(descriptor.digest);
         layer.annotations = Some(super::config::LayerAnnotations {
             media_type: descriptor.media_type.clone(),
             diff_id: Some(*diff_id),
             size: descriptor.size,
+            created_at: created.map(|time| time.to_utc()),
         });
     }
     Ok(records(&cache, &manifest.layers))
 }
 
-async fn inline_of_index(
-    repository: &Repository,
-    reference: &Reference,
-) -> Result<Records, Failure> {
-    let resolved =
-        repository.resolve(&reference.target(), &Platform::host()).await.map_err(Failure::of)?;
-    inline(repository, &resolved.manifest).await
+/// The inline caches of all images of an index: a build may be for several platforms.
+async fn inline_of_index(repository: &Repository, index: &Index) -> Result<Records, Failure> {
+    let mut found = Records::new();
+    let images = index.manifests.iter().filter(|entry| {
+        let attestation = entry.platform.as_ref().is_some_and(Platform::is_unknown);
+        media::is_manifest(&entry.media_type) && !attestation
+    });
+    let mut trouble = Failure::unknown("the image holds no build cache");
+    for entry in images.take(MAX_IMAGES) {
+        let fetched = repository.document(entry).await.map_err(Failure::of)?;
+        let Document::Manifest(manifest) = fetched.document else { continue };
+        match inline(repository, &manifest).await {
+            Ok(records) => found.extend(records),
+            Err(failure) => trouble = failure,
+        }
+    }
+    if found.is_empty() { Err(trouble) } else { Ok(found) }
 }

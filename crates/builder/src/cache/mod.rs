@@ -9,14 +9,12 @@ mod config;
 pub(crate) mod export;
 pub(crate) mod import;
 
-use std::sync::Arc;
-
 use cofferdam_digest::Digest;
-use cofferdam_solver::Step;
+use cofferdam_solver::VertexLog;
 
 use self::import::ImportedCache;
 use crate::context::Context;
-use crate::snapshot::Snapshot;
+use crate::source::layers::RemoteLayers;
 
 /// The caches one build may look into.
 #[derive(Default)]
@@ -30,15 +28,15 @@ impl Imports {
         self.caches.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(cache);
     }
 
-    /// The output stored under `key` in any of the caches.
-    pub(crate) fn lookup(
+    /// The output stored under `key` in any of the caches, and the key it had first.
+    pub(crate) fn find(
         &self,
-        context: &Arc<Context>,
+        context: &Context,
         key: &Digest,
         output: usize,
-        step: &Step,
-    ) -> Option<Snapshot> {
+        log: &VertexLog,
+    ) -> Option<(Digest, RemoteLayers)> {
         let caches = self.caches.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        caches.iter().find_map(|cache| cache.lookup(context, key, output, step))
+        caches.iter().find_map(|cache| cache.find(context, key, output, log))
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use cofferdam_digest::Digest;
 use cofferdam_graph::Edge;
+use cofferdam_solver::VertexLog;
 use cofferdam_wire::moby::buildkit::v1::{SolveRequest, SolveResponse};
 use cofferdam_wire::pb;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +18,11 @@ use crate::cache::export as cache_export;
 use crate::cache::export::ExportRequest;
 use crate::cache::import::ImportRequest;
 use crate::context::BuildInfo;
-use crate::export::{Attributes, Export, Kind, Output, Refs, vertex_digest};
+use crate::export::{Attributes, CONFIG_KEY, Export, Kind, Output, Refs, vertex_digest};
 use crate::failure::Failure;
 use crate::gateway::bridge::{Answer, AnswerRefs, Bridge};
 use crate::gateway::entitlements::Granted;
+use crate::snapshot::Snapshot;
 
 /// Newest wire behaviour this builder has, in BuildKit's numbering.
 const COMPATIBILITY: i64 = 30;
@@ -271,8 +273,8 @@ fn cache_requests(request: &SolveRequest) -> Result<Vec<ExportRequest>, Failure>
     Ok(wanted)
 }
 
-/// The identities of every vertex the build looked at.
-fn identities(bridge: &Bridge) -> Vec<Digest> {
+/// The names of every vertex the build looked at.
+fn names(bridge: &Bridge) -> Vec<Vec<Digest>> {
     let mut found = Vec::new();
     let mut seen = std::collections::HashSet::new();
     let mut stack: Vec<Edge> = bridge.solved();
@@ -281,7 +283,7 @@ fn identities(bridge: &Bridge) -> Vec<Digest> {
             continue;
         }
         if edge.vertex.export_cache() {
-            found.extend(bridge.job.identity(&edge.vertex.digest));
+            found.push(bridge.job.names(&edge.vertex.digest));
         }
         stack.extend(edge.vertex.inputs.iter().cloned());
     }
@@ -302,6 +304,16 @@ async fn final_trees(output: &Output) -> Result<Vec<crate::snapshot::Tree>, Fail
     Ok(trees)
 }
 
+async fn collect(
+    builder: &Arc<Builder>,
+    bridge: &Arc<Bridge>,
+    fetch: bool,
+    log: &VertexLog,
+) -> Result<cache_export::Results, Failure> {
+    let imports = builder.context.imports_of(bridge.job.id());
+    cache_export::collect(&builder.context, &imports, names(bridge), fetch, log).await
+}
+
 async fn export_cache(
     builder: &Arc<Builder>,
     bridge: &Arc<Bridge>,
@@ -312,8 +324,9 @@ async fn export_cache(
 ) -> Result<BTreeMap<String, String>, Failure> {
     let log = bridge.job.vertex(Digest::of(format!("{session}-cache-{index}")), request.title()?);
     let export = async {
-        let mut results = cache_export::collect(&builder.context, identities(bridge)).await?;
-        if !request.is_max() {
+        let max = request.is_max();
+        let mut results = collect(builder, bridge, max, &log).await?;
+        if !max {
             results = cache_export::only_final(results, &final_trees(output).await?);
         }
         let sessions = [session.to_owned()];
@@ -334,14 +347,21 @@ async fn add_inline_cache(
     bridge: &Arc<Bridge>,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let results = cache_export::collect(&builder.context, identities(bridge)).await?;
+    let digest = Digest::of(format!("{}-inline-cache", bridge.job.id()));
+    let log = bridge.job.vertex(digest, "preparing layers for inline cache");
     let trees = final_trees(output).await?;
+    let results = log.track(collect(builder, bridge, false, &log)).await?;
     let results = cache_export::only_final(results, &trees);
-    let configs = output.metadata.iter_mut().filter(|(key, _)| {
-        *key == "containerimage.config" || key.starts_with("containerimage.config/")
-    });
-    for ((_, config), tree) in configs.zip(&trees) {
-        let inline = cache_export::inline(&results, tree)?;
+    let images: Vec<(String, Snapshot)> = match &output.refs {
+        Refs::Single(one) => one.iter().map(|one| (CONFIG_KEY.to_owned(), one.clone())).collect(),
+        Refs::Map(map) => map
+            .iter()
+            .filter_map(|(id, one)| Some((format!("{CONFIG_KEY}/{id}"), one.clone()?)))
+            .collect(),
+    };
+    for (key, snapshot) in images {
+        let Some(config) = output.metadata.get_mut(&key) else { continue };
+        let inline = cache_export::inline(&results, &snapshot.tree().await?)?;
         let mut value: serde_json::Value =
             serde_json::from_slice(config).map_err(Failure::internal)?;
         value[INLINE_KEY] = serde_json::Value::String(inline);

@@ -78,7 +78,7 @@ pub(crate) struct Export {
 /// What an exporter tells the client.
 pub(crate) type Response = BTreeMap<String, String>;
 
-const CONFIG_KEY: &str = "containerimage.config";
+pub(crate) const CONFIG_KEY: &str = "containerimage.config";
 const PLATFORMS_KEY: &str = "refs.platforms";
 
 /// The vertex of exporter `index` in a session.

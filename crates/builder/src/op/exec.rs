@@ -14,7 +14,7 @@ use cofferdam_wire::pb;
 use super::exec_logs::{self, Pipes};
 use super::exec_mounts::{self, Prepared};
 use super::outputs;
-use crate::blocking::blocking;
+use crate::blocking::give_back;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::snapshot::Snapshot;
@@ -22,8 +22,6 @@ use crate::user::resolve_user;
 
 /// What a step finds in `PATH` when its image says nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Longest wait for the deletion of what a failed step wrote.
-const GIVE_BACK: std::time::Duration = std::time::Duration::from_secs(5);
 /// As BuildKit names its sandboxes; images and scripts have come to expect it.
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
@@ -44,22 +42,10 @@ pub(crate) async fn execute(
     match outcome.and_then(|exit| check_exit(meta, &exit).map(|()| exit)) {
         Ok(exit) => outputs::collect(prepared, inputs, exit.settled_parents).await,
         Err(failure) => {
-            give_back(context, prepared).await;
+            give_back(&context.store, prepared).await;
             Err(failure)
         }
     }
-}
-
-/// Deletes what a failed step wrote before its failure is told: it may have failed for want of
-/// space, and whoever tries again at once must find that space.
-async fn give_back(context: &Arc<Context>, prepared: Prepared) {
-    let store = Arc::clone(&context.store);
-    let deleted = blocking(move || {
-        drop(prepared);
-        store.wait_for_deletions();
-    });
-    // A slow disk goes on deleting in the background.
-    let _ = tokio::time::timeout(GIVE_BACK, deleted).await;
 }
 
 async fn spec(

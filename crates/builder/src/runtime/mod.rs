@@ -151,8 +151,9 @@ impl Runtime for OpRuntime {
             });
         }
         for build in self.context.builds_of(step) {
-            if let Some(snapshot) = build.imports.lookup(&self.context, key, output, step) {
-                return Some(Cached { output: snapshot, identity: *key, duration: None });
+            let found = build.imports.find(&self.context, key, output, &step.progress);
+            if let Some((identity, layers)) = found {
+                return Some(Cached { output: layers.into(), identity, duration: None });
             }
         }
         None

@@ -26,6 +26,8 @@ use crate::snapshot::{Snapshot, Workspace, open_own};
 
 /// Where repositories are unpacked before their files are copied into the store.
 const TEMPORARY: &str = "/tmp";
+/// Hexadecimal digits of a commit in a repository that uses SHA-256.
+const SHA256_LENGTH: usize = 64;
 /// Longest output of a git command that is kept.
 const MAX_OUTPUT: usize = 1 << 20;
 
@@ -167,7 +169,9 @@ async fn checkout(
         run(context, op, remote, Some(path), &args, step).await
     };
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    git(words("init -q .")).await?;
+    // The hash a repository uses is fixed when it is made, and cannot be mixed with another.
+    let format = if commit.len() == SHA256_LENGTH { "sha256" } else { "sha1" };
+    git(words(&format!("init -q --object-format={format} ."))).await?;
     git(vec!["remote".into(), "add".into(), "origin".into(), remote.url.clone()]).await?;
     // Servers may refuse to serve a bare commit; then everything reachable is fetched.
     let shallow = words(&format!("fetch -q --depth=1 --no-tags origin {commit}"));

@@ -235,10 +235,7 @@ async fn new_download(
         response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
     };
     let (etag, last_modified) = (header("etag"), header("last-modified"));
-    let modified = last_modified
-        .as_deref()
-        .and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok())
-        .map(|time| time.timestamp());
+    let modified = last_modified.as_deref().and_then(seconds_of_date);
     let name = header("content-disposition")
         .and_then(|text| disposition_name(&text))
         .or_else(|| base_name(response.url()))
@@ -250,6 +247,18 @@ async fn new_download(
         Remembered { etag, last_modified, digest: blob.digest(), name: name.clone(), modified };
     http_cache::remember(context, url, &remembered).await;
     Ok(Download { blob, name, modified })
+}
+
+/// A date of HTTP in any of its three forms
+/// ([RFC 9110, 5.6.7](https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7)), in seconds since the epoch.
+fn seconds_of_date(text: &str) -> Option<i64> {
+    const OBSOLETE: [&str; 3] =
+        ["%A, %d-%b-%y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S UTC", "%a %b %e %H:%M:%S %Y"];
+    if let Ok(time) = chrono::DateTime::parse_from_rfc2822(text) {
+        return Some(time.timestamp());
+    }
+    let parse = |form: &&str| chrono::NaiveDateTime::parse_from_str(text, form).ok();
+    OBSOLETE.iter().find_map(parse).map(|time| time.and_utc().timestamp())
 }
 
 /// The last component of a URL's path, when it is a plain name.
@@ -294,4 +303,24 @@ async fn save(
     let blob = blocking(move || writer.commit()).await?.map_err(Failure::store)?;
     step.progress.status(status.clone().at(i64::try_from(received).unwrap_or(0), total).done());
     Ok(blob)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_forms_of_dates_are_read() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 UTC",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(seconds_of_date(text), Some(784_111_777), "{text}");
+        }
+        for text in ["", "yesterday", "Sunday, 06-Nov-94"] {
+            assert_eq!(seconds_of_date(text), None, "{text}");
+        }
+    }
 }

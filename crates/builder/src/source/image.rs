@@ -21,7 +21,7 @@ use cofferdam_wire::pb;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::layers::{BlobSource, RemoteLayers};
+use super::layers::{BlobSource, RemoteLayer, RemoteLayers};
 use super::{SourceKey, cancellable};
 use crate::blocking::blocking;
 use crate::context::Context;
@@ -283,8 +283,17 @@ fn layers(
             diff_ids.len()
         )));
     }
-    let mut pairs: Vec<(Descriptor, Digest)> =
-        resolved.manifest.layers.iter().cloned().zip(diff_ids.iter().copied()).collect();
+    let mut layers: Vec<RemoteLayer> = resolved
+        .manifest
+        .layers
+        .iter()
+        .zip(diff_ids)
+        .map(|(descriptor, diff_id)| RemoteLayer {
+            descriptor: descriptor.clone(),
+            diff_id: *diff_id,
+            created: None,
+        })
+        .collect();
     if let Some(limit) = op.attrs.get("image.layerlimit").or_else(|| op.attrs.get("oci.layerlimit"))
     {
         let limit: usize = limit
@@ -292,12 +301,12 @@ fn layers(
             .ok()
             .filter(|limit| *limit > 0)
             .ok_or_else(|| Failure::invalid(format!("invalid layer limit {limit}")))?;
-        pairs.truncate(limit);
+        layers.truncate(limit);
     }
-    if pairs.is_empty() {
+    if layers.is_empty() {
         return Ok(Snapshot::scratch());
     }
-    let remote = RemoteLayers::new(&context.store, blobs, pairs, name, log);
+    let remote = RemoteLayers::new(context, blobs, layers, name, log);
     Ok(Snapshot::remote(Arc::new(remote)))
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use cofferdam_digest::Digest;
 use cofferdam_image::layer::{self, ApplyOptions};
 use cofferdam_image::{Descriptor, chain_ids};
@@ -18,8 +19,10 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use crate::blocking::blocking;
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::snapshot::RemoteTree;
+use crate::snapshot::{RemoteTree, Snapshot};
+use crate::turns::Turns;
 
 /// Layers of one image that are fetched at once; registries limit connections per client.
 const PARALLEL_FETCHES: usize = 4;
@@ -40,53 +43,69 @@ pub(crate) trait BlobSource: Send + Sync {
 /// The layers of one tree, bottom first.
 pub(crate) struct RemoteLayers {
     store: Arc<Store>,
+    fetches: Arc<Turns>,
     blobs: Arc<dyn BlobSource>,
-    layers: Vec<(Descriptor, Digest)>,
+    layers: Vec<RemoteLayer>,
     name: String,
     log: VertexLog,
 }
 
+/// One layer as an image or a cache describes it.
+#[derive(Debug, Clone)]
+pub(crate) struct RemoteLayer {
+    /// What to fetch.
+    pub(crate) descriptor: Descriptor,
+    /// Digest of the uncompressed tar.
+    pub(crate) diff_id: Digest,
+    /// When it was made, where that is known: images made of it say so.
+    pub(crate) created: Option<DateTime<Utc>>,
+}
+
 impl RemoteLayers {
-    /// Layers as pairs of what to fetch and the digest of the uncompressed tar.
+    /// Layers, bottom first, of which none is fetched yet.
     pub(crate) fn new(
-        store: &Arc<Store>,
+        context: &Context,
         blobs: Arc<dyn BlobSource>,
-        layers: Vec<(Descriptor, Digest)>,
+        layers: Vec<RemoteLayer>,
         name: String,
         log: VertexLog,
     ) -> Self {
-        Self { store: Arc::clone(store), blobs, layers, name, log }
+        let (store, fetches) = (Arc::clone(&context.store), Arc::clone(&context.fetches));
+        Self { store, fetches, blobs, layers, name, log }
     }
 
     /// All layers, when every one is on this disk.
     pub(crate) fn present(&self) -> Option<Tree> {
-        let diff_ids: Vec<Digest> = self.layers.iter().map(|(_, diff_id)| *diff_id).collect();
         let layers: Option<Vec<Layer>> =
-            chain_ids(&diff_ids).iter().map(|id| self.store.layer_by_chain_id(id)).collect();
+            self.chain().iter().map(|id| self.store.layer_by_chain_id(id)).collect();
         layers.map(Tree::new)
     }
 
-    async fn layer(
-        &self,
-        descriptor: &Descriptor,
-        diff_id: Digest,
-        chain_id: Digest,
-    ) -> Result<Layer, Failure> {
+    fn chain(&self) -> Vec<Digest> {
+        chain_ids(&self.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>())
+    }
+
+    async fn layer(&self, remote: &RemoteLayer, chain_id: Digest) -> Result<Layer, Failure> {
+        // By blob: the same one may be part of two chains.
+        let _turn = self.fetches.take(remote.descriptor.digest).await;
+        let RemoteLayer { descriptor, diff_id, created } = remote.clone();
         if let Some(layer) = self.store.layer_by_chain_id(&chain_id) {
             return Ok(layer);
         }
-        let blob = fetch(&self.store, &*self.blobs, descriptor, &self.log).await?;
+        let blob = fetch(&self.store, &*self.blobs, &descriptor, &self.log).await?;
         let extracting =
             Status::begin(format!("extracting {}", descriptor.digest), "extract".to_owned());
         self.log.status(extracting.clone());
         let store = Arc::clone(&self.store);
         let media_type = descriptor.media_type.clone();
         let name = self.name.clone();
-        let descriptor = descriptor.clone();
         let layer = blocking(move || {
             let layer = unpack(&store, &blob, &media_type, diff_id, &name)?;
             store.set_layer_blob(&layer, layer_blob(&descriptor, diff_id));
             store.set_layer_chain_id(&layer, chain_id);
+            if let Some(created) = created {
+                store.set_layer_created_at(&layer, created);
+            }
             Ok::<_, Failure>(layer)
         })
         .await??;
@@ -101,12 +120,11 @@ impl RemoteTree for RemoteLayers {
         if let Some(tree) = self.present() {
             return Ok(tree);
         }
-        let diff_ids: Vec<Digest> = self.layers.iter().map(|(_, diff_id)| *diff_id).collect();
-        let chain = chain_ids(&diff_ids);
+        let chain = self.chain();
         self.log.start();
         let mut work = Vec::with_capacity(chain.len());
-        for ((descriptor, diff_id), chain_id) in self.layers.iter().zip(chain) {
-            work.push(self.layer(descriptor, *diff_id, chain_id).boxed());
+        for (remote, chain_id) in self.layers.iter().zip(chain) {
+            work.push(self.layer(remote, chain_id).boxed());
         }
         let result = futures::stream::iter(work)
             .buffered(PARALLEL_FETCHES)
@@ -122,6 +140,12 @@ impl RemoteTree for RemoteLayers {
                 Err(failure)
             }
         }
+    }
+}
+
+impl From<RemoteLayers> for Snapshot {
+    fn from(layers: RemoteLayers) -> Self {
+        if layers.layers.is_empty() { Self::scratch() } else { Self::remote(Arc::new(layers)) }
     }
 }
 

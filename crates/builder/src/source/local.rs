@@ -14,6 +14,7 @@ use cofferdam_wire::pb;
 use futures::FutureExt;
 
 use super::{SourceKey, cancellable};
+use crate::blocking::give_back;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::snapshot::Snapshot;
@@ -105,14 +106,15 @@ async fn sync(
         }
     };
     match result {
-        Ok(received) => {
-            let total = i64::try_from(received.bytes).unwrap_or(i64::MAX);
+        Ok(_) => {
+            let total = i64::try_from(progress.bytes()).unwrap_or(i64::MAX);
             step.progress.status(status.at(total, 0).done());
             Ok(Snapshot::mirror(guard, Arc::clone(&context.store)))
         }
         Err(error) => {
             // Half a transfer must not be what the next one is compared with.
             guard.discard();
+            give_back(&context.store, ()).await;
             Err(Failure::of(error))
         }
     }

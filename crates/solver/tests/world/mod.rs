@@ -100,6 +100,14 @@ impl World {
         self.records.lock().unwrap().clear();
     }
 
+    /// Keeps nothing but results with this text.
+    pub fn forget_records_but(&self, text: &str) {
+        self.records
+            .lock()
+            .unwrap()
+            .retain(|_, (_, outputs, _)| outputs.iter().any(|one| &**one == text));
+    }
+
     /// How often something whose name contains `part` was executed.
     pub fn runs(&self, part: &str) -> usize {
         self.executed.lock().unwrap().iter().filter(|name| name.contains(part)).count()

@@ -120,6 +120,9 @@ impl Receiver {
     /// Any violation of the protocol, limit, or failure on disk; the receiver is then done.
     pub fn packet(&mut self, packet: &PacketView<'_>) -> Result<Step, ReceiveError> {
         let kind = packet.r#type.as_known();
+        // What is announced moves too, and may be all that does.
+        let names = packet.stat.as_option().map_or(0, |stat| stat.path.len() + stat.linkname.len());
+        self.options.progress.add_bytes(names + packet.data.len());
         match kind {
             Some(PacketType::PACKET_STAT) => match packet.stat.as_option() {
                 None => self.end_of_announcements().map(|()| Step::Continue),
@@ -418,7 +421,6 @@ impl Receiver {
         if self.received.bytes > self.options.limits.max_content_bytes {
             return Err(ReceiveError::Limit { limit: "the size of all files" });
         }
-        self.options.progress.add_bytes(data.len());
         file.write(data)
     }
 }
