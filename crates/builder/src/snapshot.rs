@@ -113,7 +113,7 @@ impl Snapshot {
 async fn copied(store: Arc<Store>, source: Root) -> Result<Tree, Failure> {
     blocking(move || {
         let workspace = Workspace::new(&store, Tree::scratch(), "copy of a local directory")?;
-        crate::op::file::copy_everything(&source, workspace.root(), None)
+        crate::op::file::copy_everything(&source, workspace.root(), None, None)
             .map_err(Failure::store)?;
         workspace.commit()
     })

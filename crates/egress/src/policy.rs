@@ -46,8 +46,8 @@ pub enum Mode {
 ///
 /// ```toml
 /// mode = "list"
-/// allow = ["*.npmjs.org", "10.0.0.0/8:443"]
-/// deny = ["telemetry.npmjs.org"]
+/// allow = ["*.packages.example", "10.0.0.0/8:443"]
+/// deny = ["telemetry.packages.example"]
 /// resolvers = ["192.0.2.53"]
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -265,12 +265,13 @@ mod tests {
     fn list_mode_and_names() {
         let p = policy(
             Mode::List,
-            &["*.npmjs.org", "203.0.113.5:5000", "internal.corp"],
-            &["bad.npmjs.org"],
+            &["*.packages.example", "203.0.113.5:5000", "internal.corp"],
+            &["bad.packages.example"],
         );
-        assert!(allowed(&p, "1.1.1.1:443", &["registry.npmjs.org"]));
+        assert!(allowed(&p, "1.1.1.1:443", &["registry.packages.example"]));
         assert!(
-            !allowed(&p, "1.1.1.1:443", &["bad.npmjs.org"]) && !allowed(&p, "1.1.1.1:443", &[])
+            !allowed(&p, "1.1.1.1:443", &["bad.packages.example"])
+                && !allowed(&p, "1.1.1.1:443", &[])
         );
         assert!(allowed(&p, "203.0.113.5:5000", &[]) && !allowed(&p, "203.0.113.5:5001", &[]));
         assert!(
@@ -302,7 +303,7 @@ mod tests {
 
     #[test]
     fn reads_and_writes_as_configuration() {
-        let text = r#"{"mode":"list","allow":["*.npmjs.org","10.0.0.0/8:443"],"deny":[],"resolvers":["192.0.2.53"]}"#;
+        let text = r#"{"mode":"list","allow":["*.packages.example","10.0.0.0/8:443"],"deny":[],"resolvers":["192.0.2.53"]}"#;
         let p: Policy = serde_json::from_str(text).unwrap();
         assert_eq!(p.resolvers[0].0.port(), 53);
         assert_eq!(serde_json::from_str::<Policy>(&serde_json::to_string(&p).unwrap()).unwrap(), p);

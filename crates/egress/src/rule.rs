@@ -1,6 +1,6 @@
 //! One line of an allow or deny list, and what it matches.
 //!
-//! Written as a name (`registry.npmjs.org`, `*.npmjs.org` for everything below it but not itself, `*` for any name), an
+//! Written as a name (`registry.packages.example`, `*.packages.example` for everything below it but not itself, `*` for any name), an
 //! address or an address range (`203.0.113.5`, `10.0.0.0/8`, `[2001:db8::]/32` or `[2001:db8::/32]`), each with an optional
 //! `:port`. A rule that could be read in two ways is refused: silently guessing here opens or closes the wrong thing.
 
@@ -207,16 +207,21 @@ mod tests {
 
     #[test]
     fn names_match_whole_labels() {
-        assert!(rule("*.npmjs.org").covers_name("registry.npmjs.org"));
-        assert!(rule("*.NPMjs.org.").covers_name("a.b.npmjs.org"));
-        for other in ["npmjs.org", "evilnpmjs.org", ".npmjs.org", "registry.npmjs.org.evil.com", ""]
-        {
-            assert!(!rule("*.npmjs.org").covers_name(other), "{other}");
+        assert!(rule("*.packages.example").covers_name("registry.packages.example"));
+        assert!(rule("*.PACKAGEs.example.").covers_name("a.b.packages.example"));
+        for other in [
+            "packages.example",
+            "evilpackages.example",
+            ".packages.example",
+            "registry.packages.example.evil.com",
+            "",
+        ] {
+            assert!(!rule("*.packages.example").covers_name(other), "{other}");
         }
-        assert!(rule("npmjs.org:443").covers_name("npmjs.org"));
-        assert!(!rule("npmjs.org").covers_name("www.npmjs.org"));
+        assert!(rule("packages.example:443").covers_name("packages.example"));
+        assert!(!rule("packages.example").covers_name("www.packages.example"));
         assert!(rule("*").covers_name("anything.example"));
-        assert_eq!(rule("npmjs.org:443").port(), Some(443));
+        assert_eq!(rule("packages.example:443").port(), Some(443));
     }
 
     #[test]

@@ -28,6 +28,8 @@ use crate::snapshot::Snapshot;
 const COMPATIBILITY: i64 = 30;
 /// Frontend attribute that is an exporter attribute too.
 const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
+/// Metadata of a result that is its `SOURCE_DATE_EPOCH`; per platform with a slash and its id.
+const EPOCH_KEY: &str = "source.date.epoch";
 /// Where an image's config keeps an inline cache.
 const INLINE_KEY: &str = "moby.buildkit.cache.v0";
 
@@ -167,7 +169,11 @@ async fn run(
         .filter(|(key, _)| key.starts_with("frontend."))
         .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
         .collect();
-    for (index, attributes) in wanted.into_iter().enumerate() {
+    let epoch = epoch_of(&output);
+    for (index, mut attributes) in wanted.into_iter().enumerate() {
+        if !attributes.epoch_given {
+            attributes.epoch = epoch;
+        }
         let digest = vertex_digest(&request.Session, index);
         let log = bridge.job.vertex(digest, title(attributes.kind));
         let export = Export {
@@ -189,6 +195,14 @@ async fn run(
         ExporterResponse: response.into_iter().collect(),
         ..SolveResponse::default()
     })
+}
+
+/// The time that the frontend says the result carries. Platforms share it.
+fn epoch_of(output: &Output) -> Option<i64> {
+    let mut known = output.metadata.iter().filter(|(key, _)| {
+        key.strip_prefix(EPOCH_KEY).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    known.find_map(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok())
 }
 
 const fn title(kind: Kind) -> &'static str {

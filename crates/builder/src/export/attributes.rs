@@ -44,6 +44,8 @@ pub(crate) struct Attributes {
     pub(crate) force_compression: bool,
     /// No time in the image is later than this.
     pub(crate) epoch: Option<i64>,
+    /// Whether the client said anything about that time, even that there is none.
+    pub(crate) epoch_given: bool,
     /// Clamp times of files too.
     pub(crate) rewrite_timestamp: bool,
     /// A subdirectory per platform.
@@ -79,6 +81,7 @@ impl Attributes {
             compression: compression(attrs)?,
             force_compression: flag(attrs, "force-compression")?.unwrap_or(false),
             epoch: epoch(attrs)?,
+            epoch_given: attrs.contains_key("source-date-epoch"),
             rewrite_timestamp: flag(attrs, "rewrite-timestamp")?.unwrap_or(false),
             platform_split: flag(attrs, "platform-split")?,
             delete: attrs.get("mode").is_some_and(|mode| mode == "delete"),

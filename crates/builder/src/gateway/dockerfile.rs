@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_digest::Digest;
 use cofferdam_dockerfile::{Client, ClientError, ResolvedImage, Warning};
-use cofferdam_graph::default_platform;
+use cofferdam_graph::{Assembler, Output, default_platform};
 use cofferdam_image::Reference as ImageReference;
 use cofferdam_wire::pb;
 
@@ -27,6 +27,16 @@ impl FrontendClient {
     pub(super) const fn new(bridge: Arc<Bridge>, inputs: HashMap<String, pb::Definition>) -> Self {
         Self { bridge, inputs }
     }
+}
+
+/// A graph that is one source.
+fn single(source: pb::SourceOp, name: &str) -> pb::Definition {
+    let op = pb::Op { op: Some(source.into()), ..Default::default() };
+    let mut metadata = pb::OpMetadata::default();
+    metadata.description.insert("llb.customname".to_owned(), name.to_owned());
+    let mut assembler = Assembler::new();
+    let digest = assembler.add(op, metadata, None);
+    assembler.finish(&Output::new(digest, 0))
 }
 
 fn client_error(failure: Failure) -> ClientError {
@@ -121,10 +131,20 @@ impl Client for FrontendClient {
 
     async fn source_time(
         &self,
-        _source: &pb::SourceOp,
-        _log_name: &str,
+        source: &pb::SourceOp,
+        log_name: &str,
     ) -> Result<Option<i64>, ClientError> {
-        Ok(None)
+        let mut source = source.clone();
+        if source.identifier.starts_with("git://") {
+            // The time is read off the checkout.
+            source.attrs.insert("git.mtime".to_owned(), "commit".to_owned());
+        }
+        let find = async {
+            let reference = self.bridge.reference(single(source.clone(), log_name))?;
+            let files = self.bridge.evaluate(&reference).await?;
+            crate::source::time(&self.bridge.context, &source, &files).await
+        };
+        find.await.map_err(client_error)
     }
 
     fn inputs(&self) -> &HashMap<String, pb::Definition> {

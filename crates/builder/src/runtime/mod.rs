@@ -79,8 +79,12 @@ impl OpRuntime {
         let digest = blocking(move || content_digest::digest(&view, ids, &selectors))
             .await?
             .map_err(|error| {
-                Failure::of(error)
-                    .during("failed to compute cache key: failed to calculate checksum of ref")
+                let name = vertex.inputs.get(index).map_or_else(String::new, |input| {
+                    format!("{}::{}", &input.vertex.digest.hex()[..12], input.output)
+                });
+                Failure::of(error).during(&format!(
+                    "failed to compute cache key: failed to calculate checksum of ref {name}"
+                ))
             })?;
         // Only what cannot change any more may be remembered: a client's mirror can.
         if let Some(tree) = output.known_tree().filter(|_| output.is_immutable()) {

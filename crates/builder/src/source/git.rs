@@ -40,6 +40,8 @@ struct Remote {
     subdirectory: String,
     keep_git: bool,
     submodules: bool,
+    /// Files carry the time of the commit instead of the time of the checkout.
+    commit_time: bool,
 }
 
 fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
@@ -71,6 +73,7 @@ fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
         subdirectory: clean(subdirectory),
         keep_git: flag("git.keepgitdir"),
         submodules: !flag("git.skipsubmodules"),
+        commit_time: op.attrs.get("git.mtime").is_some_and(|mtime| mtime == "commit"),
     })
 }
 
@@ -91,7 +94,7 @@ pub(crate) async fn key(
     digester.field("git");
     digester.field(&commit);
     digester.field(&remote.subdirectory);
-    digester.field([u8::from(remote.keep_git), u8::from(remote.submodules)]);
+    digester.field([remote.keep_git, remote.submodules, remote.commit_time].map(u8::from));
     if remote.keep_git || remote.submodules {
         // Both depend on where the repository is, not only on the commit.
         digester.field(&remote.url);
@@ -180,8 +183,16 @@ async fn checkout(
     }
     git(words(&format!("checkout -q --detach {commit}"))).await?;
     if remote.submodules && path.join(".gitmodules").is_file() {
-        git(words("submodule update -q --init --recursive --depth=1")).await?;
+        // A server of plain files cannot serve a part of the history.
+        if git(words("submodule update -q --init --recursive --depth=1")).await.is_err() {
+            git(words("submodule deinit -q --force --all")).await?;
+            git(words("submodule update -q --init --recursive")).await?;
+        }
     }
+    let time = match remote.commit_time {
+        true => nanoseconds(&git(words("show -s --format=%ct HEAD")).await?),
+        false => None,
+    };
     let store = Arc::clone(&context.store);
     let description = format!("checkout of {}", super::http::redacted(&remote.url));
     let (subdirectory, keep_git) = (remote.subdirectory.clone(), remote.keep_git);
@@ -195,13 +206,18 @@ async fn checkout(
         }
         let workspace = Workspace::new(&store, Tree::scratch(), &description)?;
         let ids = store.ids();
-        copy_everything(&source, workspace.root(), Some((ids.first, ids.first)))
+        copy_everything(&source, workspace.root(), Some((ids.first, ids.first)), time)
             .map_err(Failure::store)?;
         workspace.commit().map(Snapshot::committed)
     })
     .await?;
     drop(directory);
     result
+}
+
+/// What `%ct` printed, as file times are counted.
+fn nanoseconds(seconds: &str) -> Option<i64> {
+    seconds.trim().parse::<i64>().ok()?.checked_mul(1_000_000_000)
 }
 
 /// A token or header for the host, from the client's secrets.

@@ -97,6 +97,25 @@ pub(crate) async fn snapshot(
     }
 }
 
+/// When the content of `op` was made, in seconds since 1970, where its origin says so: the server
+/// of a download or the commit of a checkout. `files` are those of `op`.
+pub(crate) async fn time(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    files: &Snapshot,
+) -> Result<Option<i64>, Failure> {
+    match scheme(op)? {
+        Scheme::Http(url) => {
+            Ok(http_cache::recall(context, url).await.and_then(|(known, _)| known.modified))
+        }
+        Scheme::Git(_) if op.attrs.get("git.mtime").is_some_and(|mtime| mtime == "commit") => {
+            let stat = files.view().await?.stat("/", false).map_err(Failure::store)?;
+            Ok(stat.map(|stat| stat.st_mtime))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Stops an attempt when nobody wants the step any more.
 pub(crate) async fn cancellable<T>(
     step: &Step,

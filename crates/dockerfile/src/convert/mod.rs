@@ -55,7 +55,7 @@ use plan::{NodeId, Plan};
 use stage::{PathsId, Stage, StageId};
 
 use crate::expand::Expander;
-use crate::frontend::context::Contexts;
+use crate::frontend::context::{ContextError, Contexts};
 use crate::frontend::sources::Local;
 use crate::image::Image;
 use crate::instructions::{Dockerfile, parse};
@@ -110,6 +110,9 @@ struct Converter<'a> {
     /// Named local contexts, each with the paths that are used of it.
     locals: Vec<LateLocal>,
     ignore: Arc<Vec<String>>,
+    /// Why the ignore file cannot be read. A build that takes nothing from the context, which may
+    /// not even be there, does not care.
+    unread_ignore: Option<ContextError>,
     matcher: Option<IgnoreMatcher>,
     /// How many ports the file may still expose.
     ports_left: usize,
@@ -204,6 +207,7 @@ impl<'a> Converter<'a> {
             paths: Vec::new(),
             locals: Vec::new(),
             ignore: Arc::default(),
+            unread_ignore: None,
             matcher: None,
             ports_left: expose::MAX_PORTS,
             budget: Budget::default(),
@@ -212,7 +216,11 @@ impl<'a> Converter<'a> {
 
     async fn load_ignore(&mut self) -> Result<(), Located> {
         let patterns = self.request.contexts.ignore_patterns().await;
-        self.ignore = patterns.map_err(Located::nowhere)?;
+        match patterns {
+            Ok(patterns) => self.ignore = patterns,
+            Err(error @ ContextError::Ignore(_)) => self.unread_ignore = Some(error),
+            Err(error) => return Err(Located::nowhere(error)),
+        }
         self.matcher = IgnoreMatcher::new(&self.ignore);
         Ok(())
     }
@@ -224,6 +232,10 @@ impl<'a> Converter<'a> {
         let mut used = BTreeSet::new();
         for stage in &self.stages {
             used.extend(stage.used.context.iter().cloned());
+        }
+        // Without the patterns, files would be taken that must not be.
+        if let Some(error) = self.unread_ignore.take_if(|_| !used.is_empty()) {
+            return Err(Located::nowhere(error));
         }
         let contexts = self.request.contexts;
         let main = contexts.add_main(&mut self.plan, &follow(&used), &self.ignore);

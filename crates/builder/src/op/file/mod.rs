@@ -23,7 +23,7 @@ use self::copy::{Copier, CopyOptions, require_parent};
 use self::mode::{ModeChange, ParseModeError};
 use self::select::Selection;
 pub(crate) use self::wildcard::{expand as expand_wildcard, has_wildcard};
-use crate::rooted::{Ownership, Root, chmod, clean, is_absent};
+use crate::rooted::{Ownership, Root, chmod, clean, is_absent, set_mtime};
 
 /// Why a file action failed. Paths are those of the action.
 #[derive(Debug, thiserror::Error)]
@@ -274,24 +274,27 @@ pub(crate) fn mkfile_from(
     write().map_err(failed("write", &path))
 }
 
-/// Copies the children of `source` into `target`, optionally under another owner (ids on disk).
+/// Copies the children of `source` into `target`, optionally under another owner (ids on disk) and
+/// with another modification time (nanoseconds), which the target itself gets too.
 pub(crate) fn copy_everything(
     source: &Root,
     target: &Root,
     owner: Option<(u32, u32)>,
+    mtime: Option<i64>,
 ) -> io::Result<()> {
     let options = CopyOptions {
         owner,
         // Every directory comes from the source; none is made on the way.
         parents: owner.unwrap_or((0, 0)),
-        mtime: None,
+        mtime,
         mode: ModeChange::Keep,
         selection: Selection::default(),
         contents: true,
         follow: false,
         replace: true,
     };
-    Copier::new(source, target, &options).copy("/", "/")
+    Copier::new(source, target, &options).copy("/", "/")?;
+    mtime.map_or(Ok(()), |time| set_mtime(target.as_fd(), ".", time))
 }
 
 /// The difference of two unrelated trees as one layer: what `upper` adds or changes, and
