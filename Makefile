@@ -26,8 +26,10 @@ lint: ## Formatting, lints and documentation, warnings denied
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
-unit: images build ## Every test, without the lints
-	$(CARGO) test --locked --workspace
+# The tests of crates/cofferdam make cargo build the binary too, which the end-to-end tests use;
+# building it by itself first would compile most dependencies a second time.
+unit: images ## Every test, without the lints
+	$(CARGO) test --locked --workspace --no-fail-fast
 
 test: setup lint unit ## Everything that must pass
 
