@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cofferdam_solver::{EventStream, Job, Solver};
+use cofferdam_digest::Digest;
+use cofferdam_solver::{Job, Solver};
 use tokio::sync::Notify;
 
 use crate::context::Context;
@@ -80,9 +81,23 @@ impl Builder {
         self.wait_for(id, wait, |build| build.bridge.clone()).await
     }
 
-    /// The events of build `id`, which may be on its way.
-    pub(crate) async fn events(&self, id: &str, wait: Duration) -> Result<EventStream, Failure> {
-        self.wait_for(id, wait, |build| Some(build.job.events())).await
+    /// The job of build `id`, which may be on its way.
+    pub(crate) async fn job(
+        &self,
+        id: &str,
+        wait: Duration,
+    ) -> Result<Arc<Job<OpRuntime>>, Failure> {
+        self.wait_for(id, wait, |build| Some(Arc::clone(&build.job))).await
+    }
+
+    /// How long the cached result of a vertex took to make. A vertex below one that was found is
+    /// never looked up itself, but its record may still be there and know.
+    pub(crate) fn saved(&self, job: &Job<OpRuntime>, vertex: &Digest) -> Option<Duration> {
+        let records = job.names(vertex).into_iter();
+        records
+            .filter_map(|name| self.context.store.record(&name))
+            .map(|(record, _)| record.duration)
+            .next()
     }
 
     async fn wait_for<T>(

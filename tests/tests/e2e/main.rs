@@ -23,6 +23,7 @@ mod run;
 mod secrets;
 mod settings;
 mod stages;
+mod tls;
 mod users;
 mod variables;
 mod walls;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cofferdam_digest::Digest;
 use cofferdam_wire::moby::buildkit::v1 as wire;
 use cofferdam_wire::moby::buildkit::v1::Control;
 use connectrpc::{
@@ -76,9 +77,12 @@ impl Control for ControlService {
         request: ServiceRequest<'_, wire::StatusRequest>,
     ) -> ServiceResult<ServiceStream<wire::StatusResponse>> {
         let id = request.to_owned_message().Ref;
-        let events = self.builder.events(&id, STATUS_WAIT).await?;
+        let job = self.builder.job(&id, STATUS_WAIT).await?;
+        let events = job.events();
+        let builder = Arc::clone(&self.builder);
+        let saved = move |vertex: &Digest| builder.saved(&job, vertex);
         let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
-        Ok(Response::stream(status::responses(events)).with_header(TIMESTAMP, now))
+        Ok(Response::stream(status::responses(events, saved)).with_header(TIMESTAMP, now))
     }
 
     async fn session(

@@ -1,8 +1,10 @@
 //! The status stream: a job's events as BuildKit's clients read them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use buffa::MessageField;
+use cofferdam_digest::Digest;
 use cofferdam_solver::{Event, EventStream, StatusUpdate, VertexState, WarningUpdate};
 use cofferdam_wire::moby::buildkit::v1::{
     StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning,
@@ -15,28 +17,36 @@ const BATCH: usize = 256;
 /// Log bytes put into one message, for the same reason.
 const MAX_LOG_BYTES: usize = 1 << 20;
 
-/// Turns events into responses, from the beginning of the job until it is closed.
+/// Turns events into responses, from the beginning of the job until it is closed. `saved` knows
+/// how long cached results took where the event does not.
 pub(crate) fn responses(
     events: EventStream,
+    saved: impl Fn(&Digest) -> Option<Duration> + Send,
 ) -> impl futures::Stream<Item = Result<StatusResponse, connectrpc::ConnectError>> + Send {
     let pending: Vec<Arc<Event>> = Vec::new();
-    futures::stream::unfold((events, pending), |(mut events, mut pending)| async move {
-        if pending.is_empty() {
-            pending = events.batch(BATCH).await?;
-        }
-        let (response, rest) = response(pending);
-        Some((Ok(response), (events, rest)))
-    })
+    futures::stream::unfold(
+        (events, pending, saved),
+        |(mut events, mut pending, saved)| async move {
+            if pending.is_empty() {
+                pending = events.batch(BATCH).await?;
+            }
+            let (response, rest) = response(pending, &saved);
+            Some((Ok(response), (events, rest, saved)))
+        },
+    )
 }
 
 /// One message of as many events as fit, and those that did not.
-fn response(events: Vec<Arc<Event>>) -> (StatusResponse, Vec<Arc<Event>>) {
+fn response(
+    events: Vec<Arc<Event>>,
+    saved: &impl Fn(&Digest) -> Option<Duration>,
+) -> (StatusResponse, Vec<Arc<Event>>) {
     let mut response = StatusResponse::default();
     let mut log_bytes = 0;
     let mut events = events.into_iter();
     while let Some(event) = events.next() {
         match &*event {
-            Event::Vertex(state) => response.vertexes.push(vertex(state)),
+            Event::Vertex(state) => response.vertexes.push(vertex(state, saved)),
             Event::Status(update) => response.statuses.push(status(update)),
             Event::Log(chunk) => {
                 if log_bytes > 0 && log_bytes + chunk.data.len() > MAX_LOG_BYTES {
@@ -66,7 +76,9 @@ fn sorted(mut response: StatusResponse) -> StatusResponse {
     response
 }
 
-fn vertex(state: &VertexState) -> Vertex {
+fn vertex(state: &VertexState, saved: &impl Fn(&Digest) -> Option<Duration>) -> Vertex {
+    let cached = state.cached.then_some(state.saved);
+    let saved = cached.and_then(|known| known.or_else(|| saved(&state.digest)));
     Vertex {
         digest: state.digest.to_string(),
         inputs: state.inputs.iter().map(ToString::to_string).collect(),
@@ -79,9 +91,7 @@ fn vertex(state: &VertexState) -> Vertex {
             Some(group) => MessageField::some(group.clone()),
             None => MessageField::none(),
         },
-        savedNanoseconds: state
-            .saved
-            .filter(|_| state.cached)
+        savedNanoseconds: saved
             .map_or(0, |saved| i64::try_from(saved.as_nanos()).unwrap_or(i64::MAX)),
         ..Vertex::default()
     }

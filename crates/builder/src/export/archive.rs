@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cofferdam_image::layout::{DockerImage, LayoutWriter};
 use cofferdam_image::{Descriptor, Index, Reference, media};
-use cofferdam_session::{ExportTarget, Session};
+use cofferdam_session::{ExportError, ExportTarget, Session};
 use cofferdam_store::Blob;
 use futures::FutureExt;
 
@@ -140,6 +140,8 @@ async fn send(
     let finished = sender.finish().await;
     match (written, finished) {
         (Ok(()), Ok(())) => Ok(()),
+        // The client knows by the metadata that it has this result.
+        (_, Err(ExportError::AlreadyExists)) => Ok(()),
         (Err(failure), Ok(())) => Err(failure),
         (_, Err(error)) => Err(Failure::of(error)),
     }

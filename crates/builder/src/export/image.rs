@@ -167,8 +167,8 @@ fn config(part: &Part, layers: &[PackedLayer], epoch: Option<i64>) -> Result<Vec
     }
     config.rootfs.kind = "layers".to_owned();
     config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect::<Vec<Digest>>();
-    complete_history(&mut config.history, layers);
     let limit = epoch.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    complete_history(&mut config.history, layers, limit);
     for entry in &mut config.history {
         if let Some(created) = &mut entry.created {
             clamp(created, limit);
@@ -182,14 +182,22 @@ fn config(part: &Part, layers: &[PackedLayer], epoch: Option<i64>) -> Result<Vec
 }
 
 /// Brings the history in line with the layers: each layer has one entry that is not empty.
-fn complete_history(history: &mut Vec<History>, layers: &[PackedLayer]) {
+fn complete_history(
+    history: &mut Vec<History>,
+    layers: &[PackedLayer],
+    epoch: Option<DateTime<Utc>>,
+) {
+    let time = |layer: &PackedLayer| match epoch {
+        Some(epoch) if !layer.pulled => text(epoch),
+        _ => text(layer.created),
+    };
     let mut layer = layers.iter();
     let mut last: Option<String> = None;
     for entry in history.iter_mut() {
         if !entry.empty_layer {
             match layer.next() {
                 Some(layer) => {
-                    entry.created.get_or_insert_with(|| text(layer.created));
+                    entry.created.get_or_insert_with(|| time(layer));
                 }
                 None => entry.empty_layer = true,
             }
@@ -201,7 +209,7 @@ fn complete_history(history: &mut Vec<History>, layers: &[PackedLayer]) {
     }
     for layer in layer {
         history.push(History {
-            created: Some(text(layer.created)),
+            created: Some(time(layer)),
             comment: "buildkit.exporter.image.v0".to_owned(),
             ..History::default()
         });

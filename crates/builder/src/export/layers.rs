@@ -39,6 +39,8 @@ pub(crate) struct PackedLayer {
     pub(crate) diff_id: cofferdam_digest::Digest,
     /// When the layer was made.
     pub(crate) created: chrono::DateTime<chrono::Utc>,
+    /// Whether it came from a registry or a cache.
+    pub(crate) pulled: bool,
     /// The blob, pinned.
     pub(crate) blob: Blob,
 }
@@ -76,7 +78,7 @@ fn pack_layer(store: &Arc<Store>, layer: &Layer, packing: Packing) -> Result<Pac
     let media_type = media::converted(&known.media_type, packing.oci_types);
     let mut descriptor = Descriptor::new(media_type, known.digest, known.size);
     descriptor.annotations = known.annotations;
-    Ok(PackedLayer { descriptor, diff_id: known.diff_id, created: info.created_at, blob })
+    Ok(PackedLayer { descriptor, diff_id: known.diff_id, created: info.created_at, pulled, blob })
 }
 
 fn has_compression(known: &LayerBlob, compression: Compression) -> bool {

@@ -108,7 +108,12 @@ impl OpRuntime {
             Some(Op::File(file)) => op::file_op::execute(context, vertex, file, inputs).await,
             Some(Op::Merge(merge)) => op::merge::merge(merge, &inputs).await,
             Some(Op::Diff(diff)) => op::merge::diff(&context.store, diff, &inputs).await,
-            Some(Op::Passthrough(_)) => Ok(inputs),
+            Some(Op::Passthrough(passthrough)) => passthrough
+                .outputs
+                .iter()
+                .map(|index| usize::try_from(*index).ok().and_then(|at| inputs.get(at)).cloned())
+                .collect::<Option<_>>()
+                .ok_or_else(|| Failure::invalid("invalid passthrough op output")),
             Some(Op::Build(_)) => {
                 Err(Failure::invalid("build ops inside a graph are not supported"))
             }

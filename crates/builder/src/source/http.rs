@@ -17,6 +17,7 @@ use cofferdam_store::{Blob, Tree};
 use cofferdam_wire::pb;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 
 use super::http_cache::{self, Remembered};
 use super::{SourceKey, cancellable};
@@ -151,7 +152,7 @@ async fn download(
         Download { blob, name: "download".to_owned(), modified: None }
     } else {
         let known = http_cache::recall(context, url).await;
-        match request(context, op, &parsed, known).await? {
+        match request(context, op, &parsed, known, step).await? {
             Answer::Unchanged(known, blob) => {
                 Download { blob, name: known.name, modified: known.modified }
             }
@@ -191,8 +192,12 @@ async fn request(
     op: &pb::SourceOp,
     url: &url::Url,
     known: Option<(Remembered, Blob)>,
+    step: &Step,
 ) -> Result<Answer, Failure> {
     let mut request = context.http.get(url.clone());
+    if let Some(value) = authorization(context, op, url, step).await? {
+        request = request.header(AUTHORIZATION, value);
+    }
     if let Some((known, _)) = &known {
         if let Some(etag) = &known.etag {
             request = request.header("if-none-match", etag);
@@ -222,6 +227,37 @@ async fn request(
         )));
     }
     Ok(Answer::New(response))
+}
+
+/// What proves to the server that the client may download: the secret the graph names, which has to
+/// be there then, or one that is named after the host. Redirects to other hosts do not get it.
+async fn authorization(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    url: &url::Url,
+    step: &Step,
+) -> Result<Option<HeaderValue>, Failure> {
+    let secret = |id: String, prefix: &'static str| async move {
+        let mut value = prefix.as_bytes().to_vec();
+        value.extend_from_slice(context.secret(step, &id).await?.trim_ascii());
+        let mut header = HeaderValue::from_bytes(&value)
+            .map_err(|_| Failure::invalid(format!("secret {id} cannot be sent as a header")))?;
+        header.set_sensitive(true);
+        Ok::<_, Failure>(header)
+    };
+    if let Some(id) = op.attrs.get("http.authheadersecret").filter(|id| !id.is_empty()) {
+        let header = secret(id.clone(), "").await.map_err(|failure| {
+            failure.during(&format!("failed to retrieve HTTP auth secret {id}"))
+        })?;
+        return Ok(Some(header));
+    }
+    let Some(host) = url.host_str() else { return Ok(None) };
+    for (name, prefix) in [("HTTP_AUTH_HEADER_", ""), ("HTTP_AUTH_TOKEN_", "Bearer ")] {
+        if let Ok(header) = secret(format!("{name}{host}"), prefix).await {
+            return Ok(Some(header));
+        }
+    }
+    Ok(None)
 }
 
 async fn new_download(

@@ -31,6 +31,8 @@ use crate::snapshot::Snapshot;
 
 /// Kind of store documents that hold manifests, indexes and configs by digest.
 const DOCUMENTS: &str = "image";
+/// Kind of store documents that say which repository an image came from.
+const ORIGINS: &str = "image-origin";
 
 /// An image for one platform: what names it and what it says.
 #[derive(Debug, Clone)]
@@ -150,6 +152,7 @@ impl Context {
         sessions: Vec<String>,
     ) -> Result<ResolvedImage, Failure> {
         if let Some(digest) = reference.digest()
+            && self.came_from(reference, digest).await?
             && let Some(known) = self.known_image(digest, platform).await?
         {
             return Ok(known);
@@ -162,6 +165,7 @@ impl Context {
         for bytes in [&resolved.root.bytes, &resolved.manifest_bytes, &config] {
             self.keep_document(bytes.clone()).await?;
         }
+        self.remember_origin(reference, root).await?;
         Ok(ResolvedImage {
             root,
             digest: resolved.descriptor.digest,
@@ -194,6 +198,30 @@ impl Context {
         Ok(Some(ResolvedImage { root: digest, digest: manifest_digest, manifest, config }))
     }
 
+    /// Whether an image was got from the repository of `reference` before. A digest alone must not
+    /// open an image whose repository the client may not read.
+    async fn came_from(
+        self: &Arc<Self>,
+        reference: &Reference,
+        digest: Digest,
+    ) -> Result<bool, Failure> {
+        let store = Arc::clone(&self.store);
+        let key = origin_key(reference, digest);
+        let found = blocking(move || store.document(ORIGINS, &key)).await?;
+        Ok(found.map_err(Failure::store)?.is_some())
+    }
+
+    async fn remember_origin(
+        self: &Arc<Self>,
+        reference: &Reference,
+        digest: Digest,
+    ) -> Result<(), Failure> {
+        let store = Arc::clone(&self.store);
+        let key = origin_key(reference, digest);
+        let document = Document { key, bytes: Vec::new(), blobs: Vec::new() };
+        blocking(move || store.put_document(ORIGINS, &document)).await?.map_err(Failure::store)
+    }
+
     /// A manifest or config that was kept.
     async fn document(self: &Arc<Self>, digest: Digest) -> Result<Option<Bytes>, Failure> {
         let store = Arc::clone(&self.store);
@@ -209,6 +237,10 @@ impl Context {
         let document = Document { key, bytes: bytes.to_vec(), blobs: Vec::new() };
         blocking(move || store.put_document(DOCUMENTS, &document)).await?.map_err(Failure::store)
     }
+}
+
+fn origin_key(reference: &Reference, digest: Digest) -> String {
+    format!("{}/{}@{digest}", reference.domain(), reference.path())
 }
 
 fn parse(reference: &str) -> Result<Reference, Failure> {

@@ -31,6 +31,9 @@ pub(crate) enum FileActionError {
     /// The path of a copy or removal is not there.
     #[error("{0} not found")]
     NotFound(String),
+    /// A path without wildcards is not there.
+    #[error("{0}: no such file or directory")]
+    Absent(String),
     /// The destination's parent is missing and may not be created.
     #[error("failed to stat {0}: no such file or directory")]
     NoParent(String),
@@ -71,7 +74,7 @@ fn failed<'a>(
 ) -> impl FnOnce(io::Error) -> FileActionError + 'a {
     move |source| {
         if is_absent(&source) && action == "copy" {
-            FileActionError::NotFound(format!("{path:?}:"))
+            FileActionError::Absent(path.to_owned())
         } else {
             FileActionError::Io { action, path: path.to_owned(), source }
         }
