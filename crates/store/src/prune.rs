@@ -114,7 +114,7 @@ impl Store {
             let free = candidates.iter().position(
                 |(subject, _)| !matches!(subject, Subject::Layer(id) if children.contains_key(id)),
             );
-            let Some(next) = free else { break };
+            let Some(next) = free.or_else(|| in_a_cycle(&state, &candidates)) else { break };
             let (subject, record) = candidates.remove(next);
             self.remove(&mut state, subject, &mut children);
             total = total.saturating_sub(record.size);
@@ -206,6 +206,32 @@ fn is_named(state: &State, digest: &Digest) -> bool {
     state.layers.values().any(by_layer)
         || state.record_blobs.values().any(|blobs| blobs.contains(digest))
         || state.document_blobs.values().any(|blobs| blobs.contains(digest))
+}
+
+/// The first candidate that only other candidates lie on. Merged trees put layers on top of each
+/// other in both orders, so that none of them is ever without one above.
+fn in_a_cycle(state: &State, candidates: &[(Subject, UsageRecord)]) -> Option<usize> {
+    let going: HashSet<LayerId> = candidates
+        .iter()
+        .filter_map(|(subject, _)| match subject {
+            Subject::Layer(id) => Some(*id),
+            Subject::Directory(_) => None,
+        })
+        .collect();
+    let staying = state.layers.iter().filter(|(id, _)| !going.contains(id));
+    let mut needed: Vec<LayerId> =
+        staying.flat_map(|(_, entry)| entry.info.parents.iter().copied()).collect();
+    // Directories that may go went before any layer got stuck.
+    needed.extend(state.directories.values().flat_map(|entry| entry.row.base.iter().copied()));
+    let mut kept = HashSet::new();
+    while let Some(id) = needed.pop() {
+        if let (true, Some(entry)) = (kept.insert(id), state.layers.get(&id)) {
+            needed.extend(&entry.info.parents);
+        }
+    }
+    candidates
+        .iter()
+        .position(|(subject, _)| matches!(subject, Subject::Layer(id) if !kept.contains(id)))
 }
 
 /// How many entries lie on each layer.

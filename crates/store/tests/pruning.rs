@@ -279,3 +279,18 @@ fn a_full_disk_gives_a_clear_error_and_an_intact_store() {
     assert_eq!(store.prune(&prune_all()).unwrap().len(), 1);
     assert!(store.record(&old_key).is_none());
 }
+
+#[tokio::test]
+async fn layers_that_were_merged_in_both_orders_go_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let (one, two) = (layer(&store, &[("a", "1")]), layer(&store, &[("b", "2")]));
+    put(&store, "merged", &[Tree::new(vec![one.clone(), two.clone()])]);
+    put(&store, "merged the other way", &[Tree::new(vec![two.clone(), one.clone()])]);
+
+    drop(one);
+    assert!(store.prune(&prune_all()).unwrap().is_empty(), "the one that is held needs the other");
+    drop(two);
+    assert_eq!(store.prune(&prune_all()).unwrap().len(), 2);
+    assert!(store.usage().is_empty());
+}
