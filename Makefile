@@ -4,10 +4,11 @@
 
 CARGO ?= cargo
 IMAGES := target/test-images
-PACKAGES := busybox-static bzip2 ca-certificates docker-registry git iproute2 mmdebstrap openssh-client openssl \
-	uidmap util-linux xz-utils zstd
+CLIENTS := target/test-clients
+PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker-registry git iproute2 mmdebstrap nodejs npm \
+	openssh-client openssl python3-venv uidmap util-linux xz-utils zstd
 
-.PHONY: help setup images build test lint unit demo fuzz clean
+.PHONY: help setup images clients build test lint unit demo fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
@@ -17,6 +18,9 @@ setup: ## Install the Debian packages that tests and the demo use
 
 images: setup ## Make the root filesystems that tests and the demo build on
 	@tests/images/make $(IMAGES)
+
+clients: setup ## Install the clients that tests and examples drive, at pinned versions
+	@tests/clients/install $(CLIENTS)
 
 build: ## Build the binary
 	$(CARGO) build --locked -p cofferdam
@@ -28,7 +32,7 @@ lint: ## Formatting, lints and documentation, warnings denied
 
 # The tests of crates/cofferdam make cargo build the binary too, which the end-to-end tests use;
 # building it by itself first would compile most dependencies a second time.
-unit: images ## Every test, without the lints
+unit: images clients ## Every test, without the lints
 	$(CARGO) test --locked --workspace --no-fail-fast
 
 test: setup lint unit ## Everything that must pass

@@ -106,13 +106,11 @@ impl Build {
     /// When it cannot be started.
     #[must_use]
     pub fn spawn(mut self) -> RunningBuild {
-        let (stdout, stderr) = (self.dir.path().join(".stdout"), self.dir.path().join(".stderr"));
         if !self.command.get_args().any(|arg| arg.to_string_lossy().starts_with("--progress")) {
             self.command.args(["--progress", "plain"]);
         }
         self.command.arg(&self.context);
-        self.command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
-        RunningBuild { process: Process::start(self.command), stdout, stderr, _dir: self.dir }
+        RunningBuild::start(self.command, self.dir)
     }
 
     /// Runs it to its end.
@@ -166,7 +164,7 @@ impl Build {
     }
 }
 
-/// A build that was started.
+/// A build, or another call of a client, that was started.
 #[derive(Debug)]
 pub struct RunningBuild {
     process: Process,
@@ -176,6 +174,13 @@ pub struct RunningBuild {
 }
 
 impl RunningBuild {
+    /// Starts `command`; what it says goes into `dir`, which is kept until it ends.
+    pub(crate) fn start(mut command: Command, dir: TempDir) -> Self {
+        let (stdout, stderr) = (dir.path().join(".stdout"), dir.path().join(".stderr"));
+        command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
+        Self { process: Process::start(command), stdout, stderr, _dir: dir }
+    }
+
     /// Its process.
     #[must_use]
     pub fn process(&self) -> &Process {
@@ -185,6 +190,14 @@ impl RunningBuild {
     /// Interrupts it, as control-C does.
     pub fn interrupt(&self) {
         self.process.signal(Signal::INT);
+    }
+
+    /// What it has written to standard output so far.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        fs::read(&self.stdout)
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .unwrap_or_default()
     }
 
     /// What it has said so far.

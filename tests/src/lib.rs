@@ -9,6 +9,7 @@
 mod agent;
 mod build;
 mod builder;
+mod client;
 mod context;
 pub mod http;
 mod image;
@@ -18,13 +19,16 @@ mod outcome;
 mod places;
 mod process;
 pub mod registry;
+mod server;
 
 pub use agent::Agent;
 pub use build::{Build, RunningBuild};
 pub use builder::{Builder, Home, Options};
+pub use client::Client;
 pub use context::Context;
 pub use image::{Blob, Entry, Image, digest, entries};
 pub use outcome::{Outcome, Step};
-pub use places::{is_root, need_root, program, test_image};
+pub use places::{is_root, need_root, program, repository, test_client, test_image};
 pub use process::Process;
 pub use registry::Registry;
+pub use server::{Answer, Data, Project, Server};

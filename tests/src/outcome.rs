@@ -54,6 +54,22 @@ impl Outcome {
         self.stderr
     }
 
+    /// What it printed.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// What it printed, as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.text(), self.stderr))
+    }
+
     /// Every step, in order of appearance.
     #[must_use]
     pub fn steps(&self) -> Vec<Step> {

@@ -30,6 +30,26 @@ pub fn test_image(name: &str) -> PathBuf {
     path
 }
 
+/// A client installed by `tests/clients/install`, such as `depot`.
+///
+/// # Panics
+/// When it was not installed.
+#[must_use]
+pub fn test_client(name: &str) -> PathBuf {
+    let path = repository().join("target/test-clients/bin").join(name);
+    assert!(path.exists(), "{} is missing: install it first with `make clients`", path.display());
+    path
+}
+
+/// The repository.
+///
+/// # Panics
+/// When it is not where it was compiled.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
 /// Whether this process is root of the host; some walls can only be tried by root.
 #[must_use]
 pub fn is_root() -> bool {

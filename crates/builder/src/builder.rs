@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::gateway::bridge::Bridge;
 use crate::runtime::OpRuntime;
+use crate::serving::ServedBuilds;
 use crate::worker::Worker;
 
 /// How long a finished build can still be asked for its events.
@@ -25,6 +26,8 @@ pub(crate) struct Builder {
     pub(crate) solver: Arc<Solver<OpRuntime>>,
     /// What the builder says about itself.
     pub(crate) worker: Worker,
+    /// What a server told this builder of.
+    pub(crate) served: ServedBuilds,
     builds: Mutex<HashMap<String, Build>>,
     arrived: Notify,
 }
@@ -41,7 +44,14 @@ impl Builder {
         solver: Arc<Solver<OpRuntime>>,
         worker: Worker,
     ) -> Arc<Self> {
-        Arc::new(Self { context, solver, worker, builds: Mutex::default(), arrived: Notify::new() })
+        Arc::new(Self {
+            context,
+            solver,
+            worker,
+            served: ServedBuilds::default(),
+            builds: Mutex::default(),
+            arrived: Notify::new(),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Build>> {

@@ -10,6 +10,8 @@ use crate::context::Context;
 
 /// Between two collections.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// Before the first one: a builder that a server starts for a build may be idle, and end, before an interval is over.
+const FIRST: Duration = Duration::from_secs(20);
 
 /// Collects until the process ends. Without rules or limits there is nothing to do.
 pub(crate) async fn collect_garbage(context: Arc<Context>) {
@@ -21,8 +23,8 @@ pub(crate) async fn collect_garbage(context: Arc<Context>) {
     if rules.is_empty() {
         return;
     }
+    tokio::time::sleep(FIRST).await;
     loop {
-        tokio::time::sleep(INTERVAL).await;
         for rule in &rules {
             let store = Arc::clone(&context.store);
             let options = options(rule, disk_size(&store));
@@ -34,6 +36,7 @@ pub(crate) async fn collect_garbage(context: Arc<Context>) {
                 Err(error) => tracing::warn!(%error, "garbage collection failed"),
             }
         }
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 

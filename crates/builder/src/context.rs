@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cofferdam_egress::{Attachment, GATE_ADDRESS, Gate, StepRecord};
+use cofferdam_egress::{Attachment, GATE_ADDRESS, Gate};
 use cofferdam_image::registry;
 use cofferdam_sandbox::{Launcher, Network};
 use cofferdam_session::{LookupError, Session, SessionManager};
-use cofferdam_solver::{LogStream, Step};
+use cofferdam_solver::Step;
 use cofferdam_store::{IdRange, Store};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -20,6 +20,7 @@ use crate::cache::Imports;
 use crate::config::Config;
 use crate::downloads::Downloads;
 use crate::failure::Failure;
+use crate::serving::{Scope, ServedSolve};
 use crate::turns::Turns;
 
 /// Largest resolver configuration that is read.
@@ -28,8 +29,12 @@ const MAX_RESOLV_CONF: u64 = 64 << 10;
 /// One build as its steps see it.
 #[derive(Clone, Default)]
 pub(crate) struct BuildInfo {
-    /// Sessions of the build's client.
+    /// Sessions of the build's client, as they are called in this builder.
     pub(crate) sessions: Vec<String>,
+    /// Whose build it is.
+    pub(crate) scope: Scope,
+    /// Where a server reads what the build connected to.
+    pub(crate) solve: Option<Arc<ServedSolve>>,
     /// Caches the build may look into.
     pub(crate) imports: Arc<Imports>,
 }
@@ -116,6 +121,22 @@ impl Context {
         self.builds_of(step).into_iter().flat_map(|build| build.sessions).collect()
     }
 
+    /// A session that a step's op names, then those of the builds that want it. An op may name sessions of its own builds only.
+    pub(crate) fn sessions_with(&self, step: &Step, named: Option<&String>) -> Vec<String> {
+        let builds = self.builds_of(step);
+        let mut ids: Vec<String> = Vec::new();
+        if let Some(named) = named {
+            for build in &builds {
+                let id = build.scope.name(named);
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+        }
+        ids.extend(builds.into_iter().flat_map(|build| build.sessions));
+        ids
+    }
+
     /// Tries `attempt` with each session in turn until one succeeds; the last error wins.
     pub(crate) async fn any_session<'a, T: Send>(
         &self,
@@ -175,32 +196,6 @@ impl Context {
     /// Gives a step the network.
     pub(crate) async fn attach(&self, tun: OwnedFd, step: &str) -> Result<Attachment, Failure> {
         self.require_gate()?.attach(tun, step).await.map_err(Failure::of)
-    }
-
-    /// Keeps what a step connected to in the builder's log, and tells the step's reader what the
-    /// policy refused: a program's own "connection refused" does not say why.
-    pub(crate) fn record_connections(&self, step: &Step, record: StepRecord) {
-        for connection in record.connections {
-            let name = connection.name.as_deref().unwrap_or("-");
-            let (address, port) = (connection.address, connection.port);
-            let rule = connection.verdict.rule();
-            tracing::info!(
-                vertex = %step.digest,
-                name,
-                %address,
-                port,
-                up = connection.bytes_up,
-                down = connection.bytes_down,
-                denied = connection.denied(),
-                rule,
-                "connection"
-            );
-            if connection.denied() {
-                let line =
-                    format!("egress policy refused {name} ({address} port {port}): {rule}\n");
-                step.progress.log(LogStream::Stderr, line);
-            }
-        }
     }
 
     /// Whether the configuration gives every step the host's network.

@@ -112,6 +112,15 @@ impl Failure {
         self
     }
 
+    /// The same failure, its message without every `text`.
+    #[must_use]
+    pub(crate) fn without(mut self, text: &str) -> Self {
+        if self.message.contains(text) {
+            self.message = self.message.replace(text, "");
+        }
+        self
+    }
+
     /// The same failure with one more detail, outermost first.
     #[must_use]
     pub(crate) fn with_detail(mut self, type_url: &str, value: impl Into<Bytes>) -> Self {

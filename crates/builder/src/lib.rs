@@ -22,11 +22,14 @@ mod error_details;
 mod export;
 mod failure;
 mod gateway;
+mod listener;
+mod network_record;
 mod op;
 mod registries;
 mod rooted;
 mod run;
 mod runtime;
+mod serving;
 mod snapshot;
 mod source;
 mod tls;
@@ -40,4 +43,5 @@ pub use config::{
     Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History, Isolation, KeyPair, Log,
     Registry, Span, Tls, TlsPem, Worker as WorkerConfig, Workers,
 };
-pub use run::{Listener, Parts, RunError, run};
+pub use listener::Listener;
+pub use run::{Parts, RunError, run};

@@ -1,8 +1,6 @@
 //! A builder's life: open the store, serve, collect garbage, stop.
 
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,38 +9,18 @@ use cofferdam_egress::Gate;
 use cofferdam_sandbox::{Preforked, StepIds};
 use cofferdam_solver::Solver;
 use cofferdam_store::{IdRange, Options as StoreOptions, Store};
-use connectrpc::{ConnectRpcService, Limits, Router};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
 
 use crate::builder::Builder;
 use crate::config::Config;
 use crate::context::Context;
-use crate::control::{ControlService, HealthService};
 use crate::failure::Failure;
-use crate::gateway::GatewayService;
+use crate::listener::{Listener, listen};
 use crate::runtime::OpRuntime;
 use crate::worker::Worker;
 
-/// Largest message of a client, as containerd and BuildKit have it.
-const MAX_MESSAGE: usize = 16 << 20;
-/// Longest TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long builds may take to notice that the builder stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-
-/// What a builder listens on; bound by whoever started it.
-#[derive(Debug)]
-pub enum Listener {
-    /// A unix socket.
-    Unix(UnixListener),
-    /// A TCP socket.
-    Tcp(TcpListener),
-}
 
 /// Everything a builder is given when it starts, inside its enclosure.
 pub struct Parts {
@@ -113,10 +91,9 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
     let options = cofferdam_solver::Options { parallelism, ..Default::default() };
     let builder = Builder::new(Arc::clone(&context), Solver::new(runtime, options), worker);
 
-    let service = service(&builder);
     let tls = context.config.grpc.tls.pem.as_ref().map(crate::tls::acceptor).transpose()?;
     for listener in listeners {
-        listen(listener, service.clone(), tls.clone()).map_err(RunError::Serve)?;
+        listen(listener, &builder, tls.clone()).map_err(RunError::Serve)?;
     }
     tokio::spawn(crate::collect::collect_garbage(Arc::clone(&context)));
     tracing::info!(root = %root.display(), "builder is ready");
@@ -146,82 +123,4 @@ async fn wait_for_signal() -> std::io::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-type Service = ConnectRpcService<Router>;
-
-fn service(builder: &Arc<Builder>) -> Service {
-    let router = Router::new()
-        .add_service(Arc::new(ControlService::new(Arc::clone(builder))))
-        .add_service(Arc::new(GatewayService::new(Arc::clone(builder))))
-        .add_service(Arc::new(HealthService));
-    let limits = Limits::default()
-        .with_max_request_body_size(MAX_MESSAGE)
-        .with_max_message_size(MAX_MESSAGE);
-    ConnectRpcService::new(router).with_limits(limits)
-}
-
-fn listen(listener: Listener, service: Service, tls: Option<TlsAcceptor>) -> std::io::Result<()> {
-    match listener {
-        Listener::Unix(listener) => {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::UnixListener::from_std(listener)?;
-            tokio::spawn(async move {
-                loop {
-                    match listener.accept().await {
-                        Ok((stream, _)) => connection(stream, service.clone()),
-                        Err(error) => pause(&error).await,
-                    }
-                }
-            });
-        }
-        Listener::Tcp(listener) => {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(async move {
-                loop {
-                    match (listener.accept().await, &tls) {
-                        (Ok((stream, _)), None) => connection(stream, service.clone()),
-                        (Ok((stream, _)), Some(tls)) => {
-                            secure_connection(tls.accept(stream), service.clone());
-                        }
-                        (Err(error), _) => pause(&error).await,
-                    }
-                }
-            });
-        }
-    }
-    Ok(())
-}
-
-/// A failing accept usually means that descriptors ran out; spinning would make it worse.
-async fn pause(error: &std::io::Error) {
-    tracing::warn!(%error, "cannot accept a connection");
-    tokio::time::sleep(Duration::from_millis(100)).await;
-}
-
-/// A handshake takes as long as the other end wants; it must not hold up the listener.
-fn secure_connection(handshake: tokio_rustls::Accept<TcpStream>, service: Service) {
-    tokio::spawn(async move {
-        match tokio::time::timeout(HANDSHAKE, handshake).await {
-            Ok(Ok(stream)) => connection(stream, service),
-            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-            Err(_) => tracing::debug!("TLS handshake took too long"),
-        }
-    });
-}
-
-fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: Service) {
-    tokio::spawn(async move {
-        let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-        server
-            .http2()
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20)
-            .max_concurrent_streams(1000);
-        let service = TowerToHyperService::new(service);
-        if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-            tracing::debug!(%error, "connection ended");
-        }
-    });
 }

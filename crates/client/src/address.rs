@@ -24,6 +24,12 @@ pub enum AddressError {
         /// The text.
         address: String,
     },
+    /// A place that cannot be reached with certificates.
+    #[error("unsupported address {address:?}: expected tcp://host:port")]
+    Encrypted {
+        /// The text.
+        address: String,
+    },
     /// No path or no port.
     #[error("incomplete address {address:?}")]
     Incomplete {

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::address::{Address, AddressError};
+use crate::tls::{MutualTls, TlsError};
 
 /// A daemon that cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,15 @@ pub enum ConnectError {
         /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The two sides do not trust each other.
+    #[error("start TLS with {address}")]
+    Tls {
+        /// The address.
+        address: String,
+        /// Why not.
+        #[source]
+        source: TlsError,
     },
 }
 
@@ -61,6 +71,22 @@ impl Client {
                 Self::over(stream, address).await
             }
         }
+    }
+
+    /// Connects to `address` (`tcp://` only) with certificates on both sides.
+    ///
+    /// # Errors
+    /// As [`Client::connect`], and certificates that one side does not accept.
+    pub async fn connect_tls(address: &str, tls: &MutualTls) -> Result<Self, ConnectError> {
+        let failed = |source| ConnectError::Io { address: address.to_string(), source };
+        let Address::Tcp { authority } = address.parse()? else {
+            return Err(AddressError::Encrypted { address: address.to_string() }.into());
+        };
+        let refused = |source| ConnectError::Tls { address: address.to_string(), source };
+        let config = tls.config().map_err(refused)?;
+        let stream = TcpStream::connect(authority).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        Self::over(config.handshake(stream).await.map_err(refused)?, address).await
     }
 
     /// Speaks to a daemon over an established byte stream; `name` is for messages.

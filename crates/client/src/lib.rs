@@ -14,7 +14,8 @@ pub mod options;
 pub mod progress;
 mod solve;
 mod status;
-mod text;
+pub mod text;
+mod tls;
 
 pub use address::{Address, AddressError};
 pub use cache_dir::{CacheDirError, CacheDirectories};
@@ -23,3 +24,4 @@ pub use error::{SolveError, SourceLocation};
 pub use excerpt::excerpt;
 pub use solve::{CacheEntry, Exporter, Solve, Solved};
 pub use status::{LogEntry, SolveStatus, StatusEntry, VertexEntry, WarningEntry};
+pub use tls::{MutualTls, TlsError};

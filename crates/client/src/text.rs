@@ -3,8 +3,11 @@
 //! Nothing that reaches a terminal outside a plain log of the user's own build may move the
 //! cursor, set the title or hide what follows.
 
+use std::fmt::Write as _;
+
 /// Control characters out, tabs as spaces.
-pub(crate) fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars()
         .filter_map(|character| match character {
             '\t' => Some(' '),
@@ -15,15 +18,39 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// As [`printable`], with line breaks as spaces.
-pub(crate) fn single_line(text: &str) -> String {
+#[must_use]
+pub fn single_line(text: &str) -> String {
     let flat: String =
         text.chars().map(|character| if character == '\n' { ' ' } else { character }).collect();
     printable(&flat)
 }
 
+/// As [`printable`], line by line.
+#[must_use]
+pub fn lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON with everything in its strings escaped that a terminal could act on; its meaning stays.
+#[must_use]
+pub fn json(document: &str) -> String {
+    let mut out = String::with_capacity(document.len());
+    for character in document.chars() {
+        // Line breaks of JSON itself; those within strings are escaped already.
+        if character == '\n' || !is_hostile(character) {
+            out.push(character);
+        } else {
+            // All of them lie in the first plane. Writing to a String cannot fail.
+            let _ = write!(out, "\\u{:04x}", u32::from(character));
+        }
+    }
+    out
+}
+
 /// A step's output for a redrawn display: escape sequences out, only the text after the last
 /// carriage return, control characters out.
-pub(crate) fn log_line(line: &str) -> String {
+#[must_use]
+pub fn log_line(line: &str) -> String {
     let line = line.trim_end_matches('\r');
     let line = line.rsplit('\r').next().unwrap_or(line);
     let mut out = String::with_capacity(line.len());
@@ -72,12 +99,14 @@ fn skip_escape(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) {
 }
 
 /// Columns `text` takes, counting wide characters twice.
-pub(crate) fn width(text: &str) -> usize {
+#[must_use]
+pub fn width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
 
 /// The longest start of `text` within `columns`.
-pub(crate) fn truncate(text: &str, columns: usize) -> &str {
+#[must_use]
+pub fn truncate(text: &str, columns: usize) -> &str {
     let mut used = 0;
     for (index, character) in text.char_indices() {
         used += char_width(character);
@@ -117,6 +146,16 @@ mod tests {
         assert_eq!(log_line("\x1b[31mred\x1b[0m \x1b]0;title\x07x\x1b]8;;u\x1b\\y"), "red xy");
         assert_eq!(log_line("10%\r20%\r30%\r"), "30%");
         assert_eq!(log_line("\x1b[unterminated"), "nterminated");
+    }
+
+    #[test]
+    fn lines_and_documents_keep_their_shape() {
+        assert_eq!(lines("a\x1b[2J\n\tb\r\n"), "a[2J\n b\n");
+        let document = "{\n  \"a\": \"\u{9b}2J\u{202e}\u{7f}ä\"\n}";
+        let escaped = json(document);
+        assert_eq!(escaped, "{\n  \"a\": \"\\u009b2J\\u202e\\u007fä\"\n}");
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+        assert_eq!(value(&escaped), value(document));
     }
 
     #[test]

@@ -8,7 +8,17 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::build::{self, BuildArgs};
 use crate::commands::builder::{self, BuilderArgs};
+use crate::commands::builds::{self, BuildsArgs};
 use crate::commands::doctor;
+use crate::commands::images::{self, ImagesArgs};
+use crate::commands::login::{self, LoginArgs};
+use crate::commands::logout::{self, LogoutArgs};
+use crate::commands::projects::{self, ProjectsArgs};
+use crate::commands::pull_token::{self, PullTokenArgs};
+use crate::commands::server::{self, OrganizationArgs, ServerArgs};
+use crate::commands::tokens::{self, TokensArgs};
+use crate::commands::trust::{self, TrustArgs};
+use crate::commands::usage::{self, UsageArgs};
 
 /// Under this name the program takes the arguments of `cofferdam builder` directly, as a drop-in for BuildKit's daemon.
 const DAEMON_NAME: &str = "buildkitd";
@@ -30,6 +40,28 @@ pub(crate) enum Command {
     Builder(Box<BuilderArgs>),
     /// Show what this machine offers for building, and what it lacks
     Doctor,
+    /// Run the server: API, registry, pages and the builders of every project
+    Server(Box<ServerArgs>),
+    /// Manage organizations, on the machine of the server
+    Organization(OrganizationArgs),
+    /// Get a token for a server and store it
+    Login(LoginArgs),
+    /// Forget the token of a server
+    Logout(LogoutArgs),
+    /// Manage the projects of a server
+    Projects(Box<ProjectsArgs>),
+    /// Manage the tokens of a project
+    Tokens(TokensArgs),
+    /// Manage whose jobs may build in a project without a stored token
+    Trust(TrustArgs),
+    /// See and stop the builds of a project
+    Builds(Box<BuildsArgs>),
+    /// See and delete the images of a project
+    Images(ImagesArgs),
+    /// Print a password that only pulls a project's images
+    PullToken(PullTokenArgs),
+    /// See what was built in a window of time
+    Usage(UsageArgs),
 }
 
 /// Parses and does it.
@@ -38,6 +70,17 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<E
         Command::Build(args) => build::run(*args),
         Command::Builder(args) => builder::run(*args),
         Command::Doctor => doctor::run(),
+        Command::Server(args) => server::run(*args),
+        Command::Organization(args) => server::organization(args),
+        Command::Login(args) => login::run(args),
+        Command::Logout(args) => logout::run(args),
+        Command::Projects(args) => projects::run(*args),
+        Command::Tokens(args) => tokens::run(args),
+        Command::Trust(args) => trust::run(args),
+        Command::Builds(args) => builds::run(*args),
+        Command::Images(args) => images::run(args),
+        Command::PullToken(args) => pull_token::run(args),
+        Command::Usage(args) => usage::run(args),
     }
 }
 
@@ -67,22 +110,53 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Flags of a command and of those below it.
+    fn flags(command: &clap::Command) -> Vec<(String, String)> {
+        let own = command.get_arguments().filter_map(clap::Arg::get_long);
+        let own = own.map(|flag| (command.get_name().to_owned(), flag.to_owned()));
+        own.chain(command.get_subcommands().flat_map(flags)).collect()
+    }
+
     #[test]
     fn every_flag_is_documented() {
         let page = include_str!("../../../docs/cli.md");
         let internal = ["until-stdin-closes", "help", "version"];
+        for (command, flag) in flags(&Cli::command()) {
+            let written = ["`", " ", "[", "="].map(|after| format!("--{flag}{after}"));
+            assert!(
+                internal.contains(&flag.as_str()) || written.iter().any(|text| page.contains(text)),
+                "docs/cli.md lacks --{flag} of {command}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_command_is_documented() {
+        let page = include_str!("../../../docs/cli.md");
         for command in Cli::command().get_subcommands() {
-            for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
-                let written = page.contains(&format!("--{flag}`"))
-                    || page.contains(&format!("--{flag} "))
-                    || page.contains(&format!("--{flag}["))
-                    || page.contains(&format!("--{flag}="));
-                assert!(
-                    written || internal.contains(&flag),
-                    "docs/cli.md lacks --{flag} of {}",
-                    command.get_name()
-                );
-            }
+            let name = command.get_name();
+            assert!(page.contains(&format!("## cofferdam {name}")), "docs/cli.md lacks {name}");
+        }
+    }
+
+    #[test]
+    fn options_of_servers_go_anywhere() {
+        for text in [
+            "cofferdam builds --server http://h --json list --project p",
+            "cofferdam builds list --server http://h --json --project p --limit 3",
+        ] {
+            let Command::Builds(args) = Cli::try_parse_from(words(text)).unwrap().command else {
+                unreachable!()
+            };
+            let shown = format!("{args:?}");
+            assert!(
+                shown.contains("Some(\"http://h\")") && shown.contains("json: true"),
+                "{shown}"
+            );
+            assert!(shown.contains("project: Some(\"p\")"), "{shown}");
+        }
+        for text in ["cofferdam builds list --limit 0", "cofferdam builds list --all --limit 1"] {
+            assert!(Cli::try_parse_from(words(text)).is_err(), "{text}");
         }
     }
 

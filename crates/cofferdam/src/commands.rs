@@ -2,4 +2,14 @@
 
 pub(crate) mod build;
 pub(crate) mod builder;
+pub(crate) mod builds;
 pub(crate) mod doctor;
+pub(crate) mod images;
+pub(crate) mod login;
+pub(crate) mod logout;
+pub(crate) mod projects;
+pub(crate) mod pull_token;
+pub(crate) mod server;
+pub(crate) mod tokens;
+pub(crate) mod trust;
+pub(crate) mod usage;

@@ -1,14 +1,18 @@
 //! The `cofferdam` program: reads arguments, calls the rooms below, prints.
 //!
-//! One executable plays four parts. Three are started by people (`build`, `builder`, `doctor`); of `builder` two more processes
+//! One executable plays all parts. Those with commands are started by people; of `builder` two more processes
 //! are made from the same file: the gate, and the enclosed builder itself. Those two are told apart before any argument is
 //! parsed, because they must do their first steps with a single thread and nothing else of value in memory. This crate holds no
 //! domain logic.
 
+mod accounts;
 mod cli;
 mod commands;
 mod exit;
 mod logging;
+mod paging;
+mod remote;
+mod terminal;
 
 use std::process::ExitCode;
 

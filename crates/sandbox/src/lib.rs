@@ -26,7 +26,7 @@ mod rootfs;
 mod seccomp;
 mod spec;
 
-pub use cgroup::{CgroupError, Delegation, Hierarchy, HierarchyKind};
+pub use cgroup::{CgroupError, Delegation, Hierarchy, HierarchyKind, sweep_groups};
 pub use doctor::{Finding, doctor};
 pub use enclosure::{
     Bind, Enclosure, EnclosureError, EnclosureOptions, Entered, Supervised, SupervisedExit, enter,

@@ -36,6 +36,8 @@ struct Held<R: Runtime> {
     shown: HashMap<Digest, Shown>,
     /// Vertices that the builder made itself.
     own: HashMap<Digest, VertexLog>,
+    /// Names of vertices when they were let go, for those who ask afterwards.
+    left_names: HashMap<Digest, Vec<Digest>>,
     left: bool,
 }
 
@@ -57,6 +59,7 @@ impl<R: Runtime> Job<R> {
                 vertices: HashMap::new(),
                 shown: HashMap::new(),
                 own: HashMap::new(),
+                left_names: HashMap::new(),
                 left: false,
             }),
         })
@@ -97,8 +100,11 @@ impl<R: Runtime> Job<R> {
     #[must_use]
     pub fn names(&self, vertex: &Digest) -> Vec<Digest> {
         let held = self.held();
-        let shared = held.shown.get(vertex).and_then(|shown| held.vertices.get(&shown.shared_name));
-        shared.map(|shared| shared.names()).unwrap_or_default()
+        let shown = held.shown.get(vertex);
+        match shown.and_then(|shown| held.vertices.get(&shown.shared_name)) {
+            Some(shared) => shared.names(),
+            None => held.left_names.get(vertex).cloned().unwrap_or_default(),
+        }
     }
 
     /// All events of this job from its beginning, then live, until it is closed.
@@ -169,6 +175,14 @@ impl<R: Runtime> Job<R> {
         let mut held = self.held();
         held.left = true;
         self.cancel.cancel();
+        let names: Vec<(Digest, Vec<Digest>)> = held
+            .shown
+            .iter()
+            .filter_map(|(digest, shown)| {
+                Some((*digest, held.vertices.get(&shown.shared_name)?.names()))
+            })
+            .collect();
+        held.left_names.extend(names);
         for shared in held.vertices.values() {
             if !shared.journal.unsubscribe(self.serial) {
                 registry.abandon(shared);

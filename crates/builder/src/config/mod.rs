@@ -238,6 +238,12 @@ pub struct Isolation {
     /// First of the 131,072 host ids this builder owns when started as root; chosen from the
     /// root directory's path when absent.
     pub ids_base: Option<u32>,
+    /// Processors that the builder and its steps may use together, such as `2` or `1.5`.
+    pub cpus: Option<f64>,
+    /// Memory that they may use together; a share is of the machine's.
+    pub memory: Option<DiskSpace>,
+    /// Processes and threads that they may have together.
+    pub pids: Option<u64>,
 }
 
 impl Config {

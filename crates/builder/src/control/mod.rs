@@ -4,7 +4,7 @@ mod filter;
 mod health;
 mod service;
 mod solve;
-mod status;
+pub(crate) mod status;
 mod usage;
 
 pub(crate) use health::HealthService;

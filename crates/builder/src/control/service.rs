@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_digest::Digest;
+use cofferdam_session::headers as session_headers;
 use cofferdam_wire::moby::buildkit::v1 as wire;
 use cofferdam_wire::moby::buildkit::v1::Control;
 use connectrpc::{
     ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
     ServiceStream,
 };
+use http::{HeaderMap, HeaderValue};
 
 use super::{solve, status, usage};
 use crate::builder::Builder;
 use crate::failure::Failure;
+use crate::serving::Scope;
 
 /// How long `Status` waits for its build: clients open both at the same time.
 const STATUS_WAIT: Duration = Duration::from_secs(6);
@@ -23,13 +26,24 @@ const TIMESTAMP: &str = "buildkit-current-timestamp";
 /// The control API over a builder.
 pub(crate) struct ControlService {
     builder: Arc<Builder>,
+    scope: Scope,
 }
 
 impl ControlService {
-    /// The API of `builder`.
-    pub(crate) const fn new(builder: Arc<Builder>) -> Self {
-        Self { builder }
+    /// The API of `builder` for connections of `scope`.
+    pub(crate) const fn new(builder: Arc<Builder>, scope: Scope) -> Self {
+        Self { builder, scope }
     }
+}
+
+/// Headers of a session whose id is the one it has in this builder.
+fn renamed(headers: &HeaderMap, scope: &Scope) -> Result<HeaderMap, Failure> {
+    let mut headers = headers.clone();
+    if let Some(id) = headers.get(session_headers::SESSION_ID).and_then(|id| id.to_str().ok()) {
+        let name = HeaderValue::try_from(scope.name(id)).map_err(Failure::of)?;
+        headers.insert(session_headers::SESSION_ID, name);
+    }
+    Ok(headers)
 }
 
 fn no_history(call: &str) -> ConnectError {
@@ -62,10 +76,10 @@ impl Control for ControlService {
     ) -> ServiceResult<wire::SolveResponse> {
         let request = request.to_owned_message();
         let id = request.Ref.clone();
-        match solve::solve(&self.builder, request).await {
+        match solve::solve(&self.builder, &self.scope, request).await {
             Ok(response) => Response::ok(response),
             Err(failure) => {
-                tracing::info!(build = id, %failure, "build failed");
+                tracing::info!(build = self.scope.name(&id), %failure, "build failed");
                 Err(failure.into())
             }
         }
@@ -76,8 +90,9 @@ impl Control for ControlService {
         _context: RequestContext,
         request: ServiceRequest<'_, wire::StatusRequest>,
     ) -> ServiceResult<ServiceStream<wire::StatusResponse>> {
-        let id = request.to_owned_message().Ref;
-        let job = self.builder.job(&id, STATUS_WAIT).await?;
+        let id = self.scope.name(&request.to_owned_message().Ref);
+        let job = self.builder.job(&id, STATUS_WAIT).await;
+        let job = job.map_err(|failure| self.scope.explain(failure))?;
         let events = job.events();
         let builder = Arc::clone(&self.builder);
         let saved = move |vertex: &Digest| builder.saved(&job, vertex);
@@ -94,7 +109,7 @@ impl Control for ControlService {
             .builder
             .context
             .sessions
-            .open(context.headers(), requests)
+            .open(&renamed(context.headers(), &self.scope)?, requests)
             .await
             .map_err(Failure::of)?;
         Response::stream_ok(stream)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cofferdam_digest::Digest;
 use cofferdam_graph::Edge;
-use cofferdam_solver::VertexLog;
+use cofferdam_solver::{Job, VertexLog};
 use cofferdam_wire::moby::buildkit::v1::{SolveRequest, SolveResponse};
 use cofferdam_wire::pb;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,8 @@ use crate::export::{Attributes, CONFIG_KEY, Export, Kind, Output, Refs, vertex_d
 use crate::failure::Failure;
 use crate::gateway::bridge::{Answer, AnswerRefs, Bridge};
 use crate::gateway::entitlements::Granted;
+use crate::runtime::OpRuntime;
+use crate::serving::{Scope, Solving};
 use crate::snapshot::Snapshot;
 
 /// Newest wire behaviour this builder has, in BuildKit's numbering.
@@ -45,30 +47,58 @@ impl Drop for Ending {
     }
 }
 
-/// Runs a build.
+/// Runs a build of `scope`.
 pub(super) async fn solve(
     builder: &Arc<Builder>,
+    scope: &Scope,
     request: SolveRequest,
 ) -> Result<SolveResponse, Failure> {
     check(&request)?;
+    let id = scope.name(&request.Ref);
+    let opened = builder.solver.job(&id).map_err(Failure::of);
+    let job = opened.map_err(|failure| scope.explain(failure))?;
+    let solving = scope.begin(&request.Ref, &job)?;
+    let result = solve_job(builder, scope, request, job, &solving).await;
+    let result = result.map_err(|failure| scope.explain_end(failure));
+    solving.end(&result);
+    result
+}
+
+async fn solve_job(
+    builder: &Arc<Builder>,
+    scope: &Scope,
+    request: SolveRequest,
+    job: Arc<Job<OpRuntime>>,
+    solving: &Solving,
+) -> Result<SolveResponse, Failure> {
+    let id = job.id().to_owned();
     let wanted = exporters(&request)?;
     let granted = Granted::new(&builder.context.config, &request.Entitlements)?;
-    let job = builder.solver.job(&request.Ref).map_err(Failure::of)?;
+    let session = scope.name(&request.Session);
+    let sessions = if session.is_empty() { vec![] } else { vec![session.clone()] };
     let bridge = Bridge::new(
         Arc::clone(&builder.context),
         Arc::clone(&job),
         request.Session.clone(),
+        sessions.clone(),
         builder.worker.platforms.clone(),
         request.FrontendInputs.clone().into_iter().collect(),
         granted,
     );
-    let sessions = if request.Session.is_empty() { vec![] } else { vec![request.Session.clone()] };
-    let info = BuildInfo { sessions: sessions.clone(), ..BuildInfo::default() };
-    builder.context.add_build(&request.Ref, info);
-    builder.add(job, Arc::clone(&bridge))?;
-    let _ending = Ending { builder: Arc::clone(builder), id: request.Ref.clone() };
+    let info = BuildInfo {
+        sessions: sessions.clone(),
+        scope: scope.clone(),
+        solve: solving.solve().cloned(),
+        ..BuildInfo::default()
+    };
+    builder.context.add_build(&id, info);
+    if let Err(failure) = builder.add(job, Arc::clone(&bridge)) {
+        builder.context.remove_build(&id);
+        return Err(failure);
+    }
+    let _ending = Ending { builder: Arc::clone(builder), id };
 
-    let client_gone = client_gone(builder, &request.Session);
+    let client_gone = client_gone(builder, &session);
     let run = run(builder, &bridge, &request, wanted, sessions);
     tokio::select! {
         result = run => result,
@@ -187,8 +217,7 @@ async fn run(
     }
     for (index, wanted) in cache_exports.iter().enumerate() {
         if wanted.kind != "inline" {
-            let session = &request.Session;
-            response.extend(export_cache(builder, bridge, wanted, &output, session, index).await?);
+            response.extend(export_cache(builder, bridge, wanted, &output, index).await?);
         }
     }
     Ok(SolveResponse {
@@ -333,9 +362,9 @@ async fn export_cache(
     bridge: &Arc<Bridge>,
     request: &ExportRequest,
     output: &Output,
-    session: &str,
     index: usize,
 ) -> Result<BTreeMap<String, String>, Failure> {
+    let session = &bridge.session;
     let log = bridge.job.vertex(Digest::of(format!("{session}-cache-{index}")), request.title()?);
     let export = async {
         let max = request.is_max();
@@ -343,8 +372,7 @@ async fn export_cache(
         if !max {
             results = cache_export::only_final(results, &final_trees(output).await?);
         }
-        let sessions = [session.to_owned()];
-        cache_export::export(&builder.context, request, results, &sessions, &log).await
+        cache_export::export(&builder.context, request, results, &bridge.sessions, &log).await
     };
     match log.track(export).await {
         Err(failure) if request.ignores_errors() => {

@@ -78,8 +78,10 @@ pub(crate) struct Bridge {
     pub(crate) context: Arc<Context>,
     /// The build's job.
     pub(crate) job: Arc<Job<OpRuntime>>,
-    /// The client's session.
+    /// The client's session, as the client calls it.
     pub(crate) session: String,
+    /// The same as it is called in this builder, if there is one.
+    pub(crate) sessions: Vec<String>,
     /// Platforms of the worker.
     pub(crate) platforms: Vec<pb::Platform>,
     /// Definitions that came with the request.
@@ -97,6 +99,7 @@ impl Bridge {
         context: Arc<Context>,
         job: Arc<Job<OpRuntime>>,
         session: String,
+        sessions: Vec<String>,
         platforms: Vec<pb::Platform>,
         inputs: HashMap<String, pb::Definition>,
         granted: Granted,
@@ -105,6 +108,7 @@ impl Bridge {
             context,
             job,
             session,
+            sessions,
             platforms,
             inputs,
             granted,
@@ -188,7 +192,7 @@ impl Bridge {
 
     /// Makes caches available to everything solved from now on; trouble is shown, not fatal.
     pub(crate) async fn import(&self, requests: Vec<ImportRequest>) {
-        let sessions = vec![self.session.clone()];
+        let sessions = self.sessions.clone();
         for request in requests {
             {
                 let mut imported = self.imported.lock().unwrap_or_else(PoisonError::into_inner);

@@ -59,7 +59,7 @@ impl Bridge {
         let log = self.job.vertex(Digest::of(format!("{}:{name}", self.job.id())), &name);
         let resolve = async {
             let parsed = ImageReference::parse(reference).map_err(Failure::of)?;
-            let sessions = vec![self.session.clone()];
+            let sessions = self.sessions.clone();
             let cancelled = self.job.cancellation();
             let platform = platform_of(&platform);
             tokio::select! {
@@ -103,10 +103,10 @@ impl Client for FrontendClient {
         let name = format!("{}:{log_name}", self.bridge.job.id());
         let log = self.bridge.job.vertex(Digest::of(name), log_name);
         let platform = platform.cloned().unwrap_or_else(default_platform);
-        let sessions = [self.bridge.session.clone()];
+        let sessions = &self.bridge.sessions;
         let context = &self.bridge.context;
         let platform = platform_of(&platform);
-        let resolve = resolve_layout(context, reference, store, &platform, &sessions);
+        let resolve = resolve_layout(context, reference, store, &platform, sessions);
         let (_, resolved) = log.track(resolve).await.map_err(client_error)?;
         Ok(ResolvedImage {
             reference: reference.to_owned(),

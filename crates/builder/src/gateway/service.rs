@@ -22,6 +22,7 @@ use super::{capabilities, files};
 use crate::builder::Builder;
 use crate::cache::import::ImportRequest;
 use crate::failure::Failure;
+use crate::serving::Scope;
 use crate::snapshot::Snapshot;
 
 /// Header that names the build.
@@ -32,12 +33,13 @@ const LOOKUP_WAIT: Duration = Duration::from_secs(3);
 /// The gateway over a builder's builds.
 pub(crate) struct GatewayService {
     builder: Arc<Builder>,
+    scope: Scope,
 }
 
 impl GatewayService {
-    /// A gateway for `builder`.
-    pub(crate) const fn new(builder: Arc<Builder>) -> Self {
-        Self { builder }
+    /// A gateway for `builder` on connections of `scope`.
+    pub(crate) const fn new(builder: Arc<Builder>, scope: Scope) -> Self {
+        Self { builder, scope }
     }
 
     async fn bridge(&self, context: &RequestContext, call: &str) -> Result<Arc<Bridge>, Failure> {
@@ -47,7 +49,12 @@ impl GatewayService {
                 "forwarding {call}: no buildid found in context"
             )));
         };
-        self.builder.bridge(id, LOOKUP_WAIT).await
+        self.explained(self.builder.bridge(&self.scope.name(id), LOOKUP_WAIT).await)
+    }
+
+    /// An answer, or the failure as this connection's client is to read it.
+    fn explained<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
+        result.map_err(|failure| self.scope.explain(failure))
     }
 
     async fn snapshot(bridge: &Bridge, id: &str) -> Result<Snapshot, Failure> {
@@ -116,7 +123,8 @@ impl LlbBridge for GatewayService {
         let bridge = self.bridge(&context, "ResolveImageConfig").await?;
         let request = request.to_owned_message();
         let platform = request.Platform.as_option();
-        let resolved = bridge.resolve_image(&request.Ref, platform, &request.LogName).await?;
+        let resolved = bridge.resolve_image(&request.Ref, platform, &request.LogName).await;
+        let resolved = self.explained(resolved)?;
         Response::ok(wire::ResolveImageConfigResponse {
             Digest: resolved.root.to_string(),
             Config: resolved.config.to_vec(),
@@ -139,7 +147,8 @@ impl LlbBridge for GatewayService {
         };
         if let Some(reference) = source.identifier.strip_prefix("docker-image://") {
             let platform = request.Platform.as_option();
-            let resolved = bridge.resolve_image(reference, platform, &request.LogName).await?;
+            let resolved = bridge.resolve_image(reference, platform, &request.LogName).await;
+            let resolved = self.explained(resolved)?;
             response.Image = buffa::MessageField::some(wire::ResolveSourceImageResponse {
                 Digest: resolved.root.to_string(),
                 Config: resolved.config.to_vec(),
@@ -156,7 +165,7 @@ impl LlbBridge for GatewayService {
     ) -> ServiceResult<wire::SolveResponse> {
         let bridge = self.bridge(&context, "Solve").await?;
         let request = request.to_owned_message();
-        Response::ok(Self::solve_request(&bridge, request).await?)
+        Response::ok(self.explained(Self::solve_request(&bridge, request).await)?)
     }
 
     async fn read_file(
@@ -166,7 +175,7 @@ impl LlbBridge for GatewayService {
     ) -> ServiceResult<wire::ReadFileResponse> {
         let bridge = self.bridge(&context, "ReadFile").await?;
         let request = request.to_owned_message();
-        let snapshot = Self::snapshot(&bridge, &request.Ref).await?;
+        let snapshot = self.explained(Self::snapshot(&bridge, &request.Ref).await)?;
         let (offset, length) = match request.Range.as_option() {
             Some(range) => (
                 u64::try_from(range.Offset).unwrap_or(0),
@@ -186,7 +195,7 @@ impl LlbBridge for GatewayService {
     ) -> ServiceResult<wire::ReadDirResponse> {
         let bridge = self.bridge(&context, "ReadDir").await?;
         let request = request.to_owned_message();
-        let snapshot = Self::snapshot(&bridge, &request.Ref).await?;
+        let snapshot = self.explained(Self::snapshot(&bridge, &request.Ref).await)?;
         let ids = bridge.context.store_ids();
         let entries =
             files::list(&snapshot, &request.DirPath, &request.IncludePattern, ids).await?;
@@ -200,7 +209,7 @@ impl LlbBridge for GatewayService {
     ) -> ServiceResult<wire::StatFileResponse> {
         let bridge = self.bridge(&context, "StatFile").await?;
         let request = request.to_owned_message();
-        let snapshot = Self::snapshot(&bridge, &request.Ref).await?;
+        let snapshot = self.explained(Self::snapshot(&bridge, &request.Ref).await)?;
         let stat = files::stat(&snapshot, &request.Path, bridge.context.store_ids()).await?;
         Response::ok(wire::StatFileResponse {
             stat: buffa::MessageField::some(stat),
@@ -216,7 +225,7 @@ impl LlbBridge for GatewayService {
         let bridge = self.bridge(&context, "Evaluate").await?;
         let id = request.to_owned_message().Ref;
         if let Some(reference) = bridge.find(&id)? {
-            bridge.evaluate(&reference).await?;
+            self.explained(bridge.evaluate(&reference).await)?;
         }
         Response::ok(wire::EvaluateResponse::default())
     }

@@ -17,6 +17,7 @@ use super::outputs;
 use crate::blocking::give_back;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::network_record::Recording;
 use crate::snapshot::Snapshot;
 use crate::user::resolve_user;
 
@@ -171,8 +172,11 @@ async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Fa
     let Pipes { stdout, stderr, readers } = exec_logs::pipes(step)?;
     let mut running =
         context.launcher.run(spec, stdout, stderr, None).await.map_err(Failure::of)?;
-    let attachment = match running.take_tun() {
-        Some(tun) if gated => Some(context.attach(tun, &name).await?),
+    let recording = match running.take_tun() {
+        Some(tun) if gated => {
+            let attachment = context.attach(tun, &name).await?;
+            Some(Recording::begin(context, step, attachment))
+        }
         _ => None,
     };
     let exit = tokio::select! {
@@ -185,8 +189,8 @@ async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Fa
         }
     };
     readers.finish().await;
-    if let Some(attachment) = attachment {
-        context.record_connections(step, attachment.finish().await);
+    if let Some(recording) = recording {
+        recording.finish().await;
     }
     Ok(exit)
 }

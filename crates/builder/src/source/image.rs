@@ -360,8 +360,7 @@ pub(crate) async fn layout_snapshot(
     step: &Step,
 ) -> Result<Snapshot, Failure> {
     let platform = platform_of(&vertex.effective_platform());
-    let mut ids: Vec<String> = op.attrs.get("oci.session").cloned().into_iter().collect();
-    ids.extend(context.sessions_of(step));
+    let ids = context.sessions_with(step, op.attrs.get("oci.session"));
     let store = op.attrs.get("oci.store").cloned().unwrap_or_default();
     let (blobs, resolved) = resolve_layout(context, reference, &store, &platform, &ids).await?;
     layers(context, op, &resolved, Arc::new(blobs), reference.to_owned(), step.progress.clone())

@@ -51,8 +51,7 @@ pub(crate) async fn snapshot(
     name: &str,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
-    let mut ids: Vec<String> = op.attrs.get("local.session").cloned().into_iter().collect();
-    ids.extend(context.sessions_of(step));
+    let ids = context.sessions_with(step, op.attrs.get("local.session"));
     let hint = op.attrs.get("local.sharedkeyhint").map_or("", String::as_str);
     let request = LocalRequest {
         name: name.to_owned(),

@@ -1,8 +1,10 @@
-//! `cofferdam build`: an ordinary client of a builder, which starts one for itself when it is told of none.
+//! `cofferdam build`: an ordinary client of a builder, which starts one for itself when it is told of none;
+//! or a client of a server, which gives it one.
 
 mod arguments;
 mod attributes;
 mod context;
+mod hosted;
 mod load;
 mod outputs;
 mod own;
@@ -23,15 +25,19 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use arguments::BuildArgs;
 use arguments::{DisplayArgs, ProgressMode};
 use context::Sources;
+use hosted::HostedBuild;
 use load::Loader;
 use outputs::Outputs;
 use own::OwnBuilder;
 
+use crate::terminal::note;
+
 /// The frontend that reads Dockerfiles.
 const FRONTEND: &str = "dockerfile.v0";
 
-/// Variables that name a builder, in the order they are looked at.
-const ADDRESS_VARIABLES: &[&str] = &["COFFERDAM_BUILDER", "BUILDKIT_HOST"];
+/// Variables that name a builder: the first goes before a server that the environment names, the second after it.
+const BUILDER: &str = "COFFERDAM_BUILDER";
+const DAEMON: &str = "BUILDKIT_HOST";
 
 /// Carries the command out.
 pub(crate) fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
@@ -58,39 +64,109 @@ struct Order {
 async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
     let order = prepare(&args).await?;
     let cancel = cancelled_by_signals()?;
-    let address = address(&args);
-    let (result, summary, order) = match address {
-        Some(address) => {
+    match Place::of(&args) {
+        Place::Address(address) => {
             let client = Client::connect(&address).await?;
-            solve(&client, order, &args.display, cancel).await
+            carry_out(&client, order, &args, cancel).await?;
         }
-        None => {
+        Place::Server => on_server(order, &args, cancel).await?,
+        Place::Here => {
             let mut own = OwnBuilder::start(&args.builder, &args.display)?;
-            let connected = tokio::select! {
-                client = own.connect() => client,
-                () = cancel.cancelled() => Err(SolveError::Canceled.into()),
+            let built = async {
+                let client = tokio::select! {
+                    client = own.connect() => client?,
+                    () = cancel.cancelled() => return Err(SolveError::Canceled.into()),
+                };
+                solve(&client, order, &args.display, cancel).await
             };
-            let built = match connected {
-                Ok(client) => solve(&client, order, &args.display, cancel).await,
-                Err(error) => {
-                    own.stop().await;
-                    return Err(error);
-                }
-            };
+            let built = built.await;
             own.stop().await;
-            built
+            let (solved, summary, order) = built?;
+            conclude(order, &args, &solved, &summary).await?;
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a build runs.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// On the builder there.
+    Address(String),
+    /// On a builder that a server gives.
+    Server,
+    /// On one of its own.
+    Here,
+}
+
+impl Place {
+    fn of(args: &BuildArgs) -> Self {
+        let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if hosted::is_wanted(&args.server) {
+            return Self::Server;
+        }
+        if let Some(address) = args.builder.address.clone().or_else(|| named(BUILDER)) {
+            return Self::Address(address);
+        }
+        if hosted::is_meant_by_environment() {
+            return Self::Server;
+        }
+        named(DAEMON).map_or(Self::Here, Self::Address)
+    }
+}
+
+/// Runs the build on a builder of a server, which is told how it ended.
+async fn on_server(
+    mut order: Order,
+    args: &BuildArgs,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let hosted = HostedBuild::begin(args, &order.outputs, &cancel).await?;
+    if !hosted.url().is_empty() && !silent(&args.display) {
+        note(&format!("Build: {}", hosted.url()));
+    }
+    let built = async {
+        if args.server.saves() {
+            order.outputs.save(hosted.save_names()?);
+            order.solve.exporters = order.outputs.exporters();
+            let services = std::mem::take(&mut order.solve.services);
+            order.solve.services = services.credentials(session::credentials(hosted.logins())?);
+        }
+        let client = hosted.connect(&cancel).await?;
+        carry_out(&client, order, args, cancel).await
     };
-    let solved = result?;
+    let built = built.await;
+    hosted.finish(&built).await;
+    built
+}
+
+/// Runs the build on a builder and does with its outputs what was asked for.
+async fn carry_out(
+    client: &Client,
+    order: Order,
+    args: &BuildArgs,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let (solved, summary, order) = solve(client, order, &args.display, cancel).await?;
+    conclude(order, args, &solved, &summary).await
+}
+
+/// Everything that is left when the builder is done.
+async fn conclude(
+    order: Order,
+    args: &BuildArgs,
+    solved: &Solved,
+    summary: &Summary,
+) -> anyhow::Result<()> {
     order.caches.finish(&solved.response)?;
     let loaded = match order.loader {
         Some(loader) => Some(loader.finish().await?),
         None => None,
     };
     report::write(&args.outputs, &solved.response)?;
-    tell(&args.display, &order.outputs, &solved, &summary, loaded);
+    tell(&args.display, &order.outputs, solved, summary, loaded);
     drop(order.sources);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Reads everything the arguments name, so that mistakes are found before anything is started.
@@ -113,7 +189,7 @@ async fn prepare(args: &BuildArgs) -> anyhow::Result<Order> {
     let solve = Solve {
         frontend: FRONTEND.to_owned(),
         frontend_attrs,
-        exporters: outputs.0.iter().map(|(exporter, _)| exporter.clone()).collect(),
+        exporters: outputs.exporters(),
         cache_imports: imports,
         cache_exports: exports,
         entitlements: attributes.entitlements,
@@ -137,12 +213,6 @@ fn caches(option: &'static str, texts: &[String]) -> anyhow::Result<Vec<CacheEnt
 
 fn inline_cache() -> CacheEntry {
     CacheEntry { kind: "inline".to_owned(), ..CacheEntry::default() }
-}
-
-/// The builder to use, when one is named.
-fn address(args: &BuildArgs) -> Option<String> {
-    let named = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    args.builder.address.clone().or_else(|| ADDRESS_VARIABLES.iter().find_map(named))
 }
 
 /// Fires on the first request to stop; the second ends the process, and with it a builder of our own.
@@ -172,14 +242,14 @@ async fn solve(
     mut order: Order,
     display: &DisplayArgs,
     cancel: CancellationToken,
-) -> (Result<Solved, SolveError>, Summary, Order) {
+) -> anyhow::Result<(Solved, Summary, Order)> {
     let mut progress = Progress::stderr(mode(display));
     let (events, mut inbox) = mpsc::unbounded_channel();
     let request = std::mem::take(&mut order.solve);
     let (result, ()) =
         tokio::join!(client.solve(request, events, cancel), progress.follow(&mut inbox));
     let summary = progress.finish(result.as_ref().err());
-    (result, summary, order)
+    Ok((result?, summary, order))
 }
 
 fn mode(display: &DisplayArgs) -> Mode {
@@ -191,6 +261,11 @@ fn mode(display: &DisplayArgs) -> Mode {
         ProgressMode::Rawjson => Mode::RawJson,
         ProgressMode::Quiet => Mode::Quiet,
     }
+}
+
+/// Whether nothing is said beside what was asked for.
+fn silent(display: &DisplayArgs) -> bool {
+    display.quiet || matches!(display.progress, ProgressMode::Rawjson | ProgressMode::Quiet)
 }
 
 /// Says what became of it. Standard output has at most the one thing that was asked for.
@@ -207,7 +282,7 @@ fn tell(
         }
         return;
     }
-    if matches!(display.progress, ProgressMode::Rawjson | ProgressMode::Quiet) {
+    if silent(display) {
         return;
     }
     let mut text = report::cached(summary).unwrap_or_default();

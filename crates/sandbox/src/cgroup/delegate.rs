@@ -131,6 +131,8 @@ impl Delegator<'_> {
         let controllers = place.enable(&own, &family);
         let hierarchy = Hierarchy { kind: place.kind, controllers, path: own.clone() };
         limits::write(&dir, &own, &hierarchy, self.limits)?;
+        // One step that takes too much shall end, not the builder with all others: groups of steps end as a whole, this one not.
+        write_control(&dir, "memory.oom.group", "0").ok();
         if place.has("devices") && self.owner.is_some() {
             restrict_devices(&dir, &own)?;
         }
@@ -241,18 +243,44 @@ fn give(path: &Path, owner: u32) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Removes groups of supervisors that are gone.
-fn sweep(family: &Path) {
-    for entry in fs::read_dir(family).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.rsplit('-').next()?.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        if !Path::new("/proc").join(pid.to_string()).exists() {
-            remove_tree(&entry.path()).ok();
+/// Removes groups of supervisors that are gone, in every hierarchy: those that are empty, and those of `ended`, whose last
+/// processes are waited for. Blocks up to a second for each of these.
+///
+/// Nothing is killed here: a number that is no process's may be one in another pid namespace.
+///
+/// # Errors
+///
+/// When the mounted hierarchies cannot be listed, or a group of `ended` stays busy.
+pub fn sweep_groups(ended: &[u32]) -> Result<(), CgroupError> {
+    let root = rustix::process::geteuid().is_root();
+    let mut failed = Ok(());
+    for place in places()? {
+        for (supervisor, path) in orphans(&place.base(root).join(FAMILY)) {
+            if !ended.contains(&supervisor) {
+                remove_tree(&path).ok();
+            } else if let Err(source) = retry(|| remove_tree(&path)) {
+                failed = Err(CgroupError::Remove { path, source });
+            }
         }
     }
+    failed
+}
+
+/// Removes groups of supervisors that are gone, as far as they are empty.
+fn sweep(family: &Path) {
+    for (_, path) in orphans(family) {
+        remove_tree(&path).ok();
+    }
+}
+
+/// Groups of supervisors that are gone, with the number that each had.
+fn orphans(family: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
+    fs::read_dir(family).into_iter().flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name();
+        let pid: u32 = name.to_str()?.rsplit('-').next()?.parse().ok()?;
+        let gone = !Path::new("/proc").join(pid.to_string()).exists();
+        gone.then(|| (pid, entry.path()))
+    })
 }
 
 fn remove_tree(path: &Path) -> Result<(), Errno> {

@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use delegate::sweep_groups;
 pub(crate) use delegate::{Delegator, Grant};
 
 use crate::spec::Limits;

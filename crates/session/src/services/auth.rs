@@ -83,6 +83,8 @@ pub struct DockerConfig {
     store: String,
     #[serde(rename = "credHelpers")]
     helpers: HashMap<String, String>,
+    #[serde(skip)]
+    added: HashMap<String, Credentials>,
 }
 
 impl fmt::Debug for DockerConfig {
@@ -131,11 +133,21 @@ impl DockerConfig {
         })
     }
 
+    /// Adds credentials for registry `host` (with its port, if any), which go before everything in the file.
+    #[must_use]
+    pub fn with(mut self, host: &str, credentials: Credentials) -> Self {
+        self.added.insert(host.to_owned(), credentials);
+        self
+    }
+
     /// What the configuration knows for registry `host`; anonymous when nothing.
     ///
     /// # Errors
     /// A malformed entry or a failing helper.
     pub async fn credentials(&self, host: &str) -> Result<Credentials, DockerConfigError> {
+        if let Some(added) = self.added.get(host) {
+            return Ok(added.clone());
+        }
         let key = if host == HUB_HOST { HUB_KEY } else { host };
         let helper = self.helpers.get(key).or_else(|| self.helpers.get(host));
         let helper = helper.map_or(self.store.as_str(), String::as_str);

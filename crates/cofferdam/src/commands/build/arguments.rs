@@ -42,6 +42,9 @@ pub(crate) struct BuildArgs {
 
     #[command(flatten)]
     pub(crate) builder: BuilderChoice,
+
+    #[command(flatten)]
+    pub(crate) server: ServerChoice,
 }
 
 /// What the build may read besides its context.
@@ -194,6 +197,38 @@ pub(crate) struct BuilderChoice {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// Which server gives the builder. The environment is looked at when it is known that no builder is named.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct ServerChoice {
+    /// Server to build on, http(s)://HOST[:PORT] [default: $COFFERDAM_SERVER, or with --project or --save the one last logged in to]
+    #[arg(long, value_name = "URL", conflicts_with = "address")]
+    pub(crate) server: Option<String>,
+
+    /// Token to show it [default: $COFFERDAM_TOKEN, or the one that `cofferdam login` stored]
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+
+    /// Project to build in [default: $COFFERDAM_PROJECT, the "id" in the nearest depot.json upwards, or the token's only one]
+    #[arg(long, value_name = "ID", conflicts_with = "address")]
+    pub(crate) project: Option<String>,
+
+    /// Keep the image in the project's registry
+    #[arg(long, conflicts_with = "address")]
+    pub(crate) save: bool,
+
+    /// Further name of the image there; may be repeated; implies --save
+    #[arg(long, value_name = "TAG", conflicts_with = "address")]
+    pub(crate) save_tag: Vec<String>,
+}
+
+impl ServerChoice {
+    /// Whether the image is kept.
+    pub(crate) fn saves(&self) -> bool {
+        self.save || !self.save_tag.is_empty()
+    }
+}
+
 /// Ways to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum ProgressMode {
@@ -262,7 +297,14 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for text in ["one two", "--progress loud", "--target", "--unknown"] {
+        for text in [
+            "one two",
+            "--progress loud",
+            "--target",
+            "--unknown",
+            "--addr unix:///x --server http://h",
+            "--addr unix:///x --save",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -56,6 +56,30 @@ impl Outputs {
         Ok(Self(outputs))
     }
 
+    /// What the builder is asked for.
+    pub(super) fn exporters(&self) -> Vec<Exporter> {
+        self.0.iter().map(|(exporter, _)| exporter.clone()).collect()
+    }
+
+    /// Pushes the image under `names` as well; names that are not pushed otherwise give way to them.
+    pub(super) fn save(&mut self, names: &[String]) {
+        let names = names.join(",");
+        let image = |(exporter, target): &&mut (Exporter, Target)| {
+            exporter.kind == "image" && *target == Target::None
+        };
+        let Some((image, _)) = self.0.iter_mut().find(image) else {
+            let mut saved = exporter("image");
+            saved.attrs.insert("name".to_owned(), names);
+            saved.attrs.insert("push".to_owned(), "true".to_owned());
+            self.0.push((saved, Target::None));
+            return;
+        };
+        let own = image.attrs.get("name").filter(|name| !name.is_empty() && is_true(image, "push"));
+        let names = own.map_or_else(|| names.clone(), |own| format!("{own},{names}"));
+        image.attrs.insert("name".to_owned(), names);
+        image.attrs.insert("push".to_owned(), "true".to_owned());
+    }
+
     /// Whether the result stays where it was built.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -183,6 +207,25 @@ mod tests {
         let mut both = args(&["type=image,push=true"], &["a"]);
         both.outputs.load = true;
         assert_eq!(plan(&both).len(), 2);
+    }
+
+    #[test]
+    fn saved_images_have_the_servers_names() {
+        let names = ["r.example/p:b1".to_owned(), "r.example/p:x".to_owned()];
+        let saved = |args: &BuildArgs| {
+            let mut outputs = Outputs::plan(args, false).unwrap();
+            outputs.save(&names);
+            let image = outputs.0.iter().rfind(|(exporter, _)| exporter.kind == "image").unwrap();
+            assert!(!outputs.stays_in_builder());
+            (outputs.0.len(), image.0.attrs["name"].clone(), image.0.attrs["push"].clone())
+        };
+        let both = "r.example/p:b1,r.example/p:x";
+        assert_eq!(saved(&args(&[], &[])), (1, both.into(), "true".into()));
+        assert_eq!(saved(&args(&[], &["a"])), (1, both.into(), "true".into()));
+        assert_eq!(saved(&args(&["out"], &[])), (2, both.into(), "true".into()));
+        let mut pushed = args(&[], &["a"]);
+        pushed.outputs.push = true;
+        assert_eq!(saved(&pushed), (1, format!("a,{both}"), "true".into()));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What the build may ask this side for: exactly what the arguments name, and registry credentials.
 
 use anyhow::Context;
+use cofferdam_apiclient::RegistryLogin;
 use cofferdam_client::options::{parse_secret, parse_ssh};
 use cofferdam_session::{
-    AgentSource, DockerConfig, FileTarget, OutputTarget, SecretStore, Services,
+    AgentSource, Credentials, DockerConfig, FileTarget, OutputTarget, SecretStore, Services,
 };
 
 use super::arguments::InputArgs;
@@ -30,8 +31,17 @@ pub(super) fn offers(inputs: &InputArgs) -> anyhow::Result<Services> {
         services =
             services.agent(&agent.id, source.with_context(|| format!("--ssh {}", agent.id))?);
     }
-    let credentials = DockerConfig::from_environment().context("read docker's credentials")?;
-    Ok(services.credentials(credentials))
+    Ok(services.credentials(credentials(&[])?))
+}
+
+/// The user's credentials for registries, and those that a server gave for this build.
+pub(super) fn credentials(logins: &[RegistryLogin]) -> anyhow::Result<DockerConfig> {
+    let own = DockerConfig::from_environment().context("read docker's credentials")?;
+    Ok(logins.iter().fold(own, |config, login| {
+        let credentials =
+            Credentials { username: login.user.clone(), secret: login.password.clone() };
+        config.with(&login.host, credentials)
+    }))
 }
 
 /// The places outputs arrive at, and the program that takes an image if one does.

@@ -15,6 +15,10 @@ pub(crate) struct BuilderArgs {
     #[arg(long, value_name = "ADDR")]
     pub(crate) addr: Vec<String>,
 
+    /// Unix socket to serve a server on instead, whose connections say which build they belong to
+    #[arg(long, value_name = "PATH", conflicts_with = "addr")]
+    pub(crate) server_socket: Option<PathBuf>,
+
     /// Directory for the builder's state
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,

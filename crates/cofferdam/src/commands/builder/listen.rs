@@ -28,6 +28,8 @@ pub(super) enum Address {
     Unix(PathBuf),
     /// `tcp://HOST:PORT`
     Tcp(String),
+    /// A server's own socket, never named by an address.
+    Server(PathBuf),
 }
 
 impl FromStr for Address {
@@ -82,6 +84,7 @@ fn identity(metadata: &fs::Metadata) -> [i64; 4] {
 /// Prefixes of descriptor names, which say what kind a listener is.
 const UNIX: &str = "unix-";
 const TCP: &str = "tcp-";
+const SERVER: &str = "server-";
 
 /// Binds all of `addresses`; none stays bound when one fails.
 pub(super) fn bind(addresses: &[Address], owner: Owner) -> anyhow::Result<Bound> {
@@ -92,6 +95,12 @@ pub(super) fn bind(addresses: &[Address], owner: Owner) -> anyhow::Result<Bound>
                 let (listener, file) = bind_unix(path, owner)
                     .with_context(|| format!("listen on unix://{}", path.display()))?;
                 bound.descriptors.push((format!("{UNIX}{number}"), listener.into()));
+                bound.sockets.push(file);
+            }
+            Address::Server(path) => {
+                let (listener, file) = bind_unix(path, Owner::default())
+                    .with_context(|| format!("listen on {}", path.display()))?;
+                bound.descriptors.push((format!("{SERVER}{number}"), listener.into()));
                 bound.sockets.push(file);
             }
             Address::Tcp(text) => {
@@ -112,6 +121,8 @@ pub(super) fn inherited(descriptors: BTreeMap<String, OwnedFd>) -> Vec<Listener>
                 Some(Listener::Unix(fd.into()))
             } else if name.starts_with(TCP) {
                 Some(Listener::Tcp(fd.into()))
+            } else if name.starts_with(SERVER) {
+                Some(Listener::Server(fd.into()))
             } else {
                 None
             }

@@ -3,14 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use cofferdam_builder::{Config, DiskSpace};
+use cofferdam_builder::{Config, DiskSpace, Isolation};
 use cofferdam_egress::Resolver;
+use cofferdam_sandbox::Limits;
 
 use super::arguments::BuilderArgs;
 use super::ignored::Ignored;
 use super::listen::{Address, Owner};
 use super::places::{CONFIG, Places};
 use crate::logging::{Format, Level};
+
+/// Length of a scheduling period in microseconds, the kernel's own default.
+const CPU_PERIOD: u64 = 100_000;
+
+/// Memory below which not even the builder's own process starts.
+const LEAST_MEMORY: u64 = 64 << 20;
 
 /// Everything a supervisor needs to know.
 #[derive(Debug)]
@@ -25,6 +32,8 @@ pub(super) struct Settings {
     pub(super) level: Level,
     /// In which shape.
     pub(super) format: Format,
+    /// Limits of the builder and its steps together.
+    pub(super) limits: Limits,
     /// End with standard input.
     pub(super) until_stdin_closes: bool,
     /// Flags without meaning here.
@@ -48,17 +57,7 @@ impl Settings {
         apply_worker(&args, &mut config)?;
         apply_logging(&args, &mut config);
         apply_tls(&args, &mut config)?;
-        if !args.addr.is_empty() {
-            config.grpc.address = args.addr;
-        }
-        if config.grpc.address.is_empty() {
-            let socket = places
-                .socket()
-                .context("say where to listen with --addr: XDG_RUNTIME_DIR is not set")?;
-            config.grpc.address = vec![format!("unix://{}", socket.display())];
-        }
-        let addresses =
-            config.grpc.address.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        let addresses = addresses(&args, &mut config, places)?;
         let root = args.root.or_else(|| config.root.take()).or_else(|| places.root());
         let root = root.context(
             "say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set",
@@ -77,9 +76,56 @@ impl Settings {
             },
             until_stdin_closes: args.until_stdin_closes,
             ignored: args.ignored,
+            limits: limits(&config.isolation)?,
             config,
         })
     }
+}
+
+fn addresses(
+    args: &BuilderArgs,
+    config: &mut Config,
+    places: &Places,
+) -> anyhow::Result<Vec<Address>> {
+    if let Some(path) = &args.server_socket {
+        // Nobody may reach such a builder past its server, whatever the configuration says.
+        config.grpc.address = vec![format!("server {}", path.display())];
+        return Ok(vec![Address::Server(path.clone())]);
+    }
+    if !args.addr.is_empty() {
+        config.grpc.address.clone_from(&args.addr);
+    }
+    if config.grpc.address.is_empty() {
+        let socket = places
+            .socket()
+            .context("say where to listen with --addr: XDG_RUNTIME_DIR is not set")?;
+        config.grpc.address = vec![format!("unix://{}", socket.display())];
+    }
+    config.grpc.address.iter().map(|text| text.parse()).collect()
+}
+
+/// What `[isolation]` limits of the builder and its steps together.
+fn limits(isolation: &Isolation) -> anyhow::Result<Limits> {
+    let mut limits = Limits { pids: isolation.pids, ..Limits::default() };
+    if let Some(cpus) = isolation.cpus {
+        ensure!(
+            (0.01..=1e6).contains(&cpus),
+            "[isolation] cpus: {cpus} is no number of processors"
+        );
+        limits.cpu_period = Some(CPU_PERIOD);
+        // Positive and far below the limits of both types.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let quota = (cpus * CPU_PERIOD as f64) as u64;
+        limits.cpu_quota = Some(quota);
+    }
+    if let Some(memory) = isolation.memory {
+        let machine = rustix::system::sysinfo();
+        let total = u64::from(machine.totalram).saturating_mul(machine.mem_unit.into());
+        let memory = memory.bytes(total);
+        ensure!(memory >= LEAST_MEMORY, "[isolation] memory: a builder needs {LEAST_MEMORY} bytes");
+        limits.memory = Some(memory);
+    }
+    Ok(limits)
 }
 
 /// Certificates are read here, by the process that may read what the caller may read.
@@ -218,9 +264,35 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_the_whole_builder() {
+        let text = r#"{"isolation":{"cpus":1.5,"memory":"1GiB","pids":100}}"#;
+        let config = serde_json::from_str(text).unwrap();
+        let limits = settle(BuilderArgs::default(), config).unwrap().limits;
+        assert_eq!((limits.memory, limits.pids), (Some(1 << 30), Some(100)));
+        assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(150_000), Some(100_000)));
+        let none = settle(BuilderArgs::default(), Config::default()).unwrap().limits;
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn a_servers_socket_is_the_only_way_in() {
+        let mut config = Config::default();
+        config.grpc.address = vec!["tcp://127.0.0.1:1".into()];
+        let args = BuilderArgs { server_socket: Some("s".into()), ..BuilderArgs::default() };
+        let settings = settle(args, config).unwrap();
+        assert_eq!(settings.addresses, [Address::Server("s".into())]);
+    }
+
+    #[test]
     fn what_cannot_be_done_is_refused() {
         let tls = BuilderArgs { tlscert: Some("/c".into()), ..BuilderArgs::default() };
         assert!(settle(tls, Config::default()).unwrap_err().to_string().contains("tlskey"));
+        let isolation = |text: &str| {
+            let config = serde_json::from_str(text).unwrap();
+            settle(BuilderArgs::default(), config)
+        };
+        assert!(isolation(r#"{"isolation":{"cpus":0}}"#).is_err());
+        assert!(isolation(r#"{"isolation":{"memory":1000}}"#).is_err());
         let scheme = BuilderArgs { addr: vec!["npipe://x".into()], ..BuilderArgs::default() };
         assert!(settle(scheme, Config::default()).is_err());
         let mut config = Config::default();

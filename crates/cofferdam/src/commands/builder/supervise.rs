@@ -132,6 +132,7 @@ fn enclose(
         args: vec![enclosed::MODE.into()],
         env,
         descriptors,
+        limits: settings.limits.clone(),
         ..EnclosureOptions::default()
     })
     .context("start the builder")

@@ -1,0 +1,357 @@
+//! Running a build: announcing it, getting to its builder, saying how it ended.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use cofferdam_wire::depot::cli::v1 as wire;
+use cofferdam_wire::depot::cli::v1::__buffa::oneof::finish_build_request::Result as WireOutcome;
+use cofferdam_wire::depot::cli::v1::__buffa::oneof::get_build_kit_connection_response::Connection as WireConnection;
+
+use crate::client::ApiClient;
+use crate::error::ApiError;
+use crate::time;
+
+/// Bounds of the pause between two questions for a builder, whatever the server asks for.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Longest reason that is reported for a failed build.
+const MAX_REASON: usize = 16 << 10;
+
+/// What is announced about a build.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildOrder {
+    /// The project; the token's only one when absent.
+    pub project: Option<String>,
+    /// Names of the image.
+    pub tags: Vec<String>,
+    /// Kind and attributes of each output.
+    pub outputs: Vec<(String, BTreeMap<String, String>)>,
+    /// Whether the image is pushed.
+    pub push: bool,
+    /// Whether the image is loaded on this machine.
+    pub load: bool,
+    /// The stage that is built.
+    pub target: Option<String>,
+    /// Whether the image is kept in the project's registry.
+    pub save: bool,
+    /// Further names there.
+    pub save_tags: Vec<String>,
+}
+
+/// A build that was announced.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StartedBuild {
+    /// Its identity.
+    pub id: String,
+    /// The token for everything else about it.
+    pub token: String,
+    /// Its page; empty when the server has none.
+    pub url: String,
+    /// Its project; empty when the server does not say.
+    pub project: String,
+    /// Where to push an image that is saved.
+    pub save_names: Vec<String>,
+    /// Registries that the build may push to.
+    pub logins: Vec<RegistryLogin>,
+}
+
+/// How to log in to a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryLogin {
+    /// Host and port.
+    pub host: String,
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl fmt::Debug for StartedBuild {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("StartedBuild").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RegistryLogin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RegistryLogin").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// The answer to the question for a builder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connection {
+    /// It is being started: ask again after this pause.
+    Pending(Duration),
+    /// It is there.
+    Ready(Endpoint),
+}
+
+/// Where a build's builder is, and what both sides show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `tcp://HOST:PORT`.
+    pub address: String,
+    /// The name in its certificate.
+    pub server_name: String,
+    /// The authority of its certificate, PEM.
+    pub authority: String,
+    /// The build's certificate, PEM.
+    pub certificate: String,
+    /// Its key, PEM.
+    pub key: String,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Endpoint").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// How a build ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Well.
+    Success,
+    /// Not well, for this reason.
+    Error(String),
+    /// Before it was done, because somebody wanted so.
+    Canceled,
+}
+
+fn options(order: BuildOrder) -> wire::BuildOptions {
+    let outputs = order.outputs.into_iter().map(|(kind, attributes)| wire::BuildOutput {
+        kind,
+        attributes: attributes.into_iter().collect(),
+        ..Default::default()
+    });
+    wire::BuildOptions {
+        command: wire::Command::COMMAND_BUILD.into(),
+        tags: order.tags,
+        outputs: outputs.collect(),
+        push: order.push,
+        load: order.load,
+        target_name: order.target,
+        save: order.save,
+        save_tags: order.save_tags,
+        ..Default::default()
+    }
+}
+
+/// `user:password` in base64; whatever else it may be opens nothing.
+fn login(credential: wire::create_build_response::Credential) -> Option<RegistryLogin> {
+    let text = String::from_utf8(STANDARD.decode(credential.token).ok()?).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some(RegistryLogin {
+        host: credential.host,
+        user: user.to_owned(),
+        password: password.to_owned(),
+    })
+}
+
+fn connection(answer: wire::GetBuildKitConnectionResponse) -> Result<Connection, ApiError> {
+    let active = match answer.connection {
+        None => return Ok(Connection::Pending(PAUSES.1)),
+        Some(WireConnection::Pending(pending)) => {
+            let asked = Duration::from_millis(u64::try_from(pending.wait_ms).unwrap_or(0));
+            return Ok(Connection::Pending(asked.clamp(PAUSES.0, PAUSES.1)));
+        }
+        Some(WireConnection::Active(active)) => active,
+    };
+    let missing = |what| ApiError::Incomplete { what };
+    let own = active.cert.into_option().unwrap_or_default();
+    let authority = active.ca_cert.into_option().unwrap_or_default().cert;
+    if own.cert.is_empty() || own.key.is_empty() {
+        return Err(missing("certificate for this build"));
+    }
+    if authority.is_empty() {
+        return Err(missing("certificate authority of the builder"));
+    }
+    if active.endpoint.is_empty() {
+        return Err(missing("address of the builder"));
+    }
+    Ok(Connection::Ready(Endpoint {
+        address: active.endpoint,
+        server_name: active.server_name,
+        authority,
+        certificate: own.cert,
+        key: own.key,
+    }))
+}
+
+fn outcome(outcome: Outcome) -> WireOutcome {
+    match outcome {
+        Outcome::Success => wire::finish_build_request::BuildSuccess::default().into(),
+        Outcome::Canceled => wire::finish_build_request::BuildCanceled::default().into(),
+        Outcome::Error(mut error) => {
+            error.truncate(error.floor_char_boundary(MAX_REASON));
+            wire::finish_build_request::BuildError { error, ..Default::default() }.into()
+        }
+    }
+}
+
+impl ApiClient {
+    /// Announces a build.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn create_build(&self, order: BuildOrder) -> Result<StartedBuild, ApiError> {
+        let request = wire::CreateBuildRequest {
+            project_id: order.project.clone(),
+            options: vec![options(order)],
+            ..Default::default()
+        };
+        let call = self.run_service().create_build_with_options(request, Self::quick()).await;
+        let answer = call.map_err(|error| self.failed(error))?.into_owned();
+        if answer.build_id.is_empty() || answer.build_token.is_empty() {
+            return Err(ApiError::Incomplete { what: "build" });
+        }
+        Ok(StartedBuild {
+            id: answer.build_id,
+            token: answer.build_token,
+            url: answer.build_url,
+            project: answer.project_id,
+            save_names: answer.additional_tags.into_iter().map(|tag| tag.tag).collect(),
+            logins: answer.additional_credentials.into_iter().filter_map(login).collect(),
+        })
+    }
+
+    /// Asks for the builder of a build. Wants the build's token.
+    ///
+    /// # Errors
+    /// See [`ApiError`]; also when the server offers a builder without certificates.
+    pub async fn builder_connection(&self, build: &str) -> Result<Connection, ApiError> {
+        let request = wire::GetBuildKitConnectionRequest {
+            build_id: build.to_owned(),
+            platform: platform().into(),
+            ..Default::default()
+        };
+        let call =
+            self.run_service().get_build_kit_connection_with_options(request, Self::quick()).await;
+        connection(call.map_err(|error| self.failed(error))?.into_owned())
+    }
+
+    /// Says that a build is still wanted; gives the moment it will be cancelled. Wants the build's token.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn report_health(&self, build: &str) -> Result<Option<DateTime<Utc>>, ApiError> {
+        let request = wire::ReportBuildHealthRequest {
+            build_id: build.to_owned(),
+            platform: platform().into(),
+            ..Default::default()
+        };
+        let call =
+            self.run_service().report_build_health_with_options(request, Self::quick()).await;
+        let answer = call.map_err(|error| self.failed(error))?.into_owned();
+        Ok(time::read(&answer.cancels_at))
+    }
+
+    /// Says how a build ended. Wants the build's token.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn finish_build(&self, build: &str, ended: Outcome) -> Result<(), ApiError> {
+        let request = wire::FinishBuildRequest {
+            build_id: build.to_owned(),
+            result: Some(outcome(ended)),
+            ..Default::default()
+        };
+        let call = self.run_service().finish_build_with_options(request, Self::quick()).await;
+        call.map(drop).map_err(|error| self.failed(error))
+    }
+}
+
+/// The kind of machine this program runs on: what a build gets that asks for no platform.
+const fn platform() -> wire::BuilderPlatform {
+    if cfg!(target_arch = "aarch64") {
+        wire::BuilderPlatform::BUILDER_PLATFORM_ARM64
+    } else {
+        wire::BuilderPlatform::BUILDER_PLATFORM_AMD64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use wire::get_build_kit_connection_response::{ActiveConnection, PendingConnection};
+
+    use super::*;
+
+    fn pending(wait_ms: i32) -> wire::GetBuildKitConnectionResponse {
+        let pending = PendingConnection { wait_ms, ..Default::default() };
+        wire::GetBuildKitConnectionResponse {
+            connection: Some(pending.into()),
+            ..Default::default()
+        }
+    }
+
+    fn active(cert: &str, key: &str, ca: &str) -> wire::GetBuildKitConnectionResponse {
+        let pair = |cert: &str, key: &str| wire::Cert {
+            cert: cert.into(),
+            key: key.into(),
+            ..Default::default()
+        };
+        let active = ActiveConnection {
+            endpoint: "tcp://h:1".into(),
+            server_name: "n".into(),
+            cert: pair(cert, key).into(),
+            ca_cert: pair(ca, "").into(),
+            ..Default::default()
+        };
+        wire::GetBuildKitConnectionResponse {
+            connection: Some(active.into()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn pauses_have_bounds() {
+        let pause = |answer| match connection(answer).unwrap() {
+            Connection::Pending(pause) => pause.as_millis(),
+            Connection::Ready(_) => 0,
+        };
+        assert_eq!(pause(pending(0)), 100);
+        assert_eq!(pause(pending(-5)), 100);
+        assert_eq!(pause(pending(500)), 500);
+        assert_eq!(pause(pending(i32::MAX)), 5000);
+        assert_eq!(pause(Default::default()), 5000);
+    }
+
+    #[test]
+    fn builders_without_certificates_are_refused() {
+        let ready = connection(active("c", "k", "a")).unwrap();
+        let Connection::Ready(endpoint) = ready else { unreachable!() };
+        assert_eq!((endpoint.address.as_str(), endpoint.key.as_str()), ("tcp://h:1", "k"));
+        assert!(!format!("{endpoint:?}").contains("\"k\""));
+        for (cert, key, ca) in [("", "", "a"), ("c", "", "a"), ("c", "k", "")] {
+            assert!(connection(active(cert, key, ca)).is_err(), "{cert} {key} {ca}");
+        }
+    }
+
+    #[test]
+    fn logins_of_registries() {
+        let credential = |token: String| wire::create_build_response::Credential {
+            host: "h:5000".into(),
+            token,
+            ..Default::default()
+        };
+        let found = login(credential(STANDARD.encode("x-token:a:b"))).unwrap();
+        assert_eq!((found.user.as_str(), found.password.as_str()), ("x-token", "a:b"));
+        for token in ["?".to_owned(), STANDARD.encode("nobody"), STANDARD.encode([0xff])] {
+            assert!(login(credential(token)).is_none());
+        }
+    }
+
+    #[test]
+    fn reasons_are_cut_between_characters() {
+        let WireOutcome::Error(error) = outcome(Outcome::Error("日".repeat(9000))) else {
+            unreachable!()
+        };
+        assert!(error.error.len() <= MAX_REASON && error.error.ends_with('日'));
+    }
+}

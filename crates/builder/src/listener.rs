@@ -1,0 +1,163 @@
+//! What a builder listens on, and which services it offers where.
+//!
+//! A server's socket is for the server alone: each connection says which build it belongs to, or that it is the server's own. On
+//! any other listener there is the API of BuildKit's clients and nothing else.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectrpc::{ConnectRpcService, Limits, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::builder::Builder;
+use crate::control::{ControlService, HealthService};
+use crate::gateway::GatewayService;
+use crate::serving::{Purpose, Scope, ServerService, read_preamble};
+
+/// Largest message of a client, as containerd and BuildKit have it.
+const MAX_MESSAGE: usize = 16 << 20;
+/// Longest TLS handshake, and the longest time a server may take to say what a connection is for.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What a builder listens on; bound by whoever started it.
+#[derive(Debug)]
+pub enum Listener {
+    /// A unix socket.
+    Unix(UnixListener),
+    /// A TCP socket.
+    Tcp(TcpListener),
+    /// A unix socket of a server, whose connections say what they are for.
+    Server(UnixListener),
+}
+
+type Service = ConnectRpcService<Router>;
+
+/// Services of clients whose connections belong to `scope`.
+fn client_service(builder: &Arc<Builder>, scope: &Scope) -> Service {
+    limited(
+        Router::new()
+            .add_service(Arc::new(ControlService::new(Arc::clone(builder), scope.clone())))
+            .add_service(Arc::new(GatewayService::new(Arc::clone(builder), scope.clone())))
+            .add_service(Arc::new(HealthService)),
+    )
+}
+
+/// Services of the server itself.
+fn server_service(builder: &Arc<Builder>) -> Service {
+    limited(
+        Router::new()
+            .add_service(Arc::new(ServerService::new(Arc::clone(builder))))
+            .add_service(Arc::new(HealthService)),
+    )
+}
+
+fn limited(router: Router) -> Service {
+    let limits = Limits::default()
+        .with_max_request_body_size(MAX_MESSAGE)
+        .with_max_message_size(MAX_MESSAGE);
+    ConnectRpcService::new(router).with_limits(limits)
+}
+
+/// Serves `listener` in the background, until the process ends.
+pub(crate) fn listen(
+    listener: Listener,
+    builder: &Arc<Builder>,
+    tls: Option<TlsAcceptor>,
+) -> std::io::Result<()> {
+    let service = client_service(builder, &Scope::default());
+    match listener {
+        Listener::Unix(listener) => {
+            accept_unix(listener, move |stream| connection(stream, service.clone()))
+        }
+        Listener::Server(listener) => {
+            let builder = Arc::clone(builder);
+            accept_unix(listener, move |stream| server_connection(stream, &builder))
+        }
+        Listener::Tcp(listener) => {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(async move {
+                loop {
+                    match (listener.accept().await, &tls) {
+                        (Ok((stream, _)), None) => connection(stream, service.clone()),
+                        (Ok((stream, _)), Some(tls)) => {
+                            secure_connection(tls.accept(stream), service.clone());
+                        }
+                        (Err(error), _) => pause(&error).await,
+                    }
+                }
+            });
+            Ok(())
+        }
+    }
+}
+
+fn accept_unix(
+    listener: UnixListener,
+    serve: impl Fn(UnixStream) + Send + 'static,
+) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => serve(stream),
+                Err(error) => pause(&error).await,
+            }
+        }
+    });
+    Ok(())
+}
+
+/// A failing accept usually means that descriptors ran out; spinning would make it worse.
+async fn pause(error: &std::io::Error) {
+    tracing::warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// A handshake takes as long as the other end wants; it must not hold up the listener.
+fn secure_connection(handshake: tokio_rustls::Accept<TcpStream>, service: Service) {
+    tokio::spawn(async move {
+        match tokio::time::timeout(HANDSHAKE, handshake).await {
+            Ok(Ok(stream)) => connection(stream, service),
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
+        }
+    });
+}
+
+fn server_connection(mut stream: UnixStream, builder: &Arc<Builder>) {
+    let builder = Arc::clone(builder);
+    tokio::spawn(async move {
+        match tokio::time::timeout(HANDSHAKE, read_preamble(&mut stream)).await {
+            Ok(Ok(Purpose::Control)) => connection(stream, server_service(&builder)),
+            Ok(Ok(Purpose::Build(id))) => match builder.served.scope(&id) {
+                Ok(scope) => connection(stream, client_service(&builder, &scope)),
+                Err(failure) => tracing::warn!(%failure, "a connection of a build was refused"),
+            },
+            Ok(Err(error)) => tracing::warn!(%error, "a connection of the server was refused"),
+            Err(_) => tracing::warn!("a connection of the server did not say what it is for"),
+        }
+    });
+}
+
+fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: Service) {
+    tokio::spawn(async move {
+        let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        server
+            .http2()
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .max_concurrent_streams(1000);
+        let service = TowerToHyperService::new(service);
+        if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+}

@@ -1,0 +1,66 @@
+//! `cofferdam server` and `cofferdam organization`: the control plane, and what only its operator may do.
+
+mod arguments;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cofferdam_server::{Config, FirstToken, Options};
+
+pub(crate) use arguments::{OrganizationArgs, OrganizationCommand, ServerArgs};
+
+/// The configuration that is read when no other is named; it need not exist.
+const CONFIG: &str = "/etc/cofferdam/server.toml";
+
+/// Serves until told to stop.
+pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    crate::logging::start(args.log_level, args.log_format);
+    super::builder::install_cryptography();
+    let config = args.configuration()?;
+    let secure = config.tls.is_some();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let options = Options {
+        config,
+        program: PathBuf::from("/proc/self/exe"),
+        ready: Box::new(move |address, first| announce(address, secure, first)),
+    };
+    runtime.block_on(cofferdam_server::run(options))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says on standard output where the server is; and, once ever, the first organization's token.
+fn announce(address: SocketAddr, secure: bool, first: Option<FirstToken>) {
+    let scheme = if secure { "https" } else { "http" };
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading; the server serves all the same.
+    if let Some(FirstToken { organization, secret }) = first {
+        writeln!(
+            out,
+            "organization {organization} was created. Its token, shown this once:\n{secret}"
+        )
+        .ok();
+    }
+    writeln!(out, "cofferdam server listens on {scheme}://{address}").ok();
+    out.flush().ok();
+}
+
+/// Makes a further organization.
+pub(crate) fn organization(args: OrganizationArgs) -> anyhow::Result<ExitCode> {
+    let OrganizationCommand::Create { name, data_dir, config } = args.command;
+    let data_dir = match data_dir {
+        Some(data_dir) => data_dir,
+        None => arguments::configuration(config.as_deref())?.data_dir,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let first = runtime
+        .block_on(cofferdam_server::create_organization(&data_dir, &name))
+        .with_context(|| format!("create organization {name:?}"))?;
+    println!(
+        "organization {} was created. Its token, shown this once:\n{}",
+        first.organization, first.secret
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,311 @@
+//! All builders of a server: at most so many, one per project.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use toml::Table;
+
+use crate::error::FleetError;
+use crate::lease::Lease;
+use crate::leftovers;
+use crate::places::Places;
+use crate::process::{self, Crowd, Running, Stop};
+use crate::removal;
+use crate::spec::{ProjectSpec, Resources};
+
+/// How long a builder whose cache is being discarded has to tell its clients.
+const DISCARD_GRACE: Duration = Duration::from_secs(5);
+
+/// How a fleet runs its builders.
+#[derive(Debug, Clone)]
+pub struct FleetOptions {
+    /// The `cofferdam` program.
+    pub program: PathBuf,
+    /// Directory of the server's data. The caller holds its lock: one fleet at a time uses it.
+    pub data_dir: PathBuf,
+    /// Configuration that every builder gets, with the keys of `cofferdam builder --config`. Where it listens, where it keeps its
+    /// state, its ids and its limits are the fleet's to say.
+    pub builder_config: Table,
+    /// How long a builder without leases stays.
+    pub idle: Duration,
+    /// Most builders at once; who wants another waits.
+    pub most: usize,
+}
+
+/// What starting a builder needs.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) program: PathBuf,
+    pub(crate) places: Places,
+    pub(crate) builder_config: Table,
+    pub(crate) machine: Resources,
+    pub(crate) idle: Duration,
+    pub(crate) crowd: Crowd,
+}
+
+/// A project's place in the fleet. Who holds the lock may start or discard its builder.
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Running>>>>;
+
+/// Places by project, of those that have or want a builder.
+#[derive(Debug, Default)]
+struct Slots {
+    taken: Mutex<HashMap<String, Slot>>,
+    /// Sizes of caches when they were last asked for.
+    sizes: Mutex<HashMap<String, u64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slots {
+    fn of(&self, project: &str) -> Slot {
+        Arc::clone(lock(&self.taken).entry(project.to_owned()).or_default())
+    }
+
+    fn all(&self) -> Vec<Slot> {
+        lock(&self.taken).values().cloned().collect()
+    }
+
+    /// Lets go of a builder when it has ended: a server sees many projects, and holds descriptors of those only that build.
+    async fn follow(self: Arc<Self>, running: Arc<Running>) {
+        running.ended().await;
+        if let Some(bytes) = running.last_usage() {
+            lock(&self.sizes).insert(running.project().to_owned(), bytes);
+        }
+        let slot = self.of(running.project());
+        let mut known = slot.lock().await;
+        if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &running)) {
+            *known = None;
+        }
+        drop(known);
+        drop(slot);
+        self.forget(running.project());
+    }
+
+    /// Removes a project's place when nobody uses it.
+    fn forget(&self, project: &str) {
+        let mut taken = lock(&self.taken);
+        let unused = |slot: &Slot| {
+            // Others come by their copy only through this map, which is locked.
+            Arc::strong_count(slot) == 1 && slot.try_lock().is_ok_and(|known| known.is_none())
+        };
+        if taken.get(project).is_some_and(unused) {
+            taken.remove(project);
+        }
+    }
+}
+
+/// The builders of a server.
+#[derive(Debug)]
+pub struct Fleet {
+    shared: Arc<Shared>,
+    slots: Arc<Slots>,
+    room: Arc<Semaphore>,
+    closing: AtomicBool,
+    /// Held while the trash is emptied: one at a time is enough for the disk.
+    emptying: Arc<Mutex<()>>,
+}
+
+impl Fleet {
+    /// Prepares the directories, ends and sweeps what an earlier process left, and starts nothing. The deletion of what was
+    /// discarded goes on in the background.
+    ///
+    /// # Errors
+    /// For anybody but root, and when the directories cannot be made.
+    pub async fn new(options: FleetOptions) -> Result<Arc<Self>, FleetError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(FleetError::NotRoot);
+        }
+        let places = Places::create(&options.data_dir)?;
+        leftovers::sweep(&places).await;
+        let shared = Shared {
+            program: options.program,
+            places,
+            builder_config: options.builder_config,
+            machine: Resources::of_this_machine(),
+            idle: options.idle,
+            crowd: Crowd::default(),
+        };
+        let fleet = Arc::new(Self {
+            shared: Arc::new(shared),
+            slots: Arc::default(),
+            room: Arc::new(Semaphore::new(options.most.clamp(1, Semaphore::MAX_PERMITS))),
+            closing: AtomicBool::new(false),
+            emptying: Arc::default(),
+        });
+        fleet.empty_trash();
+        Ok(fleet)
+    }
+
+    /// A lease on the project's builder, which is started when it does not run; who comes meanwhile shares it. When there are as
+    /// many builders as there may be, one without leases ends for it, or this waits.
+    ///
+    /// A builder that runs with another specification is replaced if nobody holds a lease on it, else used as it is.
+    ///
+    /// # Errors
+    /// The builder cannot be started.
+    pub async fn lease(&self, spec: &ProjectSpec) -> Result<Lease, FleetError> {
+        self.shared.places.project(&spec.project)?;
+        let mut permit = None;
+        loop {
+            let slot = self.slots.of(&spec.project).lock_owned().await;
+            // With the lock, so that whoever shuts down sees what is started here.
+            self.check_open()?;
+            if let Some(running) = slot.as_ref() {
+                if running.spec() != spec {
+                    running.retire("its settings have changed");
+                }
+                if running.hold() {
+                    return Ok(Lease::new(Arc::clone(running)));
+                }
+                // It is on its way out; its successor needs its place.
+                running.ended().await;
+            }
+            match permit.take() {
+                Some(permit) => return self.start(slot, spec.clone(), permit).await,
+                None => {
+                    // Others may discard or share the builder while this one waits for room.
+                    drop(slot);
+                    permit = Some(self.room().await?);
+                }
+            }
+        }
+    }
+
+    /// Starts a builder, and finishes that even when nobody waits for it any more: half a start would be in the next one's way.
+    async fn start(
+        &self,
+        mut slot: OwnedMutexGuard<Option<Arc<Running>>>,
+        spec: ProjectSpec,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Lease, FleetError> {
+        let (shared, slots) = (Arc::clone(&self.shared), Arc::clone(&self.slots));
+        let started = tokio::spawn(async move {
+            *slot = None;
+            let running = process::start(&shared, spec, permit).await?;
+            *slot = Some(Arc::clone(&running));
+            tokio::spawn(slots.follow(Arc::clone(&running)));
+            running.hold();
+            Ok(Lease::new(running))
+        });
+        started.await.map_err(|error| FleetError::Start(error.to_string()))?
+    }
+
+    /// A place for one more builder.
+    async fn room(&self) -> Result<OwnedSemaphorePermit, FleetError> {
+        if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::join(&self.shared.crowd);
+        for running in self.running() {
+            if running.retire("it made room for another project's") {
+                break;
+            }
+        }
+        let permit = Arc::clone(&self.room).acquire_owned().await;
+        permit.map_err(|_| FleetError::ShuttingDown)
+    }
+
+    fn check_open(&self) -> Result<(), FleetError> {
+        if self.closing.load(Ordering::SeqCst) { Err(FleetError::ShuttingDown) } else { Ok(()) }
+    }
+
+    /// Builders that run, as far as nobody is changing that at the moment.
+    fn running(&self) -> Vec<Arc<Running>> {
+        self.slots.all().iter().filter_map(|slot| slot.try_lock().ok()?.clone()).collect()
+    }
+
+    /// Number of builders that run or are on their way in or out.
+    #[must_use]
+    pub fn builders(&self) -> usize {
+        self.running().iter().filter(|running| !running.has_ended()).count()
+    }
+
+    /// Ends the project's builder at once and puts its cache away. What is left of it is deleted in the background.
+    ///
+    /// Clients of running builds lose their connection: cancel the builds first to tell them why.
+    ///
+    /// # Errors
+    /// The cache cannot be put away; it is still there then.
+    pub async fn discard(&self, project: &str) -> Result<(), FleetError> {
+        let places = self.shared.places.project(project)?;
+        let slot = self.slots.of(project);
+        let mut known = slot.lock().await;
+        if let Some(running) = known.take() {
+            let reason = "the project's cache was discarded".to_owned();
+            running.stop(Stop { reason, grace: DISCARD_GRACE });
+            running.ended().await;
+        }
+        places.discard_root(self.shared.places.trash())?;
+        places.remove_run();
+        places.remove_home();
+        lock(&self.slots.sizes).remove(project);
+        drop(known);
+        drop(slot);
+        self.slots.forget(project);
+        self.empty_trash();
+        Ok(())
+    }
+
+    /// Bytes of a project's cache, when its builder runs or was asked before it ended.
+    pub async fn cache_bytes(&self, project: &str) -> Option<u64> {
+        let slot = lock(&self.slots.taken).get(project).cloned();
+        let running = match slot {
+            Some(slot) => slot.lock().await.clone(),
+            None => None,
+        };
+        if let Some(running) = running
+            && let Ok(bytes) = running.usage().await
+        {
+            return Some(bytes);
+        }
+        lock(&self.slots.sizes).get(project).copied()
+    }
+
+    /// Takes no more leases and ends all builders, those that need longer than `grace` at once.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.room.close();
+        let ends = self.slots.all().into_iter().map(|slot| async move {
+            // A builder that is just being started is waited for.
+            let running = slot.lock().await.take();
+            if let Some(running) = running {
+                running.stop(Stop { reason: "the server is shutting down".to_owned(), grace });
+                running.ended().await;
+            }
+        });
+        futures::future::join_all(ends).await;
+    }
+
+    fn empty_trash(&self) {
+        let trash = self.shared.places.trash().to_owned();
+        let turn = Arc::clone(&self.emptying);
+        tokio::task::spawn_blocking(move || {
+            let _turn = lock(&turn);
+            if let Err(error) = removal::empty(&trash) {
+                tracing::warn!(%error, "something discarded could not be deleted");
+            }
+        });
+    }
+}
+
+/// Counts among those who wait for room.
+struct Waiting(Crowd);
+
+impl Waiting {
+    fn join(crowd: &Crowd) -> Self {
+        crowd.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(crowd))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

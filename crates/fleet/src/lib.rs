@@ -1,0 +1,33 @@
+//! Builders as processes: one per project that builds, started on demand, ended when idle.
+//!
+//! A [`Fleet`] starts `cofferdam builder` for a project, in an id range, a root and control groups that no other project has, and
+//! gives out a [`Lease`] on it. Through a lease come connections whose bytes belong to one build, everything that happens in a
+//! build as it happens, and the words to cancel or close one. A builder without leases ends after a while; one that dies is
+//! reported to all who hold a lease on it.
+//!
+//! ```text
+//! <data dir>/projects/<project>/builder/   a builder's root: its store, owned by the project's ids
+//!                              /run/       its socket and configuration; root's alone
+//!            trash/<name>                  what is being deleted
+//! ```
+//!
+//! Nothing here reads what a tenant wrote, except the bounded messages of `cofferdam.builder.v1`; nothing here follows a link in
+//! a tenant's tree. Builders end with the process that holds the fleet: they watch a pipe of it.
+
+mod control;
+mod error;
+mod fleet;
+mod lease;
+mod leftovers;
+mod messages;
+mod places;
+mod process;
+mod removal;
+mod settings;
+mod spec;
+
+pub use control::Watch;
+pub use error::FleetError;
+pub use fleet::{Fleet, FleetOptions};
+pub use lease::Lease;
+pub use spec::{Clamped, ProjectSpec, Resources};

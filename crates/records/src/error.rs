@@ -1,0 +1,60 @@
+//! What can go wrong with records.
+
+use std::path::PathBuf;
+
+/// A record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// A directory or file of the records.
+    #[error("{action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it did not work.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error("{action}")]
+    Database {
+        /// What was tried.
+        action: &'static str,
+        /// Why it did not work.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database was written by a newer program.
+    #[error(
+        "the records have version {found}, and this program knows versions up to {known}: use the newer program"
+    )]
+    Newer {
+        /// Its version.
+        found: i64,
+        /// The newest one known.
+        known: i64,
+    },
+    /// All id ranges are taken.
+    #[error("there is no id range left for another project: delete one first")]
+    NoSlot,
+    /// A page size that means nothing.
+    #[error("page_size must not be negative")]
+    PageSize,
+    /// A page token of another list, or none at all.
+    #[error("page_token is not one of this list: start again without it")]
+    PageToken,
+}
+
+impl RecordsError {
+    /// Whether the caller asked for something that makes no sense, rather than the records failing.
+    #[must_use]
+    pub const fn is_bad_request(&self) -> bool {
+        matches!(self, Self::PageSize | Self::PageToken)
+    }
+
+    /// Names the attempt for an error of the database.
+    pub(crate) fn database(action: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Database { action, source }
+    }
+}

@@ -1,0 +1,81 @@
+//! The records as a whole: the database's connections and the directory of logs.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::error::RecordsError;
+use crate::logs::Logs;
+use crate::schema;
+
+/// Connections that read at once.
+const READERS: u32 = 8;
+/// How long a writer waits for another, also one of another process.
+const BUSY: Duration = Duration::from_secs(15);
+/// How long a caller waits for a connection.
+const ACQUIRE: Duration = Duration::from_secs(30);
+/// Pages kept in memory by each connection, in KiB (the minus is SQLite's).
+const CACHE: &str = "-8000";
+
+/// The records. Clones are the same records.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// Any number of readers.
+    pub(crate) read: SqlitePool,
+    /// One writer whose commits are on the disk.
+    pub(crate) write: SqlitePool,
+    /// One writer whose commits may be lost with the machine's power, for what running builds report.
+    pub(crate) stream: SqlitePool,
+    pub(crate) logs: Arc<Logs>,
+}
+
+impl Records {
+    /// Opens the records in a directory, which is made if need be; brings an older form up to date.
+    ///
+    /// # Errors
+    /// The directory or the database cannot be used, or a newer program wrote it.
+    pub async fn open(dir: &Path) -> Result<Self, RecordsError> {
+        let logs = dir.join("logs");
+        create(&logs)?;
+        let file = dir.join("records.db");
+        // Made here for its mode: it holds hashes of tokens.
+        let made = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&file);
+        made.map_err(|source| RecordsError::File { action: "create", path: file.clone(), source })?;
+        let options = SqliteConnectOptions::new()
+            .filename(&file)
+            .journal_mode(SqliteJournalMode::Wal)
+            .busy_timeout(BUSY)
+            .foreign_keys(false)
+            .pragma("cache_size", CACHE)
+            .pragma("temp_store", "memory");
+        let pool = |most: u32, options: SqliteConnectOptions| async move {
+            let pool = SqlitePoolOptions::new().max_connections(most).acquire_timeout(ACQUIRE);
+            pool.connect_with(options).await.map_err(RecordsError::database("open the records"))
+        };
+        let full = options.clone().synchronous(SqliteSynchronous::Full);
+        let normal = options.synchronous(SqliteSynchronous::Normal);
+        let write = pool(1, full).await?;
+        schema::migrate(&write).await?;
+        let stream = pool(1, normal.clone()).await?;
+        let read = pool(READERS, normal.read_only(true)).await?;
+        let logs = Logs::open(&logs)?;
+        Ok(Self { read, write, stream, logs: Arc::new(logs) })
+    }
+
+    /// Closes the database; what comes later fails.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.stream.close().await;
+        self.write.close().await;
+    }
+}
+
+fn create(path: &Path) -> Result<(), RecordsError> {
+    let failed = |source| RecordsError::File { action: "create", path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+}

@@ -1,0 +1,124 @@
+//! The form of the database, by version. An older one is brought up to date; a newer one is refused by name.
+
+use sqlx::{Row, SqlitePool};
+
+use crate::error::RecordsError;
+
+/// What each version adds to the one before. Never changed once released: further versions are appended.
+const VERSIONS: &[&str] = &[
+    "
+CREATE TABLE organizations (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE projects (
+    id TEXT PRIMARY KEY, organization TEXT NOT NULL, name TEXT NOT NULL, region TEXT NOT NULL,
+    keep_gb INTEGER NOT NULL, keep_days INTEGER NOT NULL, hardware INTEGER NOT NULL,
+    slot INTEGER NOT NULL UNIQUE, deleting INTEGER NOT NULL DEFAULT 0,
+    reset_pending INTEGER NOT NULL DEFAULT 0, created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX projects_listed ON projects (organization, deleting, created_at, id);
+
+CREATE TABLE tokens (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, organization TEXT NOT NULL, project TEXT, build TEXT,
+    parent TEXT, description TEXT NOT NULL, hash TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL,
+    expires_at INTEGER
+) WITHOUT ROWID;
+CREATE INDEX tokens_of_project ON tokens (project, kind, created_at);
+CREATE INDEX tokens_of_organization ON tokens (organization, kind, created_at);
+CREATE INDEX tokens_of_parent ON tokens (parent) WHERE parent IS NOT NULL;
+CREATE INDEX tokens_of_build ON tokens (build) WHERE build IS NOT NULL;
+CREATE INDEX tokens_by_end ON tokens (expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE TABLE trust_policies (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, provider TEXT NOT NULL, owner TEXT NOT NULL,
+    name TEXT NOT NULL, created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX trust_of_project ON trust_policies (project, created_at);
+CREATE INDEX trust_by_name ON trust_policies (provider, owner, name);
+
+CREATE TABLE builds (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, organization TEXT NOT NULL, token TEXT,
+    status INTEGER NOT NULL, error TEXT, command INTEGER NOT NULL, options TEXT NOT NULL,
+    created_at INTEGER NOT NULL, started_at INTEGER, finished_at INTEGER,
+    cached_steps INTEGER NOT NULL DEFAULT 0, total_steps INTEGER NOT NULL DEFAULT 0,
+    saved INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX builds_listed ON builds (project, created_at, id);
+CREATE INDEX builds_running ON builds (project) WHERE status = 1;
+
+CREATE TABLE shares (
+    hash TEXT PRIMARY KEY, build TEXT NOT NULL, project TEXT NOT NULL, created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX shares_of_build ON shares (build);
+
+CREATE TABLE steps (
+    build TEXT NOT NULL, ordinal INTEGER NOT NULL, project TEXT NOT NULL, digest TEXT NOT NULL,
+    name TEXT NOT NULL, started_at INTEGER NOT NULL, completed_at INTEGER, cached INTEGER NOT NULL,
+    error TEXT, saved INTEGER NOT NULL, has_logs INTEGER NOT NULL DEFAULT 0, inputs TEXT NOT NULL,
+    PRIMARY KEY (build, ordinal)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX steps_by_digest ON steps (build, digest);
+
+CREATE TABLE connections (
+    build TEXT NOT NULL, number INTEGER NOT NULL, project TEXT NOT NULL, step TEXT NOT NULL,
+    protocol TEXT NOT NULL, host TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL,
+    allowed INTEGER NOT NULL, sent INTEGER NOT NULL, received INTEGER NOT NULL,
+    opened_at INTEGER NOT NULL, PRIMARY KEY (build, number)
+) WITHOUT ROWID;
+
+CREATE TABLE manifests (
+    project TEXT NOT NULL, repository TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+    size INTEGER NOT NULL, total_size INTEGER NOT NULL, subject TEXT, artifact_type TEXT,
+    annotations TEXT NOT NULL, pushed_at INTEGER NOT NULL,
+    PRIMARY KEY (project, repository, digest)
+) WITHOUT ROWID;
+CREATE INDEX manifests_of_subject ON manifests (project, repository, subject) WHERE subject IS NOT NULL;
+
+CREATE TABLE manifest_parts (
+    project TEXT NOT NULL, repository TEXT NOT NULL, manifest TEXT NOT NULL, part TEXT NOT NULL,
+    is_manifest INTEGER NOT NULL, PRIMARY KEY (project, repository, manifest, part)
+) WITHOUT ROWID;
+CREATE INDEX parts_by_digest ON manifest_parts (project, part);
+
+CREATE TABLE tags (
+    project TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
+    pushed_at INTEGER NOT NULL, PRIMARY KEY (project, repository, tag)
+) WITHOUT ROWID;
+CREATE INDEX tags_listed ON tags (project, pushed_at, repository, tag);
+CREATE INDEX tags_of_manifest ON tags (project, repository, digest);
+",
+];
+
+/// Brings the database up to date.
+pub(crate) async fn migrate(write: &SqlitePool) -> Result<(), RecordsError> {
+    let failed = RecordsError::database;
+    let known = i64::try_from(VERSIONS.len()).unwrap_or(i64::MAX);
+    let mut transaction =
+        write.begin_with("BEGIN IMMEDIATE").await.map_err(failed("lock the records"))?;
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS schema (version INTEGER NOT NULL)")
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed("read the version of the records"))?;
+    let found = sqlx::query("SELECT coalesce(max(version), 0) FROM schema")
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get::<i64, _>(0))
+        .map_err(failed("read the version of the records"))?;
+    if found > known {
+        return Err(RecordsError::Newer { found, known });
+    }
+    let missing = VERSIONS.iter().zip(1_i64..).skip(usize::try_from(found).unwrap_or(0));
+    for (statements, version) in missing {
+        sqlx::raw_sql(statements)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed("bring the records up to date"))?;
+        sqlx::query("INSERT INTO schema (version) VALUES ($1)")
+            .bind(version)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed("bring the records up to date"))?;
+    }
+    transaction.commit().await.map_err(failed("bring the records up to date"))
+}

@@ -1,0 +1,59 @@
+//! `cofferdam.server.v1.BuildService`: what this server offers beyond Depot's API.
+
+use std::sync::Arc;
+
+use cofferdam_access::{Action, Resource};
+use cofferdam_records::PageRequest;
+use cofferdam_wire::cofferdam::server::v1 as wire;
+use cofferdam_wire::cofferdam::server::v1::BuildService;
+use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
+
+use super::convert::at;
+use super::{Api, failed};
+
+/// The service.
+pub(super) struct ServerApi(pub(super) Arc<Api>);
+
+impl BuildService for ServerApi {
+    async fn cancel_build(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::CancelBuildRequest>,
+    ) -> ServiceResult<wire::CancelBuildResponse> {
+        let id = request.to_owned_message().build_id;
+        self.0.authorize(&context, Action::CancelBuild, Resource::Build(&id)).await?;
+        if let Some(live) = self.0.builds.get(&id) {
+            self.0.builds.cancel(&live, "canceled through the API").await;
+        }
+        Response::ok(wire::CancelBuildResponse::default())
+    }
+
+    async fn list_connections(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::ListConnectionsRequest>,
+    ) -> ServiceResult<wire::ListConnectionsResponse> {
+        let request = request.to_owned_message();
+        let id = &request.build_id;
+        self.0.authorize(&context, Action::ReadBuild, Resource::Build(id)).await?;
+        let page = PageRequest { size: request.page_size, token: request.page_token.as_deref() };
+        let page = self.0.records.connections(id, page).await.map_err(failed)?;
+        let connections = page.items.into_iter().map(|connection| wire::StepConnection {
+            step_digest: connection.step,
+            protocol: connection.protocol,
+            host: connection.host,
+            address: connection.address,
+            port: u32::from(connection.port),
+            allowed: connection.allowed,
+            sent_bytes: connection.sent,
+            received_bytes: connection.received,
+            opened_at: at(connection.opened_at),
+            ..Default::default()
+        });
+        Response::ok(wire::ListConnectionsResponse {
+            connections: connections.collect(),
+            next_page_token: page.next.unwrap_or_default(),
+            ..Default::default()
+        })
+    }
+}

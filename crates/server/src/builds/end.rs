@@ -1,0 +1,142 @@
+//! The end of a build, by whoever it comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use cofferdam_records::BuildStatus;
+
+use super::{Builds, LiveBuild};
+
+/// How long clients have to read why their build ended before their connections are cut.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the builder has to report the rest of the build.
+const LAST_REPORT: Duration = Duration::from_secs(5);
+/// How long an ended build is remembered, for clients that still ask after it.
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// How a build ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The client got what it wanted.
+    Success,
+    /// A step or the client failed, with its words.
+    Failed(String),
+    /// Somebody wanted it to end, with their words.
+    Canceled(String),
+    /// The client or the builder was lost, with what is known.
+    Lost(String),
+}
+
+impl Outcome {
+    const fn status(&self) -> BuildStatus {
+        match self {
+            Self::Success => BuildStatus::Success,
+            Self::Failed(_) => BuildStatus::Failed,
+            Self::Canceled(_) => BuildStatus::Canceled,
+            Self::Lost(_) => BuildStatus::Error,
+        }
+    }
+
+    fn error(self) -> Option<String> {
+        match self {
+            Self::Success => None,
+            Self::Failed(error) | Self::Canceled(error) | Self::Lost(error) => Some(error),
+        }
+    }
+}
+
+impl Builds {
+    /// Cancels a running build: its solves end on the builder, and their clients read `reason`.
+    pub(crate) async fn cancel(self: &Arc<Self>, live: &Arc<LiveBuild>, reason: &str) {
+        self.end(live, Outcome::Canceled(reason.to_owned())).await;
+    }
+
+    /// Cancels everything that runs. Returns how many builds that were.
+    pub(crate) async fn cancel_all(self: &Arc<Self>, reason: &str) -> usize {
+        let running = self.running();
+        futures::future::join_all(running.iter().map(|live| self.cancel(live, reason))).await;
+        running.len()
+    }
+
+    /// Ends a build unless something else has begun to; returns when it is recorded as ended.
+    pub(crate) async fn end(self: &Arc<Self>, live: &Arc<LiveBuild>, outcome: Outcome) {
+        if !live.begin_end() {
+            live.ended().await;
+            return;
+        }
+        // In a task of its own: the caller may be a request whose client goes away.
+        let (builds, live) = (Arc::clone(self), Arc::clone(live));
+        let ending = tokio::spawn(async move { builds.carry_out(&live, outcome).await });
+        if let Err(error) = ending.await {
+            tracing::error!(%error, "ending a build failed");
+        }
+    }
+
+    async fn carry_out(self: &Arc<Self>, live: &Arc<LiveBuild>, outcome: Outcome) {
+        let outcome = self.stop_builder(live, outcome).await;
+        let status = outcome.status();
+        let label = match status {
+            BuildStatus::Success => "success",
+            BuildStatus::Failed => "failed",
+            BuildStatus::Canceled => "canceled",
+            BuildStatus::Error | BuildStatus::Running => "error",
+        };
+        let error = outcome.error();
+        let recorded =
+            self.records.finish_build(live.id(), status, error.as_deref(), Utc::now()).await;
+        if let Err(error) = recorded {
+            // The next start of a server finds it running and ends it.
+            tracing::error!(build = live.id(), %error, "the end of a build was not recorded");
+        }
+        tracing::info!(
+            build = live.id(),
+            project = live.project_id(),
+            status = label,
+            error,
+            "a build ended"
+        );
+        metrics::counter!(crate::metrics::BUILDS_ENDED, "status" => label).increment(1);
+        metrics::gauge!(crate::metrics::BUILDS_RUNNING).decrement(1.0);
+        live.set_ended();
+        self.ended.notify_waiters();
+        let (builds, live) = (Arc::clone(self), Arc::clone(live));
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_WORDS).await;
+            live.cut_connections();
+            tokio::time::sleep(MEMORY).await;
+            builds.remove(&live);
+        });
+    }
+
+    /// Ends the build on its builder and waits for the rest of its report. A builder that turns out to be gone changes what
+    /// the client's failure means.
+    async fn stop_builder(&self, live: &Arc<LiveBuild>, outcome: Outcome) -> Outcome {
+        // Nobody can lease anew: the build is ending.
+        let Some(lease) = live.lease().lock().await.take() else { return outcome };
+        let told = match &outcome {
+            Outcome::Canceled(reason) | Outcome::Lost(reason) => {
+                lease.cancel(live.id(), reason).await
+            }
+            Outcome::Success | Outcome::Failed(_) => Ok(()),
+        };
+        let told = match told {
+            Ok(()) => lease.close(live.id()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &told {
+            tracing::debug!(build = live.id(), %error, "the builder cannot be told that a build ended");
+        }
+        let tap = live.tap().take();
+        let gone = match tap {
+            Some(tap) => tap.finish(LAST_REPORT).await,
+            None => None,
+        };
+        drop(lease);
+        match (outcome, told, gone) {
+            // Its client only saw a connection break.
+            (Outcome::Failed(_), Err(_), Some(why)) => Outcome::Lost(why),
+            (outcome, ..) => outcome,
+        }
+    }
+}

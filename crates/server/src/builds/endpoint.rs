@@ -1,0 +1,116 @@
+//! A build's builder: started when first asked for, reached through the gateway.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use cofferdam_fleet::{FleetError, Lease, ProjectSpec};
+use cofferdam_records::RecordsError;
+use tokio::net::UnixStream;
+
+use super::tap::Tap;
+use super::{Builds, LiveBuild};
+use crate::gateway::{AuthorityError, server_name};
+
+/// What a client needs to reach its builder.
+pub(crate) struct Connection {
+    /// Name to ask for and to verify.
+    pub(crate) server_name: String,
+    /// The client's certificate, PEM.
+    pub(crate) certificate: String,
+    /// Its key, PEM.
+    pub(crate) key: String,
+    /// What verifies the gateway, PEM.
+    pub(crate) authority: String,
+}
+
+/// Why there is no builder for a build.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EndpointError {
+    /// It is over.
+    #[error("build {0} has ended: begin another one")]
+    Ended(String),
+    /// Its project's cache is being removed, or all places are taken: ask again.
+    #[error("{0}")]
+    Wait(&'static str),
+    /// The builder cannot be started.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// Its certificate cannot be made.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Records.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
+
+impl Builds {
+    /// The builder of a build, started if need be.
+    pub(crate) async fn endpoint(
+        self: &Arc<Self>,
+        live: &Arc<LiveBuild>,
+    ) -> Result<Connection, EndpointError> {
+        live.sign();
+        self.lease(live).await?;
+        let certificate = match live.certificate() {
+            Some(certificate) => certificate,
+            None => live.set_certificate(self.authority.client(live.project_id(), live.id())?),
+        };
+        self.lock().certificates.insert(certificate.fingerprint, Arc::clone(live));
+        Ok(Connection {
+            server_name: server_name(live.id()),
+            certificate: certificate.certificate.clone(),
+            key: certificate.key.clone(),
+            authority: self.authority.pem().to_owned(),
+        })
+    }
+
+    /// A stream of bytes to the builder, which knows whose build they are.
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        live: &Arc<LiveBuild>,
+    ) -> Result<UnixStream, EndpointError> {
+        let lease = self.lease(live).await?;
+        let stream = lease.connect(live.id()).await?;
+        metrics::counter!(crate::metrics::CONNECTIONS).increment(1);
+        Ok(stream)
+    }
+
+    async fn lease(self: &Arc<Self>, live: &Arc<LiveBuild>) -> Result<Arc<Lease>, EndpointError> {
+        let mut held = live.lease().lock().await;
+        if !live.is_running() {
+            return Err(EndpointError::Ended(live.id().to_owned()));
+        }
+        if let Some(lease) = &*held {
+            return Ok(Arc::clone(lease));
+        }
+        self.cache_is_there(live).await?;
+        let lease = Arc::new(self.fleet.lease(&spec(live)).await?);
+        // Before the client gets there: nothing that happens may be missed.
+        let events = lease.watch(live.id()).await?;
+        if let Err(error) = self.records.start_build(live.id(), Utc::now()).await {
+            tracing::warn!(build = live.id(), %error, "the start of a build was not recorded");
+        }
+        *live.tap() = Some(Tap::start(self, live, &lease, events));
+        *held = Some(Arc::clone(&lease));
+        Ok(lease)
+    }
+
+    /// A cache that is being removed must not be built on.
+    async fn cache_is_there(&self, live: &LiveBuild) -> Result<(), EndpointError> {
+        match self.records.project(live.project_id()).await? {
+            Some(project) if !project.reset_pending => Ok(()),
+            _ => Err(EndpointError::Wait("the project's cache is being removed")),
+        }
+    }
+}
+
+fn spec(live: &LiveBuild) -> ProjectSpec {
+    let project = live.project();
+    ProjectSpec {
+        project: project.id.clone(),
+        slot: project.slot,
+        resources: crate::hardware::resources(project.hardware),
+        keep_gb: u32::try_from(project.cache.keep_gb).unwrap_or(0),
+        keep_days: u32::try_from(project.cache.keep_days).unwrap_or(0),
+    }
+}

@@ -1,0 +1,261 @@
+//! A server's life: take the data directory, put the parts together, serve, drain, stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam_access::{Access, AccessOptions, Issuer, OidcOptions};
+use cofferdam_fleet::{Fleet, FleetError, FleetOptions};
+use cofferdam_records::{Records, RecordsError};
+use cofferdam_registry::OpenRegistryError;
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api, Logins};
+use crate::builds::Builds;
+use crate::config::{Config, OidcIssuer, TlsFiles};
+use crate::gateway::{Authority, AuthorityError};
+use crate::listen::{self, Shared};
+use crate::origin::Origin;
+use crate::registry::{self, Gatekeeper};
+use crate::start::{self, DataDir, FirstToken};
+
+/// How long requests that are not builds may take once builds are done.
+const REQUESTS_GRACE: Duration = Duration::from_secs(3);
+/// How long builders have to stop by themselves.
+const BUILDERS_GRACE: Duration = Duration::from_secs(15);
+
+/// What a server is started with.
+pub struct Options {
+    /// Its configuration.
+    pub config: Config,
+    /// The program that is started again for builders.
+    pub program: PathBuf,
+    /// Told once the port is bound: the address, and the first organization's token if this start made one.
+    pub ready: Box<dyn FnOnce(SocketAddr, Option<FirstToken>) + Send>,
+}
+
+/// Why a server could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The data directory or something in it.
+    #[error("prepare {}", path.display())]
+    DataDir {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another server has it.
+    #[error("another server uses {}: stop it, or give this one another --data-dir", path.display())]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The records.
+    #[error("open the records")]
+    Records(#[from] RecordsError),
+    /// The fleet of builders.
+    #[error("prepare for builders")]
+    Fleet(#[from] FleetError),
+    /// Keys and certificates of the gateway.
+    #[error("make the gateway's certificates")]
+    Authority(#[from] AuthorityError),
+    /// Files of the API's own TLS.
+    #[error("use {} for TLS", path.display())]
+    Tls {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The registry's directory.
+    #[error(transparent)]
+    Registry(#[from] OpenRegistryError),
+    /// The address.
+    #[error("listen on {address}")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Signals of the process.
+    #[error("watch for signals")]
+    Signals(#[source] std::io::Error),
+    /// The metrics' recorder.
+    #[error("set up metrics")]
+    Metrics(#[source] metrics_exporter_prometheus::BuildError),
+}
+
+/// Serves until told to stop; then lets running builds finish, or cancels them when their time is up.
+///
+/// # Errors
+/// Something the server needs cannot be had; nothing was served then.
+pub async fn run(options: Options) -> Result<(), ServerError> {
+    let Options { config, program, ready } = options;
+    let _taken = DataDir::take(&config.data_dir)?;
+    let records = Records::open(&config.data_dir).await?;
+    let first = start::first_token(&records).await?;
+    let access = Access::new(records.clone(), access_options(&config.oidc));
+    let address = config.listen.clone();
+    let listen_failed = |source| ServerError::Listen { address: address.clone(), source };
+    let listener = TcpListener::bind(&config.listen).await.map_err(listen_failed)?;
+    let bound = listener.local_addr().map_err(listen_failed)?;
+    let origin = config.public_url.as_deref().and_then(Origin::from_url);
+    let fleet = Fleet::new(FleetOptions {
+        program,
+        data_dir: config.data_dir.clone(),
+        builder_config: builder_config(&config, bound, origin.as_ref()),
+        idle: config.idle(),
+        most: config.builders.most,
+    })
+    .await?;
+    let authority = Authority::new()?;
+    let gateway_tls = authority.tls()?;
+    let images = registry::open(records.clone(), &config.data_dir)?;
+    let builds = Builds::new(
+        records.clone(),
+        Arc::clone(&access),
+        Arc::clone(&fleet),
+        images.clone(),
+        authority,
+    );
+    builds.recover().await?;
+    let metrics = crate::metrics::install().map_err(ServerError::Metrics)?;
+    let api = Arc::new(Api {
+        records,
+        access,
+        builds: Arc::clone(&builds),
+        images: images.clone(),
+        logins: Arc::new(Logins::default()),
+    });
+    let router = crate::web::router(&api, metrics)
+        .merge(images.router(Arc::new(Gatekeeper(Arc::clone(&api.access)))))
+        .fallback_service(api::service(&api));
+    let tls = config.tls.as_ref().map(api_tls).transpose()?;
+    let shared = Shared { router, builds: Arc::clone(&builds), tls, gateway_tls, origin };
+    let mut signals = Signals::watch().map_err(ServerError::Signals)?;
+    let stop = CancellationToken::new();
+    let serving =
+        tokio::spawn(listen::serve(listener, Arc::new(shared), stop.clone(), REQUESTS_GRACE));
+    tokio::spawn(Arc::clone(&builds).keep_house());
+    ready(bound, first);
+    signals.next().await;
+    drain(&builds, &mut signals, config.drain()).await;
+    stop.cancel();
+    serving.await.ok();
+    fleet.shutdown(BUILDERS_GRACE).await;
+    tracing::info!("the server has stopped");
+    Ok(())
+}
+
+/// Lets running builds finish, while clients can still be heard; a second signal or the end of their time cancels them.
+async fn drain(builds: &Arc<Builds>, signals: &mut Signals, patience: Duration) {
+    let running = builds.refuse_new();
+    if running == 0 {
+        return;
+    }
+    tracing::info!(
+        running,
+        seconds = patience.as_secs(),
+        "stopping: running builds may finish; a second signal cancels them"
+    );
+    tokio::select! {
+        () = builds.idle() => return,
+        () = signals.next() => {}
+        () = tokio::time::sleep(patience) => {}
+    }
+    let canceled = builds.cancel_all("the server is stopping").await;
+    tracing::info!(canceled, "builds that were still running have been canceled");
+}
+
+fn access_options(oidc: &crate::config::Oidc) -> AccessOptions {
+    let issuer = |configured: &OidcIssuer| Issuer {
+        url: configured.issuer.clone(),
+        jwks_url: configured.jwks_url.clone(),
+    };
+    AccessOptions {
+        oidc: OidcOptions {
+            audiences: oidc.audiences.clone(),
+            github: issuer(&oidc.github),
+            circleci: issuer(&oidc.circleci),
+            buildkite: issuer(&oidc.buildkite),
+        },
+    }
+}
+
+/// What the operator configured for builders, and that this server's own registry speaks cleartext where it does.
+fn builder_config(config: &Config, bound: SocketAddr, origin: Option<&Origin>) -> toml::Table {
+    let mut table = config.builder.clone();
+    let mut names: Vec<String> = Vec::new();
+    match origin {
+        Some(origin) if !origin.secure => names.push(origin.authority.clone()),
+        _ if config.tls.is_none() => {
+            let port = bound.port();
+            names.extend([
+                bound.to_string(),
+                format!("localhost:{port}"),
+                format!("127.0.0.1:{port}"),
+            ]);
+        }
+        _ => {}
+    }
+    let registries =
+        table.entry("registry").or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    if let Some(registries) = registries.as_table_mut() {
+        for name in names {
+            let cleartext =
+                toml::Table::from_iter([("http".to_owned(), toml::Value::Boolean(true))]);
+            registries.entry(name).or_insert(toml::Value::Table(cleartext));
+        }
+    }
+    table
+}
+
+fn api_tls(files: &TlsFiles) -> Result<Arc<ServerConfig>, ServerError> {
+    let failed = |path: &PathBuf, source: Box<dyn std::error::Error + Send + Sync>| {
+        ServerError::Tls { path: path.clone(), source }
+    };
+    let chain = CertificateDer::pem_file_iter(&files.cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| failed(&files.cert, error.into()))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| failed(&files.key, error.into()))?;
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| failed(&files.cert, error.into()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Requests to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

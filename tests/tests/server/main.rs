@@ -1,0 +1,21 @@
+//! The server end to end: the real program, and the clients that people have. None of them is ours or knows that it does not talk
+//! to Depot.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on should stop where it is"
+)]
+
+mod account;
+mod bake;
+mod browser;
+mod builds;
+mod examples;
+mod exec;
+mod images;
+mod interruption;
+mod pages;
+mod protocols;
+mod python;
+mod sdk;
+mod turns;
