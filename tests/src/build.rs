@@ -23,8 +23,12 @@ const UNWANTED: &[&str] = &[
     "BUILDKIT_HOST",
     "BUILDKIT_PROGRESS",
     "COFFERDAM_BUILDER",
+    "COFFERDAM_PROJECT",
+    "COFFERDAM_SERVER",
+    "COFFERDAM_TOKEN",
     "SOURCE_DATE_EPOCH",
     "SSH_AUTH_SOCK",
+    "XDG_CONFIG_HOME",
 ];
 
 /// A build to be run.

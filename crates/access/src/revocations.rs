@@ -107,6 +107,12 @@ impl Watch {
         self.signal.cancelled().await;
     }
 
+    /// Fires when the token is gone, for as long as this watch lives.
+    #[must_use]
+    pub fn signal(&self) -> CancellationToken {
+        self.signal.clone()
+    }
+
     /// Whether the token is gone.
     #[must_use]
     pub fn is_revoked(&self) -> bool {

@@ -190,9 +190,11 @@ fn a_running_build_is_followed_until_held() {
 /// Pages by name, and how high a picture of them is.
 fn gallery() -> Vec<(&'static str, u32, String)> {
     let hostile = samples::hostile_build(Audience::Member(samples::viewer()));
+    let opened = samples::successful_build().render().replace("<details>", "<details open>");
     vec![
         ("failed", 1_500, samples::failed_build().render()),
         ("success", 900, samples::successful_build().render()),
+        ("opened", 2_400, opened),
         ("running", 1_500, samples::running_build().render()),
         ("shared", 900, samples::shared_build().render()),
         ("empty", 600, samples::empty_build().render()),
@@ -248,16 +250,17 @@ fn pages_are_no_wider_than_their_window() {
     }
 }
 
-/// Pictures of the pages at 1280 and 390 pixels. With `PICTURES=all` in the environment every page
-/// in light and dark, to look at; without, those of a failed build.
+/// Pictures of the pages at 1280 and 390 pixels, in `target/tmp/pages`. With names of the gallery
+/// (or `all`) in `PICTURES` those pages in light and dark, to look at; without, a failed build.
 #[test]
 fn pages_can_be_painted() {
-    let all = std::env::var("PICTURES").is_ok_and(|which| which == "all");
+    let wanted = std::env::var("PICTURES").unwrap_or_else(|_| "failed".to_owned());
+    let all = wanted == "all";
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("pages");
     std::fs::create_dir_all(&folder).unwrap();
     let site = Site::new();
     for (name, height, html) in gallery() {
-        if !all && name != "failed" {
+        if !all && !wanted.split(',').any(|wanted| wanted == name) {
             continue;
         }
         let path = format!("/{name}");
@@ -271,7 +274,7 @@ fn pages_can_be_painted() {
                 frame_of("/framed", 390, height)
             ),
         );
-        for dark in [false, true].into_iter().take(if all { 2 } else { 1 }) {
+        for dark in [false, true].into_iter().take(if wanted == "failed" { 1 } else { 2 }) {
             let scheme = if dark { "dark" } else { "light" };
             for (url, width) in [(site.url(&path), 1_280), (site.url("/narrow"), 390)] {
                 let file = folder.join(format!("{name}-{width}-{scheme}.png"));

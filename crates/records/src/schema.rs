@@ -37,14 +37,15 @@ CREATE TABLE trust_policies (
 CREATE INDEX trust_of_project ON trust_policies (project, created_at);
 CREATE INDEX trust_by_name ON trust_policies (provider, owner, name);
 
+-- In the order in which they are listed: a page is one range of the table.
 CREATE TABLE builds (
-    id TEXT PRIMARY KEY, project TEXT NOT NULL, organization TEXT NOT NULL, token TEXT,
+    id TEXT NOT NULL, project TEXT NOT NULL, organization TEXT NOT NULL, token TEXT,
     status INTEGER NOT NULL, error TEXT, command INTEGER NOT NULL, options TEXT NOT NULL,
     created_at INTEGER NOT NULL, started_at INTEGER, finished_at INTEGER,
     cached_steps INTEGER NOT NULL DEFAULT 0, total_steps INTEGER NOT NULL DEFAULT 0,
-    saved INTEGER NOT NULL DEFAULT 0
+    saved INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (project, created_at, id)
 ) WITHOUT ROWID;
-CREATE INDEX builds_listed ON builds (project, created_at, id);
+CREATE UNIQUE INDEX builds_by_id ON builds (id);
 CREATE INDEX builds_running ON builds (project) WHERE status = 1;
 
 CREATE TABLE shares (

@@ -5,6 +5,7 @@
 //! does, before a path, a file or a record is touched. Tokens must never be logged.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -36,6 +37,8 @@ pub enum Operation {
 pub struct Permit {
     /// Fires when the token is revoked or expires: transfers under way are cut off.
     pub revoked: Option<CancellationToken>,
+    /// What has to live as long as the request for that to happen.
+    pub held: Option<Arc<dyn fmt::Debug + Send + Sync>>,
 }
 
 /// A request that may not.

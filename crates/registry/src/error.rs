@@ -40,8 +40,10 @@ pub(crate) enum Failure {
     DigestMismatch { given: ContentDigest, computed: ContentDigest },
     #[error("no such endpoint")]
     NoEndpoint,
-    #[error("{0}")]
-    Unsupported(&'static str),
+    #[error("there is no catalog across projects: list the images of one")]
+    NoCatalog,
+    #[error("this endpoint has other methods: {0}")]
+    WrongMethod(&'static str),
     #[error("blob {0} is not in this repository")]
     BlobUnknown(ContentDigest),
     #[error("blob {0} is part of an image: delete the image first")]
@@ -115,7 +117,9 @@ impl Failure {
             | Self::BlobUnknown(_)
             | Self::UploadUnknown
             | Self::ManifestUnknown(_) => StatusCode::NOT_FOUND,
-            Self::Unsupported(_) | Self::BlobInUse(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoCatalog | Self::WrongMethod(_) | Self::BlobInUse(_) => {
+                StatusCode::METHOD_NOT_ALLOWED
+            }
             Self::UploadBusy => StatusCode::CONFLICT,
             Self::OutOfOrder { .. }
             | Self::ContentRange { .. }
@@ -146,9 +150,11 @@ impl Failure {
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
             Self::DigestMalformed | Self::DigestMismatch { .. } => "DIGEST_INVALID",
-            Self::NoEndpoint | Self::Unsupported(_) | Self::BlobInUse(_) | Self::Query(_) => {
-                "UNSUPPORTED"
-            }
+            Self::NoEndpoint
+            | Self::NoCatalog
+            | Self::WrongMethod(_)
+            | Self::BlobInUse(_)
+            | Self::Query(_) => "UNSUPPORTED",
             Self::BlobUnknown(_) => "BLOB_UNKNOWN",
             Self::UploadUnknown => "BLOB_UPLOAD_UNKNOWN",
             Self::LengthMismatch | Self::BlobTooLarge(_) | Self::ManifestTooLarge(_) => {
@@ -202,6 +208,15 @@ impl IntoResponse for Failure {
             Self::Unauthenticated(_) => {
                 let challenge = HeaderValue::from_static(crate::auth::CHALLENGE);
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            Self::WrongMethod(allowed) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::BlobInUse(_) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            }
+            Self::NoCatalog => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(""));
             }
             Self::TooManyUploads | Self::Unavailable | Self::UploadBusy => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));

@@ -53,3 +53,38 @@ pub fn exercise_ranges(data: &[u8]) {
         assert!(chunk.length > 0 && chunk.first.checked_add(chunk.length).is_some());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_small_change_of_good_input_is_survived() {
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"sha256:{hex}","size":1}},"layers":[]}}"#
+        );
+        let id = "01234567-89ab-4def-8123-456789abcdef";
+        for seed in [
+            manifest,
+            format!("p/app/blobs/sha256:{hex}"),
+            format!("p/app/manifests/sha256%3a{hex}"),
+            format!("p/a.b/c__d/blobs/uploads/{id}"),
+            "p/app/tags/list".to_owned(),
+            "app/x:v1.0-rc_2".to_owned(),
+            "bytes=10-20".to_owned(),
+            "0-99".to_owned(),
+        ] {
+            for place in 0..seed.len() {
+                for byte in 0..=u8::MAX {
+                    let mut changed = seed.clone().into_bytes();
+                    changed[place] = byte;
+                    exercise_manifest(&changed);
+                    exercise_names(&changed);
+                    exercise_ranges(&changed);
+                    exercise_names(&changed[place..]);
+                }
+            }
+        }
+    }
+}

@@ -87,12 +87,12 @@ impl Registry {
     /// # Errors
     /// The directory cannot be moved; the project's files are where they were.
     pub async fn remove_project(&self, project: &str) -> Result<(), RemoveProjectError> {
+        if !crate::name::is_component(project) {
+            return Ok(());
+        }
         let _turn = self.0.turns.alone(project).await;
         for upload in self.0.uploads.select(|upload| upload.repository.project() == project) {
             self.0.uploads.remove(&upload.id);
-        }
-        if !crate::name::is_component(project) {
-            return Ok(());
         }
         let (inner, project) = (Arc::clone(&self.0), project.to_owned());
         let id = upload_id().map_err(RemoveProjectError)?;

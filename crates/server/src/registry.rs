@@ -42,8 +42,9 @@ impl Authorize for Gatekeeper {
         };
         let grant = self.0.authorize(token, action, Resource::Project(project)).await;
         let grant = grant.map_err(refusal)?;
-        let _ = grant;
-        Ok(Permit { revoked: None })
+        let watch = grant.token.as_ref().map(|token| self.0.revocations().watch(&token.id));
+        let revoked = watch.as_ref().map(cofferdam_access::Watch::signal);
+        Ok(Permit { revoked, held: watch.map(|watch| Arc::new(watch) as _) })
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header};
 
-use super::{Ask, DIGEST, WRONG_METHOD, bare};
+use super::{Ask, DIGEST, bare};
 use crate::body;
 use crate::digest::ContentDigest;
 use crate::error::Failure;
@@ -20,7 +20,7 @@ pub(super) async fn serve(
     match ask.method {
         Method::GET | Method::HEAD => read(ask, &repository, &digest).await,
         Method::DELETE => delete(ask, &repository, digest).await,
-        _ => Err(WRONG_METHOD),
+        _ => Err(Failure::WrongMethod("GET, HEAD, DELETE")),
     }
 }
 

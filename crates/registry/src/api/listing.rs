@@ -5,7 +5,7 @@ use cofferdam_records::ManifestRow;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json as value};
 
-use super::{Ask, WRONG_METHOD, json};
+use super::{Ask, READ, json};
 use crate::digest::ContentDigest;
 use crate::error::Failure;
 use crate::limits::{REFERRERS_BYTES, REFERRERS_PAGE, TAGS_PAGE};
@@ -18,7 +18,7 @@ const FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// `GET <name>/tags/list?n=&last=`.
 pub(super) async fn tags(ask: Ask, repository: Repository) -> Result<Response, Failure> {
     if !matches!(ask.method, Method::GET | Method::HEAD) {
-        return Err(WRONG_METHOD);
+        return Err(Failure::WrongMethod(READ));
     }
     let count = match ask.query.get("n") {
         None => TAGS_PAGE,
@@ -56,7 +56,7 @@ pub(super) async fn referrers(
     subject: ContentDigest,
 ) -> Result<Response, Failure> {
     if !matches!(ask.method, Method::GET | Method::HEAD) {
-        return Err(WRONG_METHOD);
+        return Err(Failure::WrongMethod(READ));
     }
     let kind = ask.query.get("artifactType").filter(|kind| !kind.is_empty());
     let last = match ask.query.get("last") {

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::{Ask, DIGEST, WRONG_METHOD, bare};
+use super::{Ask, DIGEST, bare};
 use crate::body::{read as read_body, send};
 use crate::digest::{Algorithm, ContentDigest};
 use crate::error::Failure;
@@ -32,7 +32,7 @@ pub(super) async fn serve(
         Method::GET | Method::HEAD => read(ask, &repository, &reference).await,
         Method::PUT => put(ask, body, repository, reference).await,
         Method::DELETE => delete(ask, &repository, &reference).await,
-        _ => Err(WRONG_METHOD),
+        _ => Err(Failure::WrongMethod("GET, HEAD, PUT, DELETE")),
     }
 }
 

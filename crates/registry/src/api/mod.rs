@@ -113,9 +113,9 @@ fn without_repository(
         Route::Base if matches!(*method, Method::GET | Method::HEAD) => {
             Ok(json(StatusCode::OK, "application/json", "{}".to_owned()))
         }
-        Route::Base => Err(WRONG_METHOD),
+        Route::Base => Err(Failure::WrongMethod(READ)),
         // A list of all repositories would be one across projects.
-        _ => Err(Failure::Unsupported("there is no catalog: list the images of a project")),
+        _ => Err(Failure::NoCatalog),
     }
 }
 
@@ -129,7 +129,8 @@ fn operation(route: &Result<Route, Misrouted>, method: &Method) -> Operation {
     }
 }
 
-const WRONG_METHOD: Failure = Failure::Unsupported("this endpoint has no such method");
+/// Methods of what can only be read.
+const READ: &str = "GET, HEAD";
 
 impl From<Misrouted> for Failure {
     fn from(why: Misrouted) -> Self {

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderName, Method, StatusCode, header};
 
-use super::{Ask, DIGEST, WRONG_METHOD, bare};
+use super::{Ask, DIGEST, bare};
 use crate::body::receive;
 use crate::digest::{Algorithm, ContentDigest};
 use crate::error::{Failure, received};
@@ -25,7 +25,7 @@ pub(super) async fn start(
     repository: Repository,
 ) -> Result<Response, Failure> {
     if ask.method != Method::POST {
-        return Err(WRONG_METHOD);
+        return Err(Failure::WrongMethod("POST"));
     }
     if let Some(mounted) = mount(&ask, &repository).await? {
         return Ok(mounted);
@@ -120,7 +120,7 @@ pub(super) async fn serve(
             ask.registry.drop_upload(&upload).await;
             Ok(bare(StatusCode::NO_CONTENT, &[]))
         }
-        _ => Err(WRONG_METHOD),
+        _ => Err(Failure::WrongMethod("GET, HEAD, PATCH, PUT, DELETE")),
     }
 }
 

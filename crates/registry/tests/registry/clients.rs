@@ -51,6 +51,15 @@ fn top(dir: &Path) -> String {
     index["manifests"][0]["digest"].as_str().unwrap().to_owned()
 }
 
+/// Writes the image of an OCI layout as an archive that daemons load, under `name`; its path.
+pub(crate) fn archive(layout: &Path, name: &str) -> std::path::PathBuf {
+    let path = layout.with_extension("tar");
+    let (from, to) =
+        (format!("oci:{}:latest", layout.display()), format!("docker-archive:{}", path.display()));
+    succeed(&mut skopeo(&["copy", &from, &format!("{to}:{name}")]));
+    path
+}
+
 fn credentials(token: &str) -> String {
     format!("x-token:{token}")
 }
@@ -175,9 +184,10 @@ async fn podman_logs_in_pushes_and_pulls() {
     let tls = "--tls-verify=false";
     fail(&mut podman.run(&["login", tls, "-u", "x-token", "-p", "wrong", &addr]));
     succeed(&mut podman.run(&["login", tls, "-u", "x-token", "-p", OWNER, &addr]));
-    let id = succeed(&mut podman.run(&["pull", &format!("oci:{}:latest", source.display())]));
     let name = format!("{}:podman", server.name("/app"));
-    succeed(&mut podman.run(&["tag", id.trim(), &name]));
+    let archive = archive(&source, &name);
+    succeed(podman.run(&["load", "--input"]).arg(&archive));
+    let id = succeed(&mut podman.run(&["image", "inspect", "--format", "{{.Id}}", &name]));
     succeed(&mut podman.run(&["push", tls, &name]));
     succeed(&mut podman.run(&["rmi", "--all", "--force"]));
     let pulled = succeed(&mut podman.run(&["pull", tls, &name]));

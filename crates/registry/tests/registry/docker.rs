@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::clients::{client, fail, succeed};
+use crate::clients::{archive, client, fail, succeed};
 use crate::fixture::{Image, MANIFEST, layout};
 use crate::server::{OWNER, READER, STRANGER, Server};
 
@@ -85,11 +85,8 @@ async fn docker_logs_in_pushes_and_pulls() {
     let image = Image::new("docker", 1 << 20);
     let source = dir.path().join("source");
     layout(&source, &[&image], &image.manifest, MANIFEST);
-    let archive = dir.path().join("archive.tar");
     let name = format!("{}:docker", server.name("/app"));
-    let mut convert = client("skopeo");
-    convert.args(["--insecure-policy", "copy", &format!("oci:{}:latest", source.display())]);
-    succeed(convert.arg(format!("docker-archive:{}:{name}", archive.display())));
+    let archive = archive(&source, &name);
     succeed(docker.run(&["load", "--input"]).arg(&archive));
     let id = succeed(&mut docker.run(&["image", "inspect", "--format", "{{.Id}}", &name]));
 

@@ -5,6 +5,7 @@
 mod blobs;
 mod clients;
 mod collect;
+mod crash;
 mod docker;
 mod fixture;
 mod hostile;
@@ -12,4 +13,5 @@ mod http1;
 mod images;
 mod manifests;
 mod server;
+mod stream;
 mod uploads;

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::body::Body;
 use base64::Engine as _;
-use cofferdam_records::{CachePolicy, NewProject, Records};
+use cofferdam_records::{CachePolicy, NewProject, PageRequest, Records};
 use cofferdam_registry::{
     Authorize, Limits, Operation, Permit, Refusal, Registry, RegistryOptions,
 };
@@ -48,7 +48,7 @@ impl Authorize for Tokens {
         if !operations.contains(&operation) {
             return Err(Refusal::Forbidden("this takes another kind of token".to_owned()));
         }
-        Ok(Permit { revoked: Some(revoked.clone()) })
+        Ok(Permit { revoked: Some(revoked.clone()), held: None })
     }
 }
 
@@ -63,6 +63,24 @@ impl Tokens {
     }
 }
 
+/// Where a server has its files.
+#[derive(Clone)]
+pub(crate) enum Place {
+    /// A directory that goes with the last server in it.
+    Temporary(Arc<tempfile::TempDir>),
+    /// A directory that somebody else removes.
+    Kept(PathBuf),
+}
+
+impl Place {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(dir) => dir.path(),
+            Self::Kept(path) => path,
+        }
+    }
+}
+
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     pub(crate) registry: Registry,
@@ -73,7 +91,7 @@ pub(crate) struct Server {
     pub(crate) other: String,
     revoked: HashMap<&'static str, CancellationToken>,
     serving: tokio::task::JoinHandle<()>,
-    pub(crate) dir: Arc<tempfile::TempDir>,
+    pub(crate) dir: Place,
 }
 
 impl Drop for Server {
@@ -88,26 +106,26 @@ impl Server {
     }
 
     pub(crate) async fn with(limits: Limits) -> Self {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::beside(Place::Temporary(Arc::new(tempfile::tempdir().unwrap())), limits).await
+    }
+
+    /// In a directory that may hold the projects of an earlier server.
+    pub(crate) async fn beside(dir: Place, limits: Limits) -> Self {
         let records = Records::open(dir.path()).await.unwrap();
-        let organization = records.create_organization("organization").await.unwrap().id;
-        let mut projects = Vec::new();
-        for name in ["first", "second"] {
-            let project = NewProject {
-                organization: organization.clone(),
-                name: name.to_owned(),
-                region: "eu".to_owned(),
-                cache: CachePolicy { keep_gb: 50, keep_days: 14 },
-                hardware: 0,
-            };
-            projects.push(records.create_project(project).await.unwrap().id);
-        }
-        let (project, other) = (projects[0].clone(), projects[1].clone());
-        Self::serve(dir, records, project, other, limits).await
+        let organizations = records.organizations().await.unwrap();
+        let organization = match organizations.into_iter().next() {
+            Some(organization) => organization.id,
+            None => create(&records).await,
+        };
+        let page = PageRequest { size: None, token: None };
+        let projects = records.projects(&organization, None, page).await.unwrap().items;
+        let id =
+            |name: &str| projects.iter().find(|project| project.name == name).unwrap().id.clone();
+        Self::serve(dir, records, id("first"), id("second"), limits).await
     }
 
     async fn serve(
-        dir: Arc<tempfile::TempDir>,
+        dir: Place,
         records: Records,
         project: String,
         other: String,
@@ -137,7 +155,7 @@ impl Server {
 
     /// Ends this server and starts another on the same files.
     pub(crate) async fn restart(self, limits: Limits) -> Self {
-        let (records, dir) = (self.records.clone(), Arc::clone(&self.dir));
+        let (records, dir) = (self.records.clone(), self.dir.clone());
         let (project, other) = (self.project.clone(), self.other.clone());
         drop(self);
         Self::serve(dir, records, project, other, limits).await
@@ -212,7 +230,7 @@ impl Server {
     }
 
     /// Files below the first project's directory whose path holds `part`.
-    pub(crate) fn files(&self, part: &str) -> Vec<std::path::PathBuf> {
+    pub(crate) fn files(&self, part: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         walk(&self.dir.path().join("registry").join(&self.project), &mut found);
         found.retain(|path| path.to_string_lossy().contains(part));
@@ -220,12 +238,28 @@ impl Server {
     }
 }
 
+/// An organization with two projects.
+async fn create(records: &Records) -> String {
+    let organization = records.create_organization("organization").await.unwrap().id;
+    for name in ["first", "second"] {
+        let project = NewProject {
+            organization: organization.clone(),
+            name: name.to_owned(),
+            region: "eu".to_owned(),
+            cache: CachePolicy { keep_gb: 50, keep_days: 14 },
+            hardware: 0,
+        };
+        records.create_project(project).await.unwrap();
+    }
+    organization
+}
+
 pub(crate) fn open(dir: &Path, records: &Records, limits: Limits) -> Registry {
     let (records, registry, trash) = (records.clone(), dir.join("registry"), dir.join("trash"));
     Registry::open(RegistryOptions { records, dir: registry, trash, limits }).unwrap()
 }
 
-fn walk(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
+pub(crate) fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries {
         let path = entry.unwrap().path();

@@ -11,6 +11,9 @@ mod cli_push;
 mod convert;
 mod error;
 mod login;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod matrix;
 mod organization;
 mod project;
 mod projects_beta;
