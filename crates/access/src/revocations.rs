@@ -110,7 +110,8 @@ impl Watch {
     /// Fires when the token is gone, for as long as this watch lives.
     #[must_use]
     pub fn signal(&self) -> CancellationToken {
-        self.signal.clone()
+        // A child: whoever gets it can end nothing but their own work.
+        self.signal.child_token()
     }
 
     /// Whether the token is gone.

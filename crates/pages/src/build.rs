@@ -78,3 +78,6 @@ pub struct BuildPage {
     /// The time of the request: where the bars of running steps end.
     pub now: DateTime<Utc>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -288,7 +288,7 @@ mod tests {
                 project.unused_blobs(Algorithm::Sha512, shard, Duration::ZERO).unwrap()
             })
             .collect();
-        assert_eq!(found, [digest.clone()]);
+        assert_eq!(found, std::slice::from_ref(&digest));
         assert!(project.remove_blob(&digest).unwrap());
         assert!(!project.remove_blob(&digest).unwrap());
         assert!(tree.discard("p", "gone").unwrap());

@@ -28,7 +28,6 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        // Addresses of documentation are nobody's, so that tests may ask for them in vain.
         Self { config: String::new(), idle: Duration::from_secs(60), most: 100 }
     }
 }
@@ -132,6 +131,9 @@ impl Drop for Door {
     }
 }
 
+/// The end of a solve: its reference, its error, whether it was cancelled.
+pub(crate) type End = (String, Option<String>, bool);
+
 /// What a watcher has seen so far.
 #[derive(Clone, Default)]
 pub(crate) struct Seen(Arc<Mutex<Vec<Event>>>);
@@ -186,7 +188,7 @@ impl Seen {
     }
 
     /// References of solves that started, and those that ended with what they ended with.
-    pub(crate) fn solves(&self) -> (Vec<String>, Vec<(String, Option<String>, bool)>) {
+    pub(crate) fn solves(&self) -> (Vec<String>, Vec<End>) {
         let (mut started, mut ended) = (Vec::new(), Vec::new());
         for event in self.events() {
             match event {

@@ -18,4 +18,6 @@ mod pages;
 mod protocols;
 mod python;
 mod sdk;
+mod stopping;
+mod trust;
 mod turns;

@@ -7,9 +7,15 @@ pub(crate) fn moment(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.format("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// A duration: `1.2s`, `3m05s`, `2h03m`.
+/// A duration: `0s`, `40ms`, `1.2s`, `3m05s`, `2h03m`.
 pub(crate) fn duration(seconds: f64) -> String {
-    let seconds = if seconds.is_finite() { seconds.max(0.0) } else { 0.0 };
+    let seconds = if seconds.is_finite() && seconds > 0.0 { seconds } else { 0.0 };
+    if seconds < 0.0005 {
+        return "0s".to_owned();
+    }
+    if seconds < 0.9995 {
+        return format!("{:.0}ms", seconds * 1000.0);
+    }
     if seconds < 59.95 {
         return format!("{seconds:.1}s");
     }
@@ -63,14 +69,19 @@ mod tests {
     #[test]
     fn durations() {
         for (given, shown) in [
-            (0.0, "0.0s"),
+            (0.0, "0s"),
+            (-0.0, "0s"),
+            (0.0004, "0s"),
+            (0.0416, "42ms"),
+            (0.9994, "999ms"),
+            (0.9996, "1.0s"),
             (1.25, "1.2s"),
             (59.94, "59.9s"),
             (59.96, "1m00s"),
             (185.0, "3m05s"),
             (7384.0, "2h03m"),
-            (-1.0, "0.0s"),
-            (f64::NAN, "0.0s"),
+            (-1.0, "0s"),
+            (f64::NAN, "0s"),
         ] {
             assert_eq!(duration(given), shown, "{given}");
         }

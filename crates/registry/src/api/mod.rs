@@ -31,7 +31,6 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 impl Registry {
     /// The endpoints, for `/v2`, `/v2/` and everything below.
-    #[must_use]
     pub fn router(&self, authorize: Arc<dyn Authorize>) -> Router {
         let api = Api { registry: Arc::clone(&self.0), authorize };
         Router::new()

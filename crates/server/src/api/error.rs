@@ -2,7 +2,7 @@
 //!
 //! A message says what was wrong and what to do; it never carries a secret, a path of the machine or another tenant's name.
 
-use cofferdam_access::Denied;
+use cofferdam_access::{Denied, Unavailable};
 use cofferdam_records::RecordsError;
 use connectrpc::ConnectError;
 
@@ -13,8 +13,14 @@ pub(crate) fn denied(denied: Denied) -> ConnectError {
         Denied::NotFound { .. } => ConnectError::not_found(denied.to_string()),
         Denied::Forbidden { .. } => ConnectError::permission_denied(denied.to_string()),
         Denied::Unavailable(error) => {
-            tracing::error!(%error, "cannot authorize");
-            ConnectError::unavailable("the server cannot check this token right now: try again")
+            tracing::error!(error = error as &dyn std::error::Error, "cannot authorize");
+            let why = match error {
+                // Whose keys cannot be had is no secret, and who waits for them should know.
+                Unavailable::Keys { .. } => format!(": {error}"),
+                Unavailable::Records(_) => String::new(),
+            };
+            let message = format!("the server cannot check this token right now{why}: try again");
+            ConnectError::unavailable(message)
         }
     }
 }

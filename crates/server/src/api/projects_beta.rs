@@ -26,13 +26,16 @@ impl ProjectsService for ProjectsApi {
     ) -> ServiceResult<wire::ListProjectsResponse> {
         let resource = Resource::Organization(None);
         let grant = self.0.authorize(&context, Action::FindProjects, resource).await?;
-        let organization = self.organization(&grant.organization).await?;
         let mut projects = Vec::new();
         if let Principal::Project { .. } | Principal::Oidc { .. } = grant.principal {
-            let own = self.own(&grant).await?;
-            projects.extend(own.into_iter().map(|project| listed(project, &organization)));
+            for project in self.own(&grant).await? {
+                // A JWT may be trusted in several organizations.
+                let organization = self.organization(&project.organization).await?;
+                projects.push(listed(project, &organization));
+            }
             return Response::ok(wire::ListProjectsResponse { projects, ..Default::default() });
         }
+        let organization = self.organization(&grant.organization).await?;
         let mut token: Option<String> = None;
         while projects.len() < MOST {
             let request = PageRequest { size: Some(AT_ONCE), token: token.as_deref() };

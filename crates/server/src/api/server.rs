@@ -1,9 +1,10 @@
 //! `cofferdam.server.v1.BuildService`: what this server offers beyond Depot's API.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cofferdam_access::{Action, Resource};
-use cofferdam_records::PageRequest;
+use cofferdam_records::{ConnectionRecord, PageRequest, RecordsError};
 use cofferdam_wire::cofferdam::server::v1 as wire;
 use cofferdam_wire::cofferdam::server::v1::BuildService;
 use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
@@ -38,7 +39,9 @@ impl BuildService for ServerApi {
         self.0.authorize(&context, Action::ReadBuild, Resource::Build(id)).await?;
         let page = PageRequest { size: request.page_size, token: request.page_token.as_deref() };
         let page = self.0.records.connections(id, page).await.map_err(failed)?;
+        let names = self.0.step_names(id, &page.items).await.map_err(failed)?;
         let connections = page.items.into_iter().map(|connection| wire::StepConnection {
+            step_name: names.get(&connection.step).cloned().unwrap_or_default(),
             step_digest: connection.step,
             protocol: connection.protocol,
             host: connection.host,
@@ -55,5 +58,24 @@ impl BuildService for ServerApi {
             next_page_token: page.next.unwrap_or_default(),
             ..Default::default()
         })
+    }
+}
+
+impl Api {
+    /// Names of the steps that some connections belong to.
+    async fn step_names(
+        &self,
+        build: &str,
+        connections: &[ConnectionRecord],
+    ) -> Result<HashMap<String, String>, RecordsError> {
+        let mut names = HashMap::new();
+        for connection in connections {
+            if names.contains_key(&connection.step) {
+                continue;
+            }
+            let step = self.records.step_by_digest(build, &connection.step).await?;
+            names.insert(connection.step.clone(), step.map(|step| step.name).unwrap_or_default());
+        }
+        Ok(names)
     }
 }

@@ -65,8 +65,8 @@ fn provider(given: Option<add_trust_policy_request::Provider>) -> Result<Provide
             repository: name("github.repository", github.repository)?,
         }),
         Some(Given::Circleci(circleci)) => Ok(Provider::CircleCi {
-            organization: name("circleci.organization_uuid", circleci.organization_uuid)?,
-            project: name("circleci.project_uuid", circleci.project_uuid)?,
+            organization: uuid("circleci.organization_uuid", &circleci.organization_uuid)?,
+            project: uuid("circleci.project_uuid", &circleci.project_uuid)?,
         }),
         Some(Given::Buildkite(buildkite)) => Ok(Provider::Buildkite {
             organization: name("buildkite.organization_slug", buildkite.organization_slug)?,
@@ -87,6 +87,18 @@ fn name(field: &str, name: String) -> Result<String, ConnectError> {
     Err(ConnectError::invalid_argument(format!(
         "{field}: expected letters, digits, dashes, dots and underscores, without slashes"
     )))
+}
+
+/// CircleCI's ids, in the form its tokens have them.
+fn uuid(field: &str, text: &str) -> Result<String, ConnectError> {
+    let form = |(index, byte): (usize, u8)| match index {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    if text.len() == 36 && text.bytes().enumerate().all(form) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(ConnectError::invalid_argument(format!("{field}: expected a UUID")))
 }
 
 fn policy(policy: TrustPolicy) -> wire::TrustPolicy {

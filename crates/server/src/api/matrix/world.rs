@@ -4,34 +4,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
-use chrono::{DateTime, TimeDelta, Utc};
-use cofferdam_access::{Access, AccessOptions, Issuer, OidcOptions, TokenKind, mint};
+use cofferdam_access::{Access, AccessOptions, Issuer, OidcOptions};
 use cofferdam_fleet::{Fleet, FleetOptions};
-use cofferdam_records::{
-    Build, CachePolicy, NewBuild, NewProject, NewToken, Project, Provider, Records, StepUpdate,
-};
-use connectrpc::{ConnectRpcService, Router};
+use cofferdam_records::Records;
 use http::Request;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::Line;
+use super::people::{Caller, ISSUER, Population};
 use crate::api::{Api, Logins, service};
 use crate::builds::Builds;
 use crate::gateway::Authority;
+use crate::registry::Gatekeeper;
 
-/// The issuer of JWTs. Its keys are served elsewhere.
-const ISSUER: &str = "http://issuer.invalid";
 /// An id that nothing has.
 const MISSING: &str = "zzzzzzzzzz";
-
-/// A caller: what is sent, and whether the things that are asked for belong to somebody else.
-pub(super) struct Caller {
-    pub(super) name: &'static str,
-    pub(super) bearers: Vec<Option<String>>,
-    pub(super) is_foreign: bool,
-}
 
 /// An answer, as far as it matters.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +45,8 @@ impl Said {
 }
 
 pub(super) struct World {
-    service: ConnectRpcService<Router>,
+    /// Everything the server has on its port.
+    pub(super) router: Router,
     pub(super) callers: Vec<Caller>,
     /// What stands for what in bodies.
     ids: Vec<(&'static str, String)>,
@@ -71,7 +63,12 @@ impl World {
         let access = Access::new(records.clone(), AccessOptions { oidc });
         let api = api(&records, access, directory.path()).await;
         let (callers, ids) = Population { records, key }.populate().await;
-        Self { service: service(&api), callers, ids, _directory: directory }
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let gatekeeper = Arc::new(Gatekeeper(Arc::clone(&api.access)));
+        let router = crate::web::router(&api, metrics)
+            .merge(api.images.router(gatekeeper))
+            .fallback_service(service(&api));
+        Self { router, callers, ids, _directory: directory }
     }
 
     /// Sends a call.
@@ -82,29 +79,28 @@ impl World {
         streams: bool,
         bearer: Option<&str>,
     ) -> Said {
-        let mut text = body.to_owned();
-        for (word, id) in &self.ids {
-            text = text.replace(word, id);
-        }
-        self.send(call, text, streams, bearer).await
+        self.send(call, self.with_ids(body), streams, bearer).await
     }
 
     /// Sends the same call about things that do not exist.
     pub(super) async fn say_missing(&self, line: &Line, bearer: Option<&str>) -> Said {
-        let mut text = line.body.to_owned();
-        for (word, _) in &self.ids {
-            text = text.replace(word, MISSING);
-        }
-        let said = self.send(&line.call, text, line.streams, bearer).await;
-        Said { message: said.message.replace(MISSING, "ID"), body: String::new(), ..said }
+        self.send(&line.call, self.with_missing(line.body), line.streams, bearer).await
     }
 
-    pub(super) fn without_ids(&self, said: &Said) -> Said {
-        let mut message = said.message.clone();
-        for (_, id) in &self.ids {
-            message = message.replace(id.as_str(), "ID");
-        }
-        Said { code: said.code.clone(), message, body: String::new() }
+    /// A text of the table, with the ids of what it speaks of.
+    pub(super) fn with_ids(&self, text: &str) -> String {
+        self.ids.iter().fold(text.to_owned(), |text, (word, id)| text.replace(word, id))
+    }
+
+    /// The same with ids that nothing has.
+    pub(super) fn with_missing(&self, text: &str) -> String {
+        self.ids.iter().fold(text.to_owned(), |text, (word, _)| text.replace(word, MISSING))
+    }
+
+    /// An answer without the ids that were asked for.
+    pub(super) fn hide_ids(&self, text: &str) -> String {
+        let hide = |text: String, (_, id): &(&str, String)| text.replace(id, "ID");
+        self.ids.iter().fold(text.replace(MISSING, "ID"), hide)
     }
 
     /// An answer to somebody else names nothing of this organization that was not in the question.
@@ -126,8 +122,8 @@ impl World {
         }
         let body = if streams { frame(&body) } else { body.into_bytes() };
         let request = request.body(Body::from(body)).unwrap();
-        let answer = self.service.clone().oneshot(request).await.unwrap();
-        let answer = axum::body::to_bytes(Body::new(answer.into_body()), 1 << 20).await.unwrap();
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let answer = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
         let error = if streams { last(&answer)["error"].clone() } else { json_of(&answer) };
         let word = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
         // Messages of answers have no code.
@@ -194,180 +190,4 @@ async fn api(records: &Records, access: Arc<Access>, directory: &std::path::Path
     );
     let logins = Arc::new(Logins::default());
     Arc::new(Api { records: records.clone(), access, builds, images, logins })
-}
-
-/// Makes everything that is asked for, and everybody who asks.
-struct Population {
-    records: Records,
-    key: rcgen::KeyPair,
-}
-
-impl Population {
-    async fn populate(&self) -> (Vec<Caller>, Vec<(&'static str, String)>) {
-        let own = self.records.create_organization("own").await.unwrap().id;
-        let other = self.records.create_organization("other").await.unwrap().id;
-        let project = self.project(&own, "the name of the project").await;
-        let sibling = self.project(&own, "sibling").await;
-        let foreign = self.project(&other, "foreign").await;
-        let projects = [&project, &sibling, &foreign];
-        let build = self.build(&project).await;
-        let mut policies = Vec::new();
-        let mut callers = self.nobody(&project, &build).await;
-        let mut token = String::new();
-        for (kind, name) in [(TokenKind::Organization, "organization"), (TokenKind::Session, "session")] {
-            for organization in [&own, &other] {
-                let made = self.token(kind, organization, None, None, None).await;
-                callers.push(caller(name, made.1, organization != &own));
-            }
-        }
-        for found in projects {
-            let made = self.token(TokenKind::Project, &found.organization, Some(found), None, None).await;
-            if token.is_empty() {
-                token = made.0;
-            }
-            callers.push(caller("project", made.1, found.id != project.id));
-        }
-        for found in projects {
-            let provider = Provider::GitHub { owner: "acme".into(), repository: found.id.clone() };
-            policies.push(self.records.add_trust_policy(&found.id, provider).await.unwrap().id);
-            callers.push(caller("jwt", self.jwt(&found.id), found.id != project.id));
-        }
-        let second = self.build(&project).await;
-        let of_sibling = self.build(&sibling).await;
-        let of_foreign = self.build(&foreign).await;
-        for (found, begun) in [
-            (&project, &build),
-            (&project, &second),
-            (&sibling, &of_sibling),
-            (&foreign, &of_foreign),
-        ] {
-            let kind = TokenKind::Build;
-            let made = self.token(kind, &found.organization, Some(found), Some(begun), None).await;
-            callers.push(caller("build", made.1, found.id != project.id));
-        }
-        for found in projects {
-            let made = self.token(TokenKind::Pull, &found.organization, Some(found), None, None).await;
-            callers.push(caller("pull", made.1, found.id != project.id));
-        }
-        // What siblings may know of their organization is its id and name.
-        let ids = vec![
-            ("$project", project.id),
-            ("$build", build.id),
-            ("$token", token),
-            ("$policy", policies.swap_remove(0)),
-            ("$organization", own),
-        ];
-        (forgive_siblings(callers), ids)
-    }
-
-    async fn project(&self, organization: &str, name: &str) -> Project {
-        let new = NewProject {
-            organization: organization.to_owned(),
-            name: name.to_owned(),
-            region: "us-east-1".to_owned(),
-            cache: CachePolicy { keep_gb: 50, keep_days: 14 },
-            hardware: 1,
-        };
-        self.records.create_project(new).await.unwrap()
-    }
-
-    async fn build(&self, project: &Project) -> Build {
-        let new = NewBuild {
-            id: None,
-            project: project.id.clone(),
-            organization: project.organization.clone(),
-            token: None,
-            command: 1,
-            options: "[]".to_owned(),
-        };
-        let build = self.records.create_build(new).await.unwrap();
-        let step = StepUpdate {
-            digest: "sha256:step".to_owned(),
-            name: "a step".to_owned(),
-            started_at: Utc::now(),
-            completed_at: None,
-            cached: false,
-            error: None,
-            saved: Duration::ZERO,
-            inputs: Vec::new(),
-        };
-        self.records.record_steps(&build.id, &[step]).await.unwrap();
-        build
-    }
-
-    /// The id and the secret of a new token.
-    async fn token(
-        &self,
-        kind: TokenKind,
-        organization: &str,
-        project: Option<&Project>,
-        build: Option<&Build>,
-        expires_at: Option<DateTime<Utc>>,
-    ) -> (String, String) {
-        let (secret, hash) = mint(kind);
-        let new = NewToken {
-            kind,
-            organization: organization.to_owned(),
-            project: project.map(|project| project.id.clone()),
-            build: build.map(|build| build.id.clone()),
-            parent: None,
-            description: "test".to_owned(),
-            hash,
-            expires_at,
-        };
-        (self.records.create_token(new).await.unwrap().id, secret)
-    }
-
-    fn jwt(&self, repository: &str) -> String {
-        let now = Utc::now().timestamp();
-        let claims = json!({"iss": ISSUER, "aud": "https://depot.dev", "sub": "job", "iat": now,
-            "exp": now + 3600, "repository_owner": "acme", "repository": format!("acme/{repository}")});
-        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
-        header.kid = Some("key".to_owned());
-        let key = jsonwebtoken::EncodingKey::from_ec_der(&self.key.serialize_der());
-        jsonwebtoken::encode(&header, &claims, &key).unwrap()
-    }
-
-    async fn nobody(&self, project: &Project, build: &Build) -> Vec<Caller> {
-        let (mut revoked, mut expired) = (Vec::new(), Vec::new());
-        let kinds = [
-            (TokenKind::Organization, None, None),
-            (TokenKind::Session, None, None),
-            (TokenKind::Project, Some(project), None),
-            (TokenKind::Build, Some(project), Some(build)),
-            (TokenKind::Pull, Some(project), None),
-        ];
-        for (kind, project, build) in kinds {
-            let organization = &self.records.organizations().await.unwrap()[0].id;
-            let made = self.token(kind, organization, project, build, None).await;
-            self.records.delete_token(&made.0).await.unwrap();
-            revoked.push(Some(made.1));
-            let late = Some(Utc::now() - TimeDelta::seconds(1));
-            expired.push(Some(self.token(kind, organization, project, build, late).await.1));
-        }
-        let unsigned = self.jwt(&project.id);
-        let unsigned = unsigned.rsplit_once('.').unwrap().0.to_owned() + ".";
-        let garbage = ["x", "cfd_org_x", "a.b.c", &unsigned, &mint(TokenKind::Organization).0];
-        let garbage = garbage.into_iter().map(|text| Some(text.to_owned())).collect();
-        let groups = [vec![None, Some(String::new())], garbage, revoked, expired];
-        let nobody = |bearers| Caller { name: "nobody", bearers, is_foreign: true };
-        groups.into_iter().map(nobody).collect()
-    }
-}
-
-fn caller(name: &'static str, bearer: String, is_foreign: bool) -> Caller {
-    Caller { name, bearers: vec![Some(bearer)], is_foreign }
-}
-
-/// Callers of the sibling project see their own organization in answers; only their neighbour is foreign to them. Which ids an
-/// answer may have is told by the question, so they are left out where that cannot be.
-fn forgive_siblings(mut callers: Vec<Caller>) -> Vec<Caller> {
-    for name in ["project", "jwt", "build", "pull"] {
-        let group = callers.iter_mut().filter(|caller| caller.name == name);
-        // The last of a group is of the other organization, the one before of the sibling.
-        let mut group: Vec<_> = group.collect();
-        let sibling = group.len() - 2;
-        group[sibling].is_foreign = false;
-    }
-    callers
 }
