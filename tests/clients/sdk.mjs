@@ -57,8 +57,6 @@ const {projectId} = created.project
 await keep('getProject', projects.getProject({projectId}, organization))
 await keep('updateProject', projects.updateProject({projectId, name: 'sdk renamed', hardware: 2}, organization))
 await keep('listProjects', projects.listProjects({}, organization))
-const page = await keep('listProjects.page', projects.listProjects({pageSize: 1}, organization))
-await keep('listProjects.next', projects.listProjects({pageSize: 1, pageToken: page.nextPageToken}, organization))
 await keep('resetProject', projects.resetProject({projectId}, organization))
 await refused('getProject.unknown', projects.getProject({projectId: '0000000000'}, organization))
 await refused('listProjects.anonymous', projects.listProjects({}))

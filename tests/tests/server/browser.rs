@@ -21,6 +21,11 @@ impl Browser {
     pub(crate) fn agree(&mut self, url: &str, token: &str) -> String {
         let mut at = url.to_owned();
         let mut page = self.open(&mut at);
+        // A page that is not for everybody has a way to sign in and come back.
+        if let Some(sign_in) = page.split("href=\"").find(|link| link.starts_with("/login?next=")) {
+            at = absolute(&at, sign_in.split('"').next().unwrap());
+            page = self.open(&mut at);
+        }
         for _ in 0..4 {
             let Some(form) = form(&page) else { return page };
             let body: Vec<String> = form

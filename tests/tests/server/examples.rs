@@ -38,7 +38,7 @@ fn assert_life(server: &Server, outcome: &Outcome, name: &str) {
     assert_eq!(lines[lines.len() - 2..], ["reset", "deleted"], "{text}");
     let left =
         server.call("depot.core.v1.ProjectService/ListProjects", &serde_json::json!({})).ok();
-    assert_eq!(left, serde_json::json!({}), "{text}");
+    assert!(left["projects"].as_array().is_none_or(Vec::is_empty), "{left}");
 }
 
 #[test]

@@ -139,3 +139,24 @@ fn page_tokens_and_arguments_that_make_no_sense_are_told_apart() {
     let _ = list(serde_json::json!({ "projectId": id, "pageSize": 100_000 })).ok();
     let _ = list(serde_json::json!({ "projectId": id, "pageToken": "" })).ok();
 }
+
+#[test]
+fn pages_of_projects_are_complete_and_end() {
+    let server = Server::start();
+    let mut made: Vec<String> = (0..5).map(|n| server.project(&format!("p{n}")).id).collect();
+    let (mut seen, mut token) = (Vec::new(), String::new());
+    loop {
+        let message = serde_json::json!({ "pageSize": 2, "pageToken": token });
+        let page = server.call("depot.core.v1.ProjectService/ListProjects", &message).ok();
+        let projects = page["projects"].as_array().unwrap();
+        seen.extend(
+            projects.iter().map(|project| project["projectId"].as_str().unwrap().to_owned()),
+        );
+        token = page["nextPageToken"].as_str().unwrap_or_default().to_owned();
+        if token.is_empty() {
+            break;
+        }
+    }
+    made.reverse();
+    assert_eq!(seen, made, "newest first, each once");
+}

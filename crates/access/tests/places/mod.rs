@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 pub(crate) mod issuer;
+pub(crate) mod jobs;
 
 use chrono::{DateTime, Utc};
 use cofferdam_access::{TokenKind, mint};
