@@ -11,7 +11,8 @@ use serde::Deserialize;
 
 use crate::accounts::Accounts;
 
-const SERVER: &str = "COFFERDAM_SERVER";
+/// Names the server.
+pub(crate) const SERVER: &str = "COFFERDAM_SERVER";
 const TOKEN: &str = "COFFERDAM_TOKEN";
 const PROJECT: &str = "COFFERDAM_PROJECT";
 
@@ -54,11 +55,6 @@ pub(crate) struct AnswerArgs {
 /// A variable of the environment; an empty one is none.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Whether the environment names a server.
-pub(crate) fn is_named_by_environment() -> bool {
-    variable(SERVER).is_some()
 }
 
 impl RemoteArgs {

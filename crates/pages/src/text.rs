@@ -28,7 +28,9 @@ impl Markup {
             '"' => self.0.push_str("&quot;"),
             '\'' => self.0.push_str("&#39;"),
             hidden if is_hidden(hidden) => {
-                let _ = write!(self.0, r#"<span class="ctl">{}</span>"#, name_of(hidden));
+                self.0.push_str(r#"<span class="ctl">"#);
+                push_name(&mut self.0, hidden);
+                self.0.push_str("</span>");
             }
             plain => self.0.push(plain),
         }
@@ -86,7 +88,9 @@ pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(line.text.len());
     for character in line.text.chars() {
         if is_hidden(character) {
-            let _ = write!(plain, "[{}]", name_of(character));
+            plain.push('[');
+            push_name(&mut plain, character);
+            plain.push(']');
         } else {
             plain.push(character);
         }
@@ -123,12 +127,14 @@ pub(crate) fn is_hidden(character: char) -> bool {
         | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-fn name_of(character: char) -> String {
-    match character {
-        '\u{1b}' => "ESC".to_owned(),
-        '\u{8}' => "BS".to_owned(),
-        '\r' => "CR".to_owned(),
-        other => format!("U+{:04X}", u32::from(other)),
+fn push_name(text: &mut String, hidden: char) {
+    match hidden {
+        '\u{1b}' => text.push_str("ESC"),
+        '\u{8}' => text.push_str("BS"),
+        '\r' => text.push_str("CR"),
+        other => {
+            let _ = write!(text, "U+{:04X}", u32::from(other));
+        }
     }
 }
 

@@ -54,7 +54,13 @@ impl Records {
             .pragma("cache_size", CACHE)
             .pragma("temp_store", "memory");
         let pool = |most: u32, options: SqliteConnectOptions| async move {
-            let pool = SqlitePoolOptions::new().max_connections(most).acquire_timeout(ACQUIRE);
+            // All from the beginning and for good: how many descriptors a server has does not depend on its load.
+            let pool = SqlitePoolOptions::new()
+                .min_connections(most)
+                .max_connections(most)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .acquire_timeout(ACQUIRE);
             pool.connect_with(options).await.map_err(RecordsError::database("open the records"))
         };
         let full = options.clone().synchronous(SqliteSynchronous::Full);

@@ -173,7 +173,10 @@ impl Config {
         if self.builders.most == 0 {
             return Err(wrong("builders.most", "without a builder nothing can be built"));
         }
-        Ok(())
+        crate::run::access_options(&self.oidc)
+            .oidc
+            .check()
+            .map_err(|error| wrong("oidc", &error.to_string()))
     }
 
     /// How long running builds have to finish.

@@ -178,7 +178,8 @@ async fn drain(builds: &Arc<Builds>, signals: &mut Signals, patience: Duration) 
     tracing::info!(canceled, "builds that were still running have been canceled");
 }
 
-fn access_options(oidc: &crate::config::Oidc) -> AccessOptions {
+/// Trust in CI providers, as configured.
+pub(crate) fn access_options(oidc: &crate::config::Oidc) -> AccessOptions {
     let issuer = |configured: &OidcIssuer| Issuer {
         url: configured.issuer.clone(),
         jwks_url: configured.jwks_url.clone(),

@@ -71,6 +71,14 @@ fn arguments_without_sense_are_said() {
 }
 
 #[test]
+fn errors_control_nothing() {
+    let server = Server::start();
+    let said = cofferdam(&server, "projects show").arg("\u{1b}[2J\u{9b}x\u{202e}").run().failure();
+    let hostile = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!said.contains(hostile) && said.contains("[2Jx"), "{said:?}");
+}
+
+#[test]
 fn tokens_are_good_until_they_are_deleted() {
     let server = Server::start();
     let project = server.project("tokens");

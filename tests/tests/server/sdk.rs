@@ -107,7 +107,7 @@ fn records(answers: &Value, build: &str) {
     assert_eq!(images.len(), 1, "{images:?}");
     assert_eq!(images[0]["tag"], build);
     assert!(images[0]["sizeBytes"].as_str().unwrap().parse::<u64>().unwrap() > 100_000);
-    assert_eq!(answers["listImages.deleted"], serde_json::json!({}));
+    assert!(answers["listImages.deleted"]["images"].as_array().is_none_or(Vec::is_empty));
 }
 
 fn usage(answers: &Value, project: &str) {

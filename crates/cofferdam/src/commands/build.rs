@@ -8,6 +8,7 @@ mod hosted;
 mod load;
 mod outputs;
 mod own;
+mod place;
 mod report;
 mod session;
 
@@ -29,15 +30,12 @@ use hosted::HostedBuild;
 use load::Loader;
 use outputs::Outputs;
 use own::OwnBuilder;
+use place::Place;
 
 use crate::terminal::note;
 
 /// The frontend that reads Dockerfiles.
 const FRONTEND: &str = "dockerfile.v0";
-
-/// Variables that name a builder: the first goes before a server that the environment names, the second after it.
-const BUILDER: &str = "COFFERDAM_BUILDER";
-const DAEMON: &str = "BUILDKIT_HOST";
 
 /// Carries the command out.
 pub(crate) fn run(args: BuildArgs) -> anyhow::Result<ExitCode> {
@@ -64,7 +62,7 @@ struct Order {
 async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
     let order = prepare(&args).await?;
     let cancel = cancelled_by_signals()?;
-    match Place::of(&args) {
+    match Place::of(&args, crate::remote::variable) {
         Place::Address(address) => {
             let client = Client::connect(&address).await?;
             carry_out(&client, order, &args, cancel).await?;
@@ -86,33 +84,6 @@ async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Where a build runs.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// On the builder there.
-    Address(String),
-    /// On a builder that a server gives.
-    Server,
-    /// On one of its own.
-    Here,
-}
-
-impl Place {
-    fn of(args: &BuildArgs) -> Self {
-        let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        if hosted::is_wanted(&args.server) {
-            return Self::Server;
-        }
-        if let Some(address) = args.builder.address.clone().or_else(|| named(BUILDER)) {
-            return Self::Address(address);
-        }
-        if hosted::is_meant_by_environment() {
-            return Self::Server;
-        }
-        named(DAEMON).map_or(Self::Here, Self::Address)
-    }
 }
 
 /// Runs the build on a builder of a server, which is told how it ended.

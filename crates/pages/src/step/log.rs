@@ -11,6 +11,11 @@ use crate::text::Markup;
 
 /// How many of the lines are taken from the beginning when not all are shown.
 const HEAD_LINES: usize = 100;
+/// Less room than this is not used for the end of a log.
+const MIN_LOG_MARKUP: usize = 2 * 1024;
+/// How many bytes of a log may become one byte of markup before it is taken for too long: escape
+/// sequences and overwritten progress leave little behind.
+const RAW_TO_MARKUP: usize = 8;
 /// The most bytes of markup of one log: half for the beginning, the rest for the end.
 const MAX_LOG_MARKUP: usize = 768 * 1024;
 
@@ -125,10 +130,20 @@ impl Writer<'_> {
         Head { markup, shown }
     }
 
-    /// The lines after `skipped`, as many of the last ones as fit.
+    /// The lines after `skipped`, as many of the last ones as fit. Lines that cannot fit are not
+    /// painted: what a page costs must not grow with what it leaves out.
     fn tail(&mut self, skipped: Range<usize>, most: usize) -> Tail {
-        let (mut from, end) = (skipped.end, self.lines.len());
-        for line in &self.lines[skipped] {
+        let end = self.lines.len();
+        let sizes = self.lines[skipped.end..].iter().rev().scan(0_usize, |sum, line| {
+            *sum = sum.saturating_add(line.message.len());
+            Some(*sum)
+        });
+        let may_fit = sizes.take_while(|size| *size <= most.saturating_mul(RAW_TO_MARKUP)).count();
+        if may_fit == 0 || most < MIN_LOG_MARKUP {
+            return Tail { markup: Markup::default(), from: end };
+        }
+        let mut from = end - may_fit;
+        for line in &self.lines[skipped.start..from] {
             self.painter.skip(&line.message);
         }
         let mut last_time = String::new();

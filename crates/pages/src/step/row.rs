@@ -114,8 +114,11 @@ impl Row {
     pub(crate) fn new(step: &StepView, context: &RowContext<'_>, budget: &mut Budget) -> Row {
         let state = State::of(step, context.status);
         let mut name = Name::of(&step.name);
-        name.whole = name.whole.filter(|whole| whole.len() < budget.markup());
-        budget.spend_markup(name.whole.as_ref().map_or(0, Markup::len));
+        if step.name.chars().nth(MAX_TEXT_CHARS).is_some() && budget.markup() > MIN_ERROR_MARKUP {
+            let whole = shown_within(&step.name, MAX_NAME_CHARS);
+            budget.spend_markup(whole.len());
+            name.whole = Some(whole);
+        }
         let error = step.error.as_deref().map(|error| {
             let most = budget.markup().clamp(MIN_ERROR_MARKUP, MAX_ERROR_MARKUP);
             let error = paragraph(error, most);
@@ -125,8 +128,8 @@ impl Row {
         let log = step.log.as_ref().map(|log| Log::new(log, step.started_at, budget));
         let totals = Totals::of(&step.connections);
         let room = budget.rows();
-        let network = Table::new(shown(&step.name), &step.connections, context.start, room)
-            .filter(|_| room > 0);
+        let connections = if room > 0 { &step.connections[..] } else { &[] };
+        let network = Table::new(shown(&step.name), connections, context.start, room);
         budget.spend_rows(network.as_ref().map_or(0, Table::rows));
         let end = step.completed_at.unwrap_or(context.end);
         let took = |from| format::duration(format::between(from, end));
@@ -161,8 +164,6 @@ impl Row {
 
 impl Name {
     fn of(name: &str) -> Name {
-        let whole = (name.chars().nth(MAX_TEXT_CHARS).is_some())
-            .then(|| shown_within(name, MAX_NAME_CHARS));
         let name = name.trim();
         let (stage, rest) = name
             .strip_prefix('[')
@@ -175,7 +176,7 @@ impl Name {
             .filter(|end| *end > 1 && rest[*end..].starts_with(' '))
             .unwrap_or(0);
         let (word, rest) = rest.split_at(word_end);
-        Name { stage: shown(stage), word: shown(word), rest: shown(rest), whole }
+        Name { stage: shown(stage), word: shown(word), rest: shown(rest), whole: None }
     }
 }
 
@@ -207,11 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_cut_in_the_row_and_whole_below() {
+    fn long_names_are_cut_in_the_row() {
         let name = Name::of(&format!("RUN {}", "x".repeat(1_000)));
         assert!(name.rest.to_string().ends_with('…'));
-        assert_eq!(name.whole.unwrap().to_string().len(), 1_004);
-        assert!(Name::of(&"\u{202e}".repeat(1_000_000)).whole.unwrap().len() < 200_000);
+        assert!(Name::of(&"\u{202e}".repeat(1_000_000)).rest.len() < 20_000);
     }
 
     #[test]

@@ -14,9 +14,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{BuildArgs, ServerChoice};
+use super::arguments::BuildArgs;
 use super::outputs::Outputs;
-use crate::remote::{self, ProjectArgs, RemoteArgs};
+use crate::remote::{ProjectArgs, RemoteArgs};
 use crate::terminal::note;
 
 /// Between two signs of life.
@@ -43,14 +43,6 @@ pub(super) struct HostedBuild {
     health: JoinHandle<()>,
 }
 
-/// Whether the build is a server's, and whose.
-pub(super) fn is_wanted(choice: &ServerChoice) -> bool {
-    choice.server.is_some()
-        || choice.project.is_some()
-        || choice.save
-        || !choice.save_tag.is_empty()
-}
-
 impl HostedBuild {
     /// Announces the build; `cancel` fires when the server wants it to end.
     pub(super) async fn begin(
@@ -62,7 +54,14 @@ impl HostedBuild {
         let remote = RemoteArgs { server: choice.server.clone(), token: choice.token.clone() };
         let project = ProjectArgs { project: choice.project.clone() }.find()?;
         let client = remote.connect()?;
-        let started = client.create_build(order(args, outputs, project)).await?;
+        let named = project.is_some();
+        let started = client.create_build(order(args, outputs, project)).await;
+        let started = started.map_err(|error| match error.code() {
+            Some(ErrorCode::InvalidArgument) if !named => {
+                anyhow::Error::new(error).context("name a project with --project ID")
+            }
+            _ => error.into(),
+        })?;
         let client = client.with_token(&started.token)?;
         let health =
             tokio::spawn(report_health(client.clone(), started.id.clone(), cancel.clone()));
@@ -217,11 +216,6 @@ fn was_canceled(error: &anyhow::Error) -> bool {
     }
 }
 
-/// Whether a server is meant that only the environment names.
-pub(super) fn is_meant_by_environment() -> bool {
-    remote::is_named_by_environment()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,15 +240,5 @@ mod tests {
     fn only_cancellations_are_cancellations() {
         assert!(was_canceled(&SolveError::Canceled.into()));
         assert!(!was_canceled(&anyhow::anyhow!("build canceled")));
-    }
-
-    #[test]
-    fn any_of_its_flags_means_a_server() {
-        let none = ServerChoice::default();
-        assert!(!is_wanted(&none));
-        assert!(is_wanted(&ServerChoice { server: Some("http://h".into()), ..none.clone() }));
-        assert!(is_wanted(&ServerChoice { project: Some("p".into()), ..none.clone() }));
-        assert!(is_wanted(&ServerChoice { save_tag: vec!["x".into()], ..none.clone() }));
-        assert!(is_wanted(&ServerChoice { save: true, ..none }));
     }
 }
