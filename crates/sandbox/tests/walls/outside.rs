@@ -276,7 +276,10 @@ fn run_as_user(store: &Path, table: &str) -> std::process::Output {
     fs::write(tables.path(), table).unwrap();
     fs::set_permissions(tables.path(), fs::Permissions::from_mode(0o644)).unwrap();
     let path = std::ffi::CString::new(tables.path().as_os_str().as_encoded_bytes()).unwrap();
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    // Where this program was built may be closed to others, such as a directory of root's.
+    let program = store.join("program");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut command = std::process::Command::new(program);
     command.arg("as-user").arg(store);
     let prepare = move || {
         // SAFETY: system calls on strings that outlive them.
