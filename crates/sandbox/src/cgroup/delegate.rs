@@ -2,7 +2,7 @@
 //!
 //! In hierarchies of version 1 the group is made below the supervisor's own, so that limits on the supervisor hold. In the
 //! unified hierarchy a group with processes cannot have children with controllers, so root makes it below the top and an
-//! ordinary user below its own group, once that is free of processes.
+//! ordinary user below the nearest group above its own that is its own too and free of processes.
 //!
 //! ```text
 //! cofferdam/            shared by all builders of the machine
@@ -10,6 +10,10 @@
 //!     builder/          the builder itself
 //!     <step>/           one leaf per step, made by the builder
 //! ```
+//!
+//! In the unified hierarchy the first process of the builder is made in `<id>`, creates its namespace of groups there, and only
+//! then moves to `builder`. With the mount option `nsdelegate`, which systemd always sets, no process can be moved across the
+//! border of a namespace: one that began at `builder` could never start a step beside it.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -19,16 +23,13 @@ use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
 use super::{
-    CgroupError, Delegation, Hierarchy, HierarchyKind, limits, open_directory, read_control, retry,
-    write_control,
+    CgroupError, Delegation, HOME, Hierarchy, HierarchyKind, STEP_CONTROLLERS, enable, limits,
+    open_directory, read_control, retry, step_controllers, write_control,
 };
 use crate::spec::Limits;
 
 /// Name of the directory above all builders.
 const FAMILY: &str = "cofferdam";
-
-/// Controllers that are of use to steps.
-const STEP_CONTROLLERS: &[&str] = &["memory", "pids", "cpu", "cpuacct", "cpuset"];
 
 /// Devices a builder may open, in a version 1 hierarchy: null, zero, full, random, urandom, tty, ptmx, pseudo terminals and tun.
 /// Only root of the host can set this; on the unified hierarchy the mounts' `nodev` does the work alone.
@@ -52,7 +53,7 @@ const MAX_DESCRIPTION: u64 = 16 << 20;
 pub(crate) struct Grant {
     /// The groups to create leaves in, by their paths on the host.
     pub(crate) delegation: Delegation,
-    /// Groups the builder has to join.
+    /// Groups of version 1 the builder has to join. In the unified hierarchy it is made in the delegated group.
     pub(crate) join: Vec<PathBuf>,
     created: Vec<PathBuf>,
 }
@@ -128,7 +129,7 @@ impl Delegator<'_> {
         make_directory(&own)?;
         grant.created.push(own.clone());
         let dir = open(&own)?;
-        let controllers = place.enable(&own, &family);
+        let controllers = place.controllers(&dir, &family);
         let hierarchy = Hierarchy { kind: place.kind, controllers, path: own.clone() };
         limits::write(&dir, &own, &hierarchy, self.limits)?;
         // One step that takes too much shall end, not the builder with all others: groups of steps end as a whole, this one not.
@@ -136,12 +137,14 @@ impl Delegator<'_> {
         if place.has("devices") && self.owner.is_some() {
             restrict_devices(&dir, &own)?;
         }
-        let home = own.join("builder");
-        make_directory(&home)?;
+        if place.kind == HierarchyKind::V1 {
+            let home = own.join(HOME);
+            make_directory(&home)?;
+            grant.join.push(home);
+        }
         if let Some(owner) = self.owner {
             give(&own, owner)?;
         }
-        grant.join.push(home);
         if place.kind == HierarchyKind::V2 || !hierarchy.controllers.is_empty() {
             grant.delegation.hierarchies.push(hierarchy);
         }
@@ -170,32 +173,22 @@ impl Place {
         }
     }
 
-    /// Makes controllers usable for children of `own` and says which are.
-    fn enable(&self, own: &Path, family: &Path) -> Vec<String> {
-        if self.kind == HierarchyKind::V1 {
-            return STEP_CONTROLLERS
-                .iter()
-                .filter(|name| self.has(name))
-                .map(|&name| name.to_owned())
-                .collect();
-        }
-        let above = family.parent().unwrap_or(family);
-        for group in [above, family, own] {
-            let Ok(dir) = open(group) else { continue };
-            for controller in STEP_CONTROLLERS {
-                // One at a time: a single unknown name would spoil the others. What is really on is read back below.
-                write_control(&dir, "cgroup.subtree_control", &format!("+{controller}")).ok();
+    /// The controllers that can be used in `own`. In the unified hierarchy they are first made usable there; for the groups below,
+    /// the builder does that.
+    fn controllers(&self, own: &OwnedFd, family: &Path) -> Vec<String> {
+        match self.kind {
+            HierarchyKind::V1 => {
+                let used = STEP_CONTROLLERS.iter().filter(|name| self.has(name));
+                used.map(|&name| name.to_owned()).collect()
+            }
+            HierarchyKind::V2 => {
+                let above = family.parent().unwrap_or(family);
+                for dir in [above, family].into_iter().flat_map(open) {
+                    enable(&dir);
+                }
+                step_controllers(own, "cgroup.controllers")
             }
         }
-        let enabled = open(own)
-            .ok()
-            .and_then(|dir| read_control(&dir, "cgroup.subtree_control").ok())
-            .unwrap_or_default();
-        enabled
-            .split_whitespace()
-            .filter(|name| STEP_CONTROLLERS.contains(name))
-            .map(str::to_owned)
-            .collect()
     }
 }
 

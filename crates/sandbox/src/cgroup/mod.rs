@@ -30,6 +30,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest control file that is read: `memory.events` and `memory.oom_control` are a few lines.
 const MAX_CONTROL_FILE: usize = 4096;
 
+/// Controllers that are of use to steps.
+const STEP_CONTROLLERS: &[&str] = &["memory", "pids", "cpu", "cpuacct", "cpuset"];
+
+/// Name of the builder's own leaf, beside those of its steps.
+const HOME: &str = "builder";
+
 /// Something about a control group failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -108,6 +114,21 @@ pub struct Delegation {
     pub hierarchies: Vec<Hierarchy>,
 }
 
+impl Delegation {
+    /// The delegated directory of the unified hierarchy, opened for a process to be made there.
+    pub(crate) fn unified(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        let hierarchy =
+            self.hierarchies.iter().find(|hierarchy| hierarchy.kind == HierarchyKind::V2);
+        hierarchy.map(Hierarchy::open).transpose()
+    }
+
+    /// Has the calling process, the first of the builder's, arrange the groups of the unified hierarchy from inside.
+    pub(crate) fn settle(&mut self) -> Result<(), CgroupError> {
+        let unified = |hierarchy: &&mut Hierarchy| hierarchy.kind == HierarchyKind::V2;
+        self.hierarchies.iter_mut().filter(unified).try_for_each(Hierarchy::settle)
+    }
+}
+
 /// One delegated directory of a cgroup file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchy {
@@ -136,11 +157,7 @@ pub(crate) struct Cgroups {
 
 impl Cgroups {
     pub(crate) fn open(delegation: &Delegation) -> Result<Self, CgroupError> {
-        let open = |hierarchy: &Hierarchy| {
-            let dir = open_directory(CWD, &hierarchy.path)
-                .map_err(|source| CgroupError::Open { path: hierarchy.path.clone(), source })?;
-            Ok((hierarchy.clone(), dir))
-        };
+        let open = |hierarchy: &Hierarchy| Ok((hierarchy.clone(), hierarchy.open()?));
         Ok(Self { hierarchies: delegation.hierarchies.iter().map(open).collect::<Result<_, _>>()? })
     }
 
@@ -170,11 +187,11 @@ impl Cgroups {
         Ok(leaf)
     }
 
-    /// The leaf `name` of the unified hierarchy, for a process to be made there.
-    pub(crate) fn unified(&self, name: &str) -> Option<OwnedFd> {
-        let (_, dir) =
-            self.hierarchies.iter().find(|(hierarchy, _)| hierarchy.kind == HierarchyKind::V2)?;
-        open_directory(dir, name).ok()
+    /// The leaf `name` of the unified hierarchy, for a process to be made there; `None` without such a hierarchy.
+    pub(crate) fn unified(&self, name: &str) -> Result<Option<OwnedFd>, Errno> {
+        let mut hierarchies = self.hierarchies.iter();
+        let unified = hierarchies.find(|(hierarchy, _)| hierarchy.kind == HierarchyKind::V2);
+        unified.map(|(_, dir)| open_directory(dir, name)).transpose()
     }
 
     /// Puts the calling process into the leaf `name` of every hierarchy of version 1 that has one. (It was made in that of the
@@ -218,6 +235,42 @@ impl Hierarchy {
     fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|own| own == controller)
     }
+
+    fn open(&self) -> Result<OwnedFd, CgroupError> {
+        open_directory(CWD, &self.path)
+            .map_err(|source| CgroupError::Open { path: self.path.clone(), source })
+    }
+
+    /// Moves the calling process, the only one in this group, into a leaf and makes the controllers usable for the leaves: in the
+    /// unified hierarchy a group with processes cannot have children with controllers.
+    fn settle(&mut self) -> Result<(), CgroupError> {
+        let path = self.path.join(HOME);
+        let create = |source| CgroupError::Create { path: path.clone(), source };
+        let dir = self.open()?;
+        rustix::fs::mkdirat(&dir, HOME, Mode::from_raw_mode(0o755)).map_err(create)?;
+        let home = open_directory(&dir, HOME).map_err(create)?;
+        write_control(&home, "cgroup.procs", "0")
+            .map_err(|source| CgroupError::Join { path: path.clone(), source })?;
+        enable(&dir);
+        self.controllers = step_controllers(&dir, "cgroup.subtree_control");
+        Ok(())
+    }
+}
+
+/// Makes controllers usable for children of a group of the unified hierarchy, as far as the group has them. What is really on is
+/// read back by whoever needs to know.
+fn enable(dir: &OwnedFd) {
+    for controller in STEP_CONTROLLERS {
+        // One at a time: a single unknown name would spoil the others.
+        write_control(dir, "cgroup.subtree_control", &format!("+{controller}")).ok();
+    }
+}
+
+/// Those of the controllers listed in `file` that are of use to steps.
+fn step_controllers(dir: &OwnedFd, file: &str) -> Vec<String> {
+    let listed = read_control(dir, file).unwrap_or_default();
+    let used = listed.split_whitespace().filter(|name| STEP_CONTROLLERS.contains(name));
+    used.map(str::to_owned).collect()
 }
 
 /// One step's control group in every hierarchy.

@@ -22,8 +22,9 @@ use crate::namespaces::{
 use crate::process;
 use crate::spec::StepIds;
 
-/// Namespaces that belong to the builder's user namespace in any case.
-const OWNED: i32 = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
+/// Namespaces that belong to the builder's user namespace in any case. That of control groups does too, and is made by
+/// [`settle_in_groups`].
+const OWNED: i32 = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
 
 /// What a process finds when it has entered its enclosure.
 #[derive(Debug)]
@@ -101,19 +102,22 @@ fn walk(plan: &Plan, status: &OwnedFd, lifeline: &OwnedFd) -> Result<Delegation,
         Identity::Block { .. } => flags,
         Identity::Subordinate { .. } => flags | CLONE_NEWUSER | OWNED,
     };
+    let group = plan.delegation.unified()?;
     // SAFETY: one thread, counted by `enter`.
-    match unsafe { fork(flags, None) }.map_err(EnclosureError::mechanism("create namespaces"))? {
+    let forked = unsafe { fork(flags, group.as_ref().map(AsFd::as_fd)) };
+    match forked.map_err(EnclosureError::mechanism("create namespaces"))? {
         Side::Parent { pid, pidfd } => {
             drop(theirs);
             lead(plan, status, &ours, pid, &pidfd)
         }
         Side::Child => {
-            drop(ours);
-            let delegation = match plan.identity {
+            drop((ours, group));
+            let mut delegation = match plan.identity {
                 Identity::Block { .. } => follow_as_root(plan, &theirs)?,
                 Identity::Subordinate { .. } => follow_as_user(plan, &theirs)?,
             };
             drop(theirs);
+            settle_in_groups(&mut delegation)?;
             settle_in()?;
             become_builder(lifeline)?;
             Ok(delegation)
@@ -175,6 +179,14 @@ fn become_root(outer: &OwnedFd) -> Result<(), EnclosureError> {
         set_dumpable_behavior(DumpableBehavior::Dumpable)
     };
     change().map_err(EnclosureError::mechanism("take the builder's ids"))
+}
+
+/// Makes the namespace of control groups while this process is in the delegated group of the unified hierarchy, so that the
+/// groups of the steps are inside it, and makes room for them there.
+fn settle_in_groups(delegation: &mut Delegation) -> Result<(), EnclosureError> {
+    unshare(CLONE_NEWCGROUP)
+        .map_err(EnclosureError::mechanism("create the builder's cgroup namespace"))?;
+    Ok(delegation.settle()?)
 }
 
 fn settle_in() -> Result<(), EnclosureError> {

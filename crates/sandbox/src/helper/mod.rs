@@ -202,9 +202,13 @@ impl Helper<'_> {
         if step.order.network != Network::Host {
             flags |= CLONE_NEWNET;
         }
-        let leaf = step.order.leaf.as_deref().and_then(|leaf| self.equipment.cgroups.unified(leaf));
+        let leaf = match &step.order.leaf {
+            Some(leaf) => self.equipment.cgroups.unified(leaf),
+            None => Ok(None),
+        };
         // SAFETY: a helper has one thread.
-        match unsafe { fork(flags, leaf.as_ref().map(AsFd::as_fd)) } {
+        let forked = leaf.and_then(|leaf| unsafe { fork(flags, leaf.as_ref().map(AsFd::as_fd)) });
+        match forked {
             Err(errno) => {
                 self.tell(&Notice::Refused { id: request.id, errno: errno.raw_os_error() }, None)
             }
