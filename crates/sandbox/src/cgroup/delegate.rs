@@ -97,9 +97,14 @@ impl Delegator<'_> {
     }
 
     fn fill(&self, grant: &mut Grant) -> Result<(), CgroupError> {
+        let mut used: Vec<String> = Vec::new();
         for place in places()? {
+            // One hierarchy can be mounted in many places, such as the roots of other systems.
+            if used.contains(&place.device) {
+                continue;
+            }
             match self.make(&place, grant) {
-                Ok(()) => {}
+                Ok(()) => used.push(place.device),
                 // An ordinary user may not create groups in most hierarchies, and some are mounted read-only.
                 Err(CgroupError::Create {
                     path,
@@ -156,6 +161,8 @@ impl Delegator<'_> {
 #[derive(Debug)]
 struct Place {
     kind: HierarchyKind,
+    /// Tells hierarchies apart, as mountinfo does.
+    device: String,
     controllers: Vec<String>,
     mount: PathBuf,
     own: PathBuf,
@@ -326,7 +333,8 @@ fn place(line: &str, groups: &str) -> Option<Place> {
         _ => return None,
     };
     let options = after.nth(1)?;
-    let mut before = before.split(' ').skip(3);
+    let mut before = before.split(' ').skip(2);
+    let device = before.next()?.to_owned();
     let (root, mount) = (before.next()?, PathBuf::from(before.next()?));
     let controllers: Vec<String> = match kind {
         HierarchyKind::V1 => options.split(',').map(str::to_owned).collect(),
@@ -345,7 +353,7 @@ fn place(line: &str, groups: &str) -> Option<Place> {
         return None;
     }
     let own = own_group(&mount, root, kind, &controllers, groups);
-    Some(Place { kind, controllers, mount, own })
+    Some(Place { kind, device, controllers, mount, own })
 }
 
 /// The caller's group as a path below `mount`; the mount itself when the group is not visible there.
@@ -383,7 +391,7 @@ mod tests {
         let line =
             "40 35 0:33 / /nonexistent/cpu rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct";
         let place = place(line, GROUPS).unwrap();
-        assert_eq!(place.kind, HierarchyKind::V1);
+        assert_eq!((place.kind, place.device.as_str()), (HierarchyKind::V1, "0:33"));
         assert!(place.has("cpu") && place.has("cpuacct"));
         assert_eq!(place.own, Path::new("/nonexistent/cpu"));
     }
