@@ -19,7 +19,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::fs::{Access, AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
 use super::{
@@ -135,6 +135,10 @@ impl Delegator<'_> {
         grant.created.push(own.clone());
         let dir = open(&own)?;
         let controllers = place.controllers(&dir, &family);
+        if place.kind == HierarchyKind::V2 && !is_domain(&dir) {
+            tracing::debug!(path = %own.display(), "no process can be put into this cgroup");
+            return Ok(());
+        }
         let hierarchy = Hierarchy { kind: place.kind, controllers, path: own.clone() };
         limits::write(&dir, &own, &hierarchy, self.limits)?;
         // One step that takes too much shall end, not the builder with all others: groups of steps end as a whole, this one not.
@@ -173,10 +177,16 @@ impl Place {
         self.controllers.iter().any(|own| own == controller)
     }
 
+    /// The group above all builders'.
     fn base(&self, root: bool) -> &Path {
         match self.kind {
+            HierarchyKind::V1 => &self.own,
             HierarchyKind::V2 if root => &self.mount,
-            _ => &self.own,
+            HierarchyKind::V2 => {
+                let mut above =
+                    self.own.ancestors().take_while(|path| path.starts_with(&self.mount));
+                above.find(|path| has_room(path)).unwrap_or(&self.own)
+            }
         }
     }
 
@@ -191,12 +201,37 @@ impl Place {
             HierarchyKind::V2 => {
                 let above = family.parent().unwrap_or(family);
                 for dir in [above, family].into_iter().flat_map(open) {
-                    enable(&dir);
+                    if may_branch(&dir) {
+                        enable(&dir);
+                    }
                 }
                 step_controllers(own, "cgroup.controllers")
             }
         }
     }
+}
+
+/// Whether the caller may put groups with controllers into this one of the unified hierarchy, and move processes there.
+fn has_room(group: &Path) -> bool {
+    let may = |path: &Path| rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).is_ok();
+    may(group) && may(&group.join("cgroup.procs")) && open(group).is_ok_and(|dir| is_free(&dir))
+}
+
+/// Whether controllers can be made usable for children of a group of the unified hierarchy. In one with processes the kernel
+/// refuses some and takes others, after which no process can be put into the children any more. The top alone has no type and no
+/// such rule.
+fn may_branch(dir: &OwnedFd) -> bool {
+    is_free(dir) || read_control(dir, "cgroup.type") == Err(Errno::NOENT)
+}
+
+/// Whether processes can be put into a group of the unified hierarchy: somebody may have done to its parent what [`may_branch`]
+/// avoids.
+fn is_domain(dir: &OwnedFd) -> bool {
+    read_control(dir, "cgroup.type").is_ok_and(|kind| kind.trim() == "domain")
+}
+
+fn is_free(dir: &OwnedFd) -> bool {
+    read_control(dir, "cgroup.procs").is_ok_and(|processes| processes.is_empty())
 }
 
 /// A cpuset of version 1 starts empty and cannot hold a process until it has been given something.

@@ -33,6 +33,11 @@ pub(crate) fn main(filter: Option<&str>) -> ExitCode {
         ("outside::foreign_stores_are_refused", foreign_stores_are_refused),
         ("outside::failures_leave_nothing", failures_leave_nothing),
         ("outside::an_ordinary_user_has_builders_too", an_ordinary_user_has_builders_too),
+        ("outside::a_user_with_groups_has_limits", a_user_with_groups_has_limits),
+        (
+            "outside::a_user_in_the_way_of_groups_has_builders_without_limits",
+            a_user_in_the_way_of_groups_has_builders_without_limits,
+        ),
         (
             "outside::a_user_without_subordinate_ids_is_refused",
             a_user_without_subordinate_ids_is_refused,
@@ -268,8 +273,9 @@ fn the_builder_sees_only_what_it_was_given() {
 const USER: u32 = 5;
 const USER_GROUP: u32 = 60;
 
-/// Runs this program as an ordinary user, with `table` in place of the tables of subordinate ids, for itself alone.
-fn run_as_user(store: &Path, table: &str) -> std::process::Output {
+/// Runs this program as an ordinary user, with `table` in place of the tables of subordinate ids, for itself alone, and in
+/// control group `group` if that is given.
+fn run_as_user(store: &Path, table: &str, group: Option<&Path>) -> std::process::Output {
     use std::os::unix::process::CommandExt;
     std::os::unix::fs::chown(store, Some(USER), Some(USER_GROUP)).unwrap();
     let tables = tempfile::NamedTempFile::new().unwrap();
@@ -281,7 +287,11 @@ fn run_as_user(store: &Path, table: &str) -> std::process::Output {
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let mut command = std::process::Command::new(program);
     command.arg("as-user").arg(store);
+    let group = group.map(|group| fs::File::create(group.join("cgroup.procs")).unwrap());
     let prepare = move || {
+        if let Some(mut group) = group.as_ref() {
+            std::io::Write::write_all(&mut group, b"0")?;
+        }
         // SAFETY: system calls on strings that outlive them.
         let failed = unsafe {
             libc::unshare(libc::CLONE_NEWNS) != 0
@@ -334,7 +344,7 @@ fn an_ordinary_user_has_builders_too() {
     assert!(found, "the package uidmap is missing");
     for (count, first) in [(65_536, 1), (131_072, 65_536)] {
         let dir = tempfile::tempdir().unwrap();
-        let output = run_as_user(dir.path(), &format!("games:400000:{count}\n"));
+        let output = run_as_user(dir.path(), &format!("games:400000:{count}\n"), None);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
         assert!(said.contains("doctor subordinate user ids true"), "{said}");
@@ -357,9 +367,78 @@ fn an_ordinary_user_has_builders_too() {
     }
 }
 
+/// A group of the unified hierarchy that belongs to [`USER`], below one that does not, as a service manager would make it.
+struct Delegated(PathBuf);
+
+impl Delegated {
+    /// `None` where the unified hierarchy has no controllers: those of version 1 cannot be given away.
+    fn make() -> Option<Self> {
+        let unified = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_to_string(unified.join("cgroup.controllers")).ok()?;
+        controllers.contains("memory").then_some(())?;
+        let top = unified.join(format!("walls-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        for group in [unified, &top] {
+            fs::write(group.join("cgroup.subtree_control"), "+memory +pids").unwrap();
+        }
+        let delegated = Self(top);
+        for group in [delegated.group(), delegated.leaf()] {
+            fs::create_dir(&group).unwrap();
+            for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+                std::os::unix::fs::chown(group.join(file), Some(USER), Some(USER_GROUP)).unwrap();
+            }
+        }
+        Some(delegated)
+    }
+
+    fn group(&self) -> PathBuf {
+        self.0.join("user")
+    }
+
+    /// Where the user's processes are: such a group can have no children with controllers.
+    fn leaf(&self) -> PathBuf {
+        self.group().join("session")
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        let group = self.group();
+        let leaf = self.leaf();
+        for path in [group.join("cofferdam"), leaf.join("cofferdam"), leaf, group, self.0.clone()] {
+            fs::remove_dir(path).ok();
+        }
+    }
+}
+
+fn a_user_with_groups_has_limits() {
+    let Some(delegated) = Delegated::make() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let output = run_as_user(dir.path(), "games:400000:65536\n", Some(&delegated.leaf()));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("doctor limits (cgroups) true"), "{said}");
+    assert!(said.contains("limits work"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let top = delegated.0.clone();
+    drop(delegated);
+    assert!(!top.exists(), "control groups are left");
+}
+
+/// The builder's groups are then made where processes are: some controllers could be had there, at the price of groups that no
+/// process can be put into.
+fn a_user_in_the_way_of_groups_has_builders_without_limits() {
+    let Some(delegated) = Delegated::make() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(delegated.group(), Some(0), Some(0)).unwrap();
+    let output = run_as_user(dir.path(), "games:400000:65536\n", Some(&delegated.leaf()));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("doctor limits (cgroups) false"), "{said}");
+    assert!(said.contains("exit 0\n"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("is not available here"), "{said}");
+}
+
 fn a_user_without_subordinate_ids_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let output = run_as_user(dir.path(), "somebody:400000:65536\n");
+    let output = run_as_user(dir.path(), "somebody:400000:65536\n", None);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success());
     assert!(
