@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cofferdam_sandbox::{LaunchError, Limits, Network};
+use cofferdam_sandbox::{HierarchyKind, LaunchError, Limits, Network};
 
 use super::cases;
 use crate::bench::{Bench, bind};
@@ -14,6 +14,7 @@ pub(super) const CASES: &[(&str, super::Case)] = cases![
     "lifecycle":
     memory_limit,
     process_limit,
+    limits_are_written,
     killing_leaves_nothing,
     dropping_ends_the_step,
     dropping_the_start_ends_the_step,
@@ -65,6 +66,49 @@ async fn process_limit(bench: Arc<Bench>) {
         ..Limits::default()
     };
     assert!(bench.run(spec).await.exit.success());
+}
+
+/// Every limit: the controller that holds it, and the file and value it becomes in version 1 and in version 2 of the interface.
+const WRITTEN: &[[&str; 5]] = &[
+    ["memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"],
+    ["memory", "memory.limit_in_bytes", "67108864", "memory.oom.group", "1"],
+    ["pids", "pids.max", "7", "pids.max", "7"],
+    ["cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000"],
+    ["cpu", "cpu.shares", "512", "cpu.weight", "20"],
+    ["cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"],
+];
+
+async fn limits_are_written(bench: Arc<Bench>) {
+    let mut spec = bench.script("sleep 4717");
+    spec.limits = Limits {
+        memory: Some(64 << 20),
+        pids: Some(7),
+        cpu_quota: Some(50_000),
+        cpu_shares: Some(512),
+        cpuset_cpus: Some("0".into()),
+        ..Limits::default()
+    };
+    let (running, _out, _err) = bench.start(spec).await.unwrap();
+    let name = leaves(&bench).pop().unwrap();
+    let mut seen = 0;
+    for hierarchy in &bench.entered.cgroup.as_ref().unwrap().hierarchies {
+        let leaf = hierarchy.path.join(&name);
+        for [controller, file_1, value_1, file_2, value_2] in WRITTEN {
+            if hierarchy.controllers.iter().any(|has| has == controller) {
+                let (file, value) = match hierarchy.kind {
+                    HierarchyKind::V1 => (file_1, value_1),
+                    HierarchyKind::V2 => (file_2, value_2),
+                };
+                let read = |file: &str| fs::read_to_string(leaf.join(file)).unwrap();
+                assert_eq!(read(file).trim(), *value, "{file}");
+                assert!(!read("cgroup.procs").is_empty(), "the step is not in {}", leaf.display());
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, WRITTEN.len());
+    drop(running);
+    gone(&bench, "4717").await;
 }
 
 async fn killing_leaves_nothing(bench: Arc<Bench>) {
@@ -216,9 +260,13 @@ pub(super) async fn hold(bench: &Arc<Bench>) -> ExitCode {
     let root = bench.root();
     let spec = bench.spec(&root, &["sh", "-c", "echo x > /made; sleep 4716"]);
     let (_running, _out, _err) = bench.start(spec).await.unwrap();
-    while !root.upper.join("made").exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    // A step that never came to be must not leave the outside waiting.
+    let made = async {
+        while !root.upper.join("made").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(super::CASE_LIMIT, made).await.unwrap();
     let mark = bench.entered.descriptors.get("ready").unwrap();
     rustix::io::write(mark, root.upper.as_os_str().as_encoded_bytes()).unwrap();
     std::future::pending().await
