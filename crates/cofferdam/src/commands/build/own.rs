@@ -25,6 +25,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How long it may take to end: the supervisor loses patience with the builder itself after 20 s.
 const STOP: Duration = Duration::from_secs(25);
 
+/// How long it may take to say why it failed, once it has closed its socket.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// How much of its log is shown when it fails.
 const LOG_TAIL: u64 = 8 << 10;
 
@@ -109,9 +112,7 @@ impl OwnBuilder {
         let deadline = Instant::now() + START;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Err(self
-                    .failure()
-                    .context(format!("the builder could not start ({status})")));
+                return Err(self.ended(status));
             }
             // The socket listens before anybody serves it: only an answer counts.
             if self.socket.exists()
@@ -132,12 +133,13 @@ impl OwnBuilder {
         tokio::select! {
             answer = answer => match answer {
                 Ok(_) => Ok(client),
-                Err(error) => Err(self.failure().context(format!("the builder does not answer: {error}"))),
+                // A builder that fails closes its socket first, then says why, and then ends.
+                Err(error) => match timeout(LAST_WORDS, self.child.wait()).await {
+                    Ok(status) => Err(self.ended(status?)),
+                    Err(_) => Err(self.failure().context(format!("the builder does not answer: {error}"))),
+                },
             },
-            status = self.child.wait() => {
-                let status = status?;
-                Err(self.failure().context(format!("the builder could not start ({status})")))
-            }
+            status = self.child.wait() => Err(self.ended(status?)),
             () = tokio::time::sleep_until(deadline) => Err(self.failure().context("the builder does not answer")),
         }
     }
@@ -149,6 +151,10 @@ impl OwnBuilder {
         if timeout(STOP, self.child.wait()).await.is_err() {
             self.child.kill().await.ok();
         }
+    }
+
+    fn ended(&self, status: std::process::ExitStatus) -> anyhow::Error {
+        self.failure().context(format!("the builder could not start ({status})"))
     }
 
     /// The end of the builder's log, as an error.
