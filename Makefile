@@ -7,8 +7,10 @@ IMAGES := target/test-images
 CLIENTS := target/test-clients
 PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker-registry git iproute2 mmdebstrap nodejs npm \
 	openssh-client openssl python3-venv uidmap util-linux xz-utils zstd
+GUEST := target/guest
+GUEST_PACKAGES := e2fsprogs mmdebstrap qemu-system-x86
 
-.PHONY: help setup images clients build test lint unit demo fuzz clean
+.PHONY: help setup images clients build test lint unit demo guest fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
@@ -39,6 +41,10 @@ test: setup lint unit ## Everything that must pass
 
 demo: images build ## Build a real application, run it, change a line and build again
 	@examples/demo
+
+guest: ## Run the sandbox's tests in a virtual machine with control groups of version 2 alone
+	@tests/setup $(GUEST_PACKAGES)
+	@tests/guest/run $(GUEST)
 
 fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
 	@fuzz/run
