@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use cofferdam_sandbox::detached_bind;
 pub(crate) use cofferdam_store::Tree;
 use cofferdam_store::{ActiveLayer, MirrorGuard, RecordType, Store, mount_tree};
 use rustix::fs::{Mode, OFlags};
@@ -106,6 +107,18 @@ impl Snapshot {
             Ok(Arc::new(Root::new(fd)))
         };
         self.0.view.get_or_try_init(make).await.cloned()
+    }
+
+    /// The same files as a detached mount of the caller's own: kernels before 6.15 cannot clone the
+    /// one that everybody reads.
+    pub(crate) async fn mounted(&self) -> Result<Root, Failure> {
+        if let Origin::Mirror { guard, .. } = &self.0.origin {
+            let fd = guard.open().map_err(Failure::store)?;
+            return detached_bind(fd, false).map(Root::new).map_err(Failure::of);
+        }
+        let tree = self.tree().await?;
+        let fd = blocking(move || mount_tree(&tree, None)).await?.map_err(Failure::store)?;
+        Ok(Root::new(fd))
     }
 }
 

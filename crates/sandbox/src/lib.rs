@@ -32,7 +32,7 @@ pub use enclosure::{
     Bind, Enclosure, EnclosureError, EnclosureOptions, Entered, Supervised, SupervisedExit, enter,
 };
 pub use launcher::{LaunchError, Launcher, LauncherConfig, Preforked, Running};
-pub use mounts::{MountError, detached_bind, detached_directory, detached_file};
+pub use mounts::{MountError, detached_bind, detached_directory, detached_file, detached_part};
 pub use network::{
     GATE_ADDRESS, STEP_ADDRESS, STEP_INTERFACE, STEP_MTU, STEP_NETMASK, STEP_PREFIX_LENGTH,
 };

@@ -127,6 +127,18 @@ pub fn detached_directory(
     new_filesystem(c"tmpfs", &options, Attributes { nosuid: true, nodev: true, ..Attributes::NONE })
 }
 
+/// A clone of the file or directory `part` beneath the root of the detached mount `mount`. That one is used up: it can be read, but
+/// attached and cloned no more.
+///
+/// Only inside an [`crate::Enclosure`], whose root has a place for it.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn detached_part(mount: impl AsFd, part: impl AsFd) -> Result<OwnedFd, MountError> {
+    while_attached(mount, || detached_bind(part, false))
+}
+
 /// A file holding `bytes` on a tmpfs of its own, as a mount attached nowhere, gone when nothing refers to it. `owner` is a pair of
 /// builder ids.
 ///
@@ -137,48 +149,38 @@ pub fn detached_directory(
 /// When the file cannot be written or cloned.
 pub fn detached_file(bytes: &[u8], owner: (u32, u32), mode: u32) -> Result<OwnedFd, MountError> {
     let failed = |errno: Errno| MountError::File(errno.into());
-    let files =
-        rustix::fs::open(FILES, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed)?;
+    let tmpfs = new_filesystem(c"tmpfs", &[("mode", "700")], Attributes::DATA)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&tmpfs, "file", flags, Mode::from_raw_mode(0o600));
+    fill(file.map_err(failed)?, bytes, owner, mode)?;
+    let file = rustix::fs::openat(&tmpfs, "file", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    detached_part(&tmpfs, file.map_err(failed)?)
+}
+
+/// Kernels before 6.15 clone mounts only from where they are attached, so for a moment this one is. What is cloned meanwhile keeps
+/// the file system; only its place in the tree goes.
+fn while_attached<T>(
+    mount: impl AsFd,
+    act: impl FnOnce() -> Result<T, MountError>,
+) -> Result<T, MountError> {
+    let failed = |errno: Errno| MountError::File(errno.into());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let files = rustix::fs::open(FILES, flags, Mode::empty()).map_err(failed)?;
     let mut nonce = [0_u8; 8];
     rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
     let name = format!("{:016x}", u64::from_ne_bytes(nonce));
     rustix::fs::mkdirat(&files, &name, Mode::from_raw_mode(0o700)).map_err(failed)?;
-    let file = rustix::fs::openat(
-        &files,
-        &name,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(failed)
-    .and_then(|place| attached_file(&place, bytes, owner, mode));
-    // The clone keeps the file system; only its place in the tree goes.
+    let place = rustix::fs::openat(&files, &name, flags, Mode::empty()).map_err(failed);
+    let done = place.and_then(|place| {
+        attach(&mount, place)?;
+        let done = act();
+        let root = format!("/proc/self/fd/{}", mount.as_fd().as_raw_fd());
+        rustix::mount::unmount(root, rustix::mount::UnmountFlags::DETACH)
+            .map_err(MountError::Attach)?;
+        done
+    });
     rustix::fs::unlinkat(&files, &name, AtFlags::REMOVEDIR).map_err(failed)?;
-    file
-}
-
-/// Kernels before 6.15 clone mounts only from where they are attached, so for a moment this one is.
-fn attached_file(
-    place: &OwnedFd,
-    bytes: &[u8],
-    owner: (u32, u32),
-    mode: u32,
-) -> Result<OwnedFd, MountError> {
-    let failed = |errno: Errno| MountError::File(errno.into());
-    let tmpfs = new_filesystem(c"tmpfs", &[("mode", "700")], Attributes::DATA)?;
-    attach(&tmpfs, place)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let cloned = rustix::fs::openat(&tmpfs, "file", flags, Mode::from_raw_mode(0o600))
-        .map_err(failed)
-        .and_then(|file| fill(file, bytes, owner, mode))
-        .and_then(|()| {
-            rustix::fs::openat(&tmpfs, "file", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                .map_err(failed)
-        })
-        .and_then(|file| detached_bind(file, false));
-    let at = std::path::Path::new("/proc/self/fd").join(tmpfs.as_raw_fd().to_string());
-    rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH).map_err(MountError::Attach)?;
-    cloned
+    done
 }
 
 fn fill(file: OwnedFd, bytes: &[u8], owner: (u32, u32), mode: u32) -> Result<(), MountError> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use cofferdam_sandbox::{detached_bind, detached_directory};
+use cofferdam_sandbox::{detached_directory, detached_part};
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixListener;
 
@@ -23,6 +23,6 @@ pub(super) fn socket(owner: (u32, u32), mode: u32) -> io::Result<(UnixListener, 
     crate::rooted::chmod(directory.as_fd(), "agent", mode & 0o777)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let socket = rustix::fs::openat(&directory, "agent", flags, Mode::empty())?;
-    let mount = detached_bind(socket, false).map_err(io::Error::other)?;
+    let mount = detached_part(&directory, socket).map_err(io::Error::other)?;
     Ok((listener, mount))
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use cofferdam_graph::Vertex;
-use cofferdam_sandbox::{Mount, MountSource, detached_bind, detached_file};
+use cofferdam_sandbox::{Mount, MountSource, detached_file, detached_part};
 use cofferdam_solver::Step;
 use cofferdam_store::{CacheMount, Sharing, Tree};
 use cofferdam_wire::pb;
@@ -46,7 +46,7 @@ pub(super) struct Prepared {
     discarded: Vec<Workspace>,
     caches: Vec<CacheMount>,
     agents: Vec<JoinHandle<()>>,
-    views: Vec<Arc<Root>>,
+    views: Vec<Root>,
 }
 
 impl Prepared {
@@ -187,9 +187,9 @@ impl Prepared {
     ) -> Result<OwnedFd, Failure> {
         let input = usize::try_from(mount.input).ok().and_then(|index| inputs.get(index));
         if let (true, Some(snapshot)) = (mount.readonly, input) {
-            let view = snapshot.view().await?;
-            let fd = subtree(&view, &mount.selector, false)?;
-            self.views.push(view);
+            let root = snapshot.mounted().await?;
+            let fd = subtree(&root, &mount.selector)?;
+            self.views.push(root);
             if mount.output >= 0 {
                 self.slots.push(input_slot(mount));
             }
@@ -199,7 +199,7 @@ impl Prepared {
         let store = Arc::clone(&context.store);
         let name = vertex.name();
         let workspace = blocking(move || Workspace::mounted(&store, base, &name)).await??;
-        let fd = subtree(workspace.root(), &mount.selector, true)?;
+        let fd = subtree(workspace.root(), &mount.selector)?;
         self.keep(workspace, mount);
         Ok(fd)
     }
@@ -225,7 +225,7 @@ impl Prepared {
         }
         let guard = context.store.cache_mount(id, &base, sharing).await.map_err(Failure::store)?;
         let root = Root::new(guard.mount().map_err(Failure::store)?);
-        let fd = subtree(&root, &mount.selector, true)?;
+        let fd = subtree(&root, &mount.selector)?;
         self.caches.push(guard);
         if mount.output >= 0 && mount.input >= 0 {
             self.slots.push(input_slot(mount));
@@ -273,15 +273,12 @@ fn input_slot(mount: &pb::Mount) -> Slot {
     usize::try_from(mount.input).map_or(Slot::Scratch, Slot::Input)
 }
 
-/// A detached mount of what is at `selector` beneath `root`, resolved there by the kernel. A
-/// `mount` that is used by nobody else is handed on as it is, which also old kernels can do.
-fn subtree(root: &Root, selector: &str, mount: bool) -> Result<OwnedFd, Failure> {
+/// A detached mount of what is at `selector` beneath `root`, resolved there by the kernel. The mount
+/// `root` is used by nobody else, and used up.
+fn subtree(root: &Root, selector: &str) -> Result<OwnedFd, Failure> {
     let path = clean(selector);
-    if path == "/" && mount {
-        return root.as_fd().try_clone_to_owned().map_err(Failure::store);
-    }
     if path == "/" {
-        return detached_bind(root.as_fd(), false).map_err(Failure::of);
+        return root.as_fd().try_clone_to_owned().map_err(Failure::store);
     }
     let fd = root.open(&path, OFlags::PATH, Mode::empty()).map_err(|error| {
         if crate::rooted::is_absent(&error) {
@@ -290,7 +287,7 @@ fn subtree(root: &Root, selector: &str, mount: bool) -> Result<OwnedFd, Failure>
             Failure::store(error)
         }
     })?;
-    detached_bind(fd.as_fd(), false).map_err(Failure::of)
+    detached_part(root.as_fd(), fd).map_err(Failure::of)
 }
 
 fn disk_owner(context: &Context, uid: u32, gid: u32) -> Result<(u32, u32), Failure> {

@@ -5,7 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 
-use cofferdam_sandbox::{LaunchError, Mount, MountSource, detached_file};
+use cofferdam_sandbox::{
+    LaunchError, Mount, MountSource, detached_directory, detached_file, detached_part,
+};
+use rustix::fs::{Mode, OFlags};
 
 use super::cases;
 use crate::bench::{Bench, bind, listing};
@@ -23,6 +26,7 @@ pub(super) const CASES: &[(&str, super::Case)] = cases![
     reserved_destinations_are_refused,
     read_only_root,
     mounts,
+    a_part_of_a_detached_mount,
     a_swapped_mount_parent_stays_inside,
     secret_files_leave_nothing,
     shm_has_a_size,
@@ -224,6 +228,22 @@ async fn mounts(bench: Arc<Bench>) {
     let output = bench.run(spec).await;
     assert_eq!(output.stdout, "contentrefused\n2\nfull\n", "{}", output.stderr);
     assert_eq!(fs::read_to_string(out.join("file")).unwrap(), "back\n");
+}
+
+async fn a_part_of_a_detached_mount(bench: Arc<Bench>) {
+    let first = bench.entered.ids.first;
+    let whole = detached_directory((first, first), 0o755, None).unwrap();
+    rustix::fs::mkdirat(&whole, "part", Mode::from_raw_mode(0o755)).unwrap();
+    let flags = OFlags::WRONLY | OFlags::CREATE;
+    let file = rustix::fs::openat(&whole, "part/given", flags, Mode::from_raw_mode(0o644)).unwrap();
+    rustix::io::write(&file, b"content\n").unwrap();
+    drop(file);
+    let part = rustix::fs::openat(&whole, "part", OFlags::PATH, Mode::empty()).unwrap();
+    let source = MountSource::Fd(detached_part(&whole, part).unwrap());
+    let mut spec = bench.script("ls /in; cat /in/given");
+    spec.mounts.push(Mount { dest: "/in".into(), source, readonly: true });
+    assert_eq!(bench.run(spec).await.stdout, "given\ncontent\n");
+    assert!(listing("/run/cofferdam/files".as_ref()).is_empty());
 }
 
 /// While a running step flips a directory and a link in a shared cache, others mount below it.
