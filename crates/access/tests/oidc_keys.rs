@@ -196,11 +196,11 @@ async fn slow_issuers_are_given_up_and_hold_up_nobody_else() {
     let theirs = trickling.key.sign(&trickling.claims());
     let (errors, elapsed, trickled) =
         tokio::join!(futures::future::join_all(waiting), other, trickling.cannot_tell(&theirs));
-    assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
+    assert!(elapsed < Duration::from_secs(9), "{elapsed:?}");
     assert!(trickled.contains("too long"), "{trickled}");
     assert!(errors.iter().all(|error| error.contains("too long")), "{errors:?}");
     let all = begun.elapsed();
-    assert!(all > Duration::from_secs(9) && all < Duration::from_secs(15), "{all:?}");
+    assert!(all > Duration::from_secs(9) && all < Duration::from_secs(30), "{all:?}");
     assert_eq!(world.server.hits("/github/keys"), 1);
 }
 

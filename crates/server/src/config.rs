@@ -210,6 +210,8 @@ mod tests {
             "public_url = \"builds\"",
             "data_dir = \"here\"",
             "[builders]\nmost = 0\nidle_seconds = 1",
+            "[oidc]\naudiences = []",
+            "[oidc.github]\nissuer = \"token.example.com\"",
         ] {
             check(bad).unwrap_err();
         }
