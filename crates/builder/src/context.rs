@@ -121,19 +121,18 @@ impl Context {
         self.builds_of(step).into_iter().flat_map(|build| build.sessions).collect()
     }
 
-    /// A session that a step's op names, then those of the builds that want it. An op may name sessions of its own builds only.
+    /// A session that a step's op names, then those of the builds that want it, each once: a lookup of one that is not there
+    /// takes its time. An op may name sessions of its own builds only.
     pub(crate) fn sessions_with(&self, step: &Step, named: Option<&String>) -> Vec<String> {
         let builds = self.builds_of(step);
+        let named = builds.iter().flat_map(|build| named.map(|named| build.scope.name(named)));
+        let others = builds.iter().flat_map(|build| build.sessions.iter().cloned());
         let mut ids: Vec<String> = Vec::new();
-        if let Some(named) = named {
-            for build in &builds {
-                let id = build.scope.name(named);
-                if !ids.contains(&id) {
-                    ids.push(id);
-                }
+        for id in named.chain(others) {
+            if !ids.contains(&id) {
+                ids.push(id);
             }
         }
-        ids.extend(builds.into_iter().flat_map(|build| build.sessions));
         ids
     }
 

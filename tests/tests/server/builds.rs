@@ -173,3 +173,30 @@ fn multi_stage_targets_and_platforms_are_chosen() {
     let native = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
     let _ = server.depot_build(&project, &context).args("--platform").arg(native).success();
 }
+
+#[test]
+fn an_index_for_several_platforms_is_pushed() {
+    let server = Server::start();
+    let project = server.project("platforms");
+    let registry = Registry::start();
+    // Nothing is run: steps of another architecture than the machine's cannot be.
+    let context = Context::new(&[
+        ("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY files/$TARGETARCH /arch\n"),
+        ("files/amd64", "amd64"),
+        ("files/arm64", "arm64"),
+    ]);
+    let _ = server
+        .depot_build(&project, &context)
+        .args("--platform linux/amd64,linux/arm64 --push -t")
+        .arg(registry.reference("several:1"))
+        .success();
+    let (_, index) = registry.manifest("several", "1").unwrap();
+    let manifests = index["manifests"].as_array().unwrap();
+    assert_eq!(manifests.len(), 2, "{index}");
+    for manifest in manifests {
+        let image = registry.pull("several", manifest["digest"].as_str().unwrap());
+        let architecture = manifest["platform"]["architecture"].as_str().unwrap();
+        assert_eq!(image.text("arch"), architecture);
+        assert_eq!(image.config["architecture"], architecture);
+    }
+}

@@ -10,6 +10,7 @@ mod account;
 mod bake;
 mod browser;
 mod builds;
+mod docker;
 mod examples;
 mod exec;
 mod images;
