@@ -65,10 +65,15 @@ impl Docker {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Where it listens, for `DOCKER_HOST`.
-    #[must_use]
-    pub fn address(&self) -> String {
+    fn address(&self) -> String {
         format!("unix://{}", self.dir.path().join("socket").display())
+    }
+
+    /// A client that uses this daemon, whose version of the API may be older than what the client would speak by itself.
+    #[must_use]
+    pub fn for_client(&self, client: Client) -> Client {
+        let version = self.client("version --format {{.Server.APIVersion}}").success().text();
+        client.env("DOCKER_HOST", self.address()).env("DOCKER_API_VERSION", version.trim())
     }
 
     /// `docker` with these arguments, separated by white space.

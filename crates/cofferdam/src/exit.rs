@@ -1,25 +1,47 @@
 //! How this program ends: 0 when it did what was asked, 1 when not, 2 when it was asked in a way it does not understand
 //! (`clap` does that itself).
 
-use std::io;
 use std::process::ExitCode;
 
 use cofferdam_client::text;
+
+use crate::terminal::PrintError;
 
 /// The process's exit code; a failure is printed with everything that led to it.
 pub(crate) fn code(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
         Ok(code) => code,
-        // Whoever reads our output has enough of it.
         Err(error) if is_closed(&error) => ExitCode::FAILURE,
         Err(error) => {
-            // Servers, builders and steps have a say in what went wrong, but none about the terminal.
-            eprintln!("cofferdam: {}", text::lines(&format!("{error:#}")));
+            eprintln!("cofferdam: {}", message(&error));
             ExitCode::FAILURE
         }
     }
 }
 
 fn is_closed(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    matches!(error.downcast_ref(), Some(PrintError::Closed))
+}
+
+/// What is said of a failure. Servers, builders and steps have a say in what went wrong, but none about the terminal.
+fn message(error: &anyhow::Error) -> String {
+    text::lines(&format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_control_nothing() {
+        let error = anyhow::anyhow!("\x1b[2Jno\nlog:\r\x1b]0;t\x07 \u{202e}x").context("ask");
+        assert_eq!(message(&error), "ask: [2Jno\nlog:]0;t x");
+    }
+
+    #[test]
+    fn a_reader_who_has_enough_is_no_failure_to_speak_of() {
+        let pipe = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(is_closed(&PrintError::Closed.into()));
+        assert!(!is_closed(&PrintError::Failed(pipe()).into()) && !is_closed(&pipe().into()));
+    }
 }

@@ -18,11 +18,25 @@ pub(crate) use listing::Listing;
 pub(crate) use style::{Paint, Style};
 pub(crate) use table::Table;
 
+/// Standard output that takes nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrintError {
+    /// Whoever reads it has enough.
+    #[error("standard output is closed")]
+    Closed,
+    /// It is full, or broken.
+    #[error("write to standard output")]
+    Failed(#[source] io::Error),
+}
+
 /// Writes what was asked for. The text is trusted: its parts were made safe when it was put together.
-pub(crate) fn print(text: &str) -> io::Result<()> {
+pub(crate) fn print(text: &str) -> Result<(), PrintError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => PrintError::Closed,
+        _ => PrintError::Failed(error),
+    })
 }
 
 /// Writes a value as JSON.

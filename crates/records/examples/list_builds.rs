@@ -19,11 +19,12 @@ async fn main() -> Result<(), Failure> {
     let dir = tempfile::tempdir()?;
     let records = Records::open(dir.path()).await?;
     let organization = records.create_organization("bench").await?.id;
-    let mut rows = SqliteConnectOptions::new()
-        .filename(dir.path().join("records.db"))
-        .connect()
-        .await?;
-    println!("{:>9}  {:>16}  {:>16}  {:>16}", "builds", "first p50/p99", "middle p50/p99", "last p50/p99");
+    let mut rows =
+        SqliteConnectOptions::new().filename(dir.path().join("records.db")).connect().await?;
+    println!(
+        "{:>9}  {:>16}  {:>16}  {:>16}",
+        "builds", "first p50/p99", "middle p50/p99", "last p50/p99"
+    );
     let mut count = 1000;
     while count <= most {
         let new = NewProject {
@@ -50,7 +51,12 @@ async fn main() -> Result<(), Failure> {
 }
 
 /// Builds of one second each, one a second.
-async fn fill(rows: &mut SqliteConnection, project: &str, organization: &str, count: i64) -> Result<(), Failure> {
+async fn fill(
+    rows: &mut SqliteConnection,
+    project: &str,
+    organization: &str,
+    count: i64,
+) -> Result<(), Failure> {
     sqlx::query(
         "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < $3)
          INSERT INTO builds (id, project, organization, status, command, options, created_at, started_at, finished_at, total_steps)
@@ -66,7 +72,11 @@ async fn fill(rows: &mut SqliteConnection, project: &str, organization: &str, co
 }
 
 /// The token of the page after some builds, found the way a client finds it.
-async fn token_after(records: &Records, project: &str, skip: i64) -> Result<Option<String>, Failure> {
+async fn token_after(
+    records: &Records,
+    project: &str,
+    skip: i64,
+) -> Result<Option<String>, Failure> {
     let mut token: Option<String> = None;
     let mut seen = 0;
     while seen < skip {
@@ -81,7 +91,11 @@ async fn token_after(records: &Records, project: &str, skip: i64) -> Result<Opti
     Ok(token)
 }
 
-async fn time(records: &Records, project: &str, token: Option<&str>) -> Result<(Duration, Duration), Failure> {
+async fn time(
+    records: &Records,
+    project: &str,
+    token: Option<&str>,
+) -> Result<(Duration, Duration), Failure> {
     let mut taken = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
         let begun = Instant::now();

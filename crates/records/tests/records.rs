@@ -50,7 +50,13 @@ impl Place {
         self.records.create_build(new).await.unwrap()
     }
 
-    fn token(&self, kind: TokenKind, project: Option<&str>, parent: Option<&str>, hash: &str) -> NewToken {
+    fn token(
+        &self,
+        kind: TokenKind,
+        project: Option<&str>,
+        parent: Option<&str>,
+        hash: &str,
+    ) -> NewToken {
         NewToken {
             kind,
             organization: self.organization.clone(),
@@ -140,7 +146,10 @@ async fn tokens_of_pages_belong_to_their_list() {
     assert!(matches!(refused, Err(RecordsError::PageToken)));
     for bad in ["x", "AAAA", "' OR 1=1 --", "🦀"] {
         let request = PageRequest { size: None, token: Some(bad) };
-        assert!(place.records.builds(&one.id, request).await.unwrap_err().is_bad_request(), "{bad}");
+        assert!(
+            place.records.builds(&one.id, request).await.unwrap_err().is_bad_request(),
+            "{bad}"
+        );
         assert!(place.records.steps("b", request).await.unwrap_err().is_bad_request(), "{bad}");
     }
 }
@@ -215,7 +224,8 @@ async fn long_logs_are_read_in_pages_and_cut_at_their_bound() {
     let build = place.build(&place.project("p").await).await;
     let records = &place.records;
     records.record_steps(&build.id, &[step("a", false)]).await.unwrap();
-    let text: String = (0..10_000).map(|number| format!("line {number} {}\n", "x".repeat(100))).collect();
+    let text: String =
+        (0..10_000).map(|number| format!("line {number} {}\n", "x".repeat(100))).collect();
     for _ in 0..16 {
         records.append_logs(&build.id, &[chunk("a", text.as_bytes())]).await.unwrap();
     }
@@ -385,7 +395,11 @@ async fn usage_counts_the_builds_of_its_window() {
     let (from, to) = (build.created_at, build.created_at + TimeDelta::hours(1));
     let usage = records.project_usage(&project.id, from, to).await.unwrap().unwrap();
     assert_eq!((usage.builds, usage.duration), (1, Duration::from_secs(90)));
-    let empty = records.project_usage(&project.id, from - TimeDelta::hours(1), from).await.unwrap().unwrap();
+    let empty = records
+        .project_usage(&project.id, from - TimeDelta::hours(1), from)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((empty.builds, empty.duration), (0, Duration::ZERO));
     let all = records.organization_usage(&place.organization, from, to, ALL).await.unwrap();
     assert_eq!(all.items, [usage]);

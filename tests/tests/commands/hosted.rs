@@ -110,6 +110,7 @@ fn where_a_build_runs() {
     assert!(said.contains("cannot reach"), "{said}");
     let said = build().arg("--server").arg(server.url()).run().failure();
     assert!(said.contains("cofferdam login"), "{said}");
+    let _ = server.project("another");
     let said = build().env("COFFERDAM_SERVER", server.url()).env("COFFERDAM_TOKEN", server.token());
     let said = said.run().failure();
     assert!(said.contains("--project ID"), "an organization's token has many: {said}");

@@ -71,11 +71,26 @@ fn arguments_without_sense_are_said() {
 }
 
 #[test]
-fn errors_control_nothing() {
+fn names_and_errors_control_nothing() {
     let server = Server::start();
-    let said = cofferdam(&server, "projects show").arg("\u{1b}[2J\u{9b}x\u{202e}").run().failure();
-    let hostile = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
-    assert!(!said.contains(hostile) && said.contains("[2Jx"), "{said:?}");
+    let project = server.project("hostile");
+    let hostile = "\u{1b}[2J\u{9b}x\u{202e}";
+    let controls = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    // Whether a server takes such names is its own affair.
+    let named = cofferdam(&server, "projects create").arg(hostile).run();
+    let described =
+        cofferdam(&server, "tokens create --project").arg(&project.id).arg(hostile).run();
+    let missing = cofferdam(&server, "projects show").arg(hostile).run();
+    for args in ["projects list", "projects list --json", "tokens list --project"] {
+        let listed = cofferdam(&server, args);
+        let listed = if args.ends_with("project") { listed.arg(&project.id) } else { listed };
+        let listed = listed.success().text();
+        assert!(!listed.contains(controls), "{args}: {listed:?}");
+    }
+    for outcome in [named, described, missing] {
+        assert!(!outcome.text().contains(controls), "{:?}", outcome.text());
+        assert!(!outcome.stderr.contains(controls), "{:?}", outcome.stderr);
+    }
 }
 
 #[test]

@@ -12,9 +12,8 @@ fn builds_are_loaded_and_pulled() {
     let docker = Docker::start();
     let project = server.project("loaded");
     let context = context();
-    let outcome = server
-        .depot_build(&project, &context)
-        .env("DOCKER_HOST", docker.address())
+    let outcome = docker
+        .for_client(server.depot_build(&project, &context))
         .args("--load -t demo/loaded:1")
         .success();
     assert_eq!(docker.read("demo/loaded:1", "l"), "loaded\n", "{}", outcome.stderr);
@@ -23,9 +22,8 @@ fn builds_are_loaded_and_pulled() {
     let build = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
     let _ = docker.client("rmi --force demo/loaded:1").success();
     let pull = |what: &str| {
-        Client::depot(&server.url())
-            .token(&project.token)
-            .env("DOCKER_HOST", docker.address())
+        docker
+            .for_client(Client::depot(&server.url()).token(&project.token))
             .args("pull --progress plain --project")
             .arg(&project.id)
             .arg(what)
@@ -43,9 +41,8 @@ fn a_bake_is_loaded() {
     let project = server.project("bake-loaded");
     let context = context();
     context.write("docker-bake.hcl", "target \"default\" { tags = [\"demo/baked:1\"] }\n");
-    let _ = Client::depot(&server.url())
-        .token(&project.token)
-        .env("DOCKER_HOST", docker.address())
+    let _ = docker
+        .for_client(Client::depot(&server.url()).token(&project.token))
         .args("bake --progress plain --load --project")
         .arg(&project.id)
         .within(context.path())

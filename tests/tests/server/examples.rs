@@ -43,8 +43,13 @@ fn assert_life(server: &Server, outcome: &Outcome, name: &str) {
 
 #[test]
 fn node() {
-    let server = Server::start();
-    let outcome = with_server(Client::node("examples/node/customer.mjs"), &server).success();
+    // Over TLS of an authority that only these two variables make known.
+    let server = Server::secure();
+    let outcome = with_server(Client::node("examples/node/customer.mjs"), &server)
+        .env("DEPOT_API_URL", format!("https://localhost:{}", server.port()))
+        .env("NODE_EXTRA_CA_CERTS", server.authority())
+        .env("SSL_CERT_FILE", server.authority())
+        .success();
     assert_life(&server, &outcome, "customer-from-node");
 }
 

@@ -49,7 +49,7 @@ impl Builds {
         self: &Arc<Self>,
         live: &Arc<LiveBuild>,
     ) -> Result<Connection, EndpointError> {
-        live.sign();
+        live.asked();
         self.lease(live).await?;
         let certificate = match live.certificate() {
             Some(certificate) => certificate,

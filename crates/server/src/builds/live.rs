@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::tap::Tap;
 use crate::gateway::ClientCertificate;
 
-/// How long a client may be gone before its build is given up.
+/// How long a client that reports its health, or broke off in the middle of work, may be gone before its build is given up.
 const GONE: Duration = Duration::from_secs(30);
+/// The same for clients that never report: they hold an endpoint and connect whenever they have something to build.
+const SILENT: Duration = Duration::from_secs(300);
 /// How long a build may exist before anybody asks for its builder or says that it is alive.
 const NEVER_CAME: Duration = Duration::from_secs(300);
 
@@ -48,6 +50,8 @@ pub(super) struct Solves {
 struct Signs {
     created: Instant,
     last: Option<Instant>,
+    /// Whether the client ever reported its health.
+    reports: bool,
     /// Open connections to the builder and open health streams.
     open: usize,
 }
@@ -74,7 +78,7 @@ impl LiveBuild {
             ending: AtomicBool::new(false),
             cut: CancellationToken::new(),
             tap: Mutex::default(),
-            signs: Mutex::new(Signs { created: Instant::now(), last: None, open: 0 }),
+            signs: Mutex::new(Signs { created: Instant::now(), last: None, reports: false, open: 0 }),
             solves: Mutex::default(),
         })
     }
@@ -128,8 +132,15 @@ impl LiveBuild {
         !self.ending.swap(true, Ordering::SeqCst)
     }
 
-    /// The client said that it lives.
+    /// The client said that it lives, as it will again and again.
     pub(crate) fn sign(&self) {
+        let mut signs = self.signs();
+        signs.last = Some(Instant::now());
+        signs.reports = true;
+    }
+
+    /// The client asked for its builder.
+    pub(super) fn asked(&self) {
         self.signs().last = Some(Instant::now());
     }
 
@@ -146,10 +157,12 @@ impl LiveBuild {
 
     /// Whether nobody has been there for too long.
     pub(super) fn is_abandoned(&self) -> bool {
+        let broke_off = self.solves().canceled;
         let signs = self.signs();
+        let patience = if signs.reports || broke_off { GONE } else { SILENT };
         match signs.last {
             _ if signs.open > 0 => false,
-            Some(last) => last.elapsed() > GONE,
+            Some(last) => last.elapsed() > patience,
             None => signs.created.elapsed() > NEVER_CAME,
         }
     }

@@ -120,7 +120,7 @@ fn limits(isolation: &Isolation) -> anyhow::Result<Limits> {
     }
     if let Some(memory) = isolation.memory {
         let machine = rustix::system::sysinfo();
-        let total = u64::from(machine.totalram).saturating_mul(machine.mem_unit.into());
+        let total = machine.totalram.saturating_mul(machine.mem_unit.into());
         let memory = memory.bytes(total);
         ensure!(memory >= LEAST_MEMORY, "[isolation] memory: a builder needs {LEAST_MEMORY} bytes");
         limits.memory = Some(memory);
