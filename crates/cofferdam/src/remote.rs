@@ -26,7 +26,7 @@ const LARGEST: u64 = 64 << 10;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct RemoteArgs {
-    /// Server to ask, http(s)://HOST[:PORT] [default: $COFFERDAM_SERVER, or the one last logged in to]
+    /// Server to ask, http(s)://HOST:PORT [default: $COFFERDAM_SERVER, or the one last logged in to]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) server: Option<String>,
 

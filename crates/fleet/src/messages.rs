@@ -70,13 +70,13 @@ impl Messages {
         kept.push_back(text);
     }
 
-    /// The last messages of a builder that has ended, as one text.
-    pub(crate) async fn last(&self) -> String {
+    /// Waits until nobody can write any more: all of a builder's processes but its steps, which end with it, hold the other end.
+    pub(crate) async fn end(&self) {
         tokio::time::timeout(LAST_WORDS, self.closed.cancelled()).await.ok();
-        self.text()
     }
 
-    fn text(&self) -> String {
+    /// The last messages, as one text.
+    pub(crate) fn last(&self) -> String {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
@@ -105,7 +105,7 @@ mod tests {
         for number in 0..50 {
             messages.take(&mut format!("line {number}").into_bytes(), "p");
         }
-        let last = messages.text();
+        let last = messages.last();
         assert_eq!(last.lines().count(), KEPT_LINES);
         assert!(last.ends_with("line 49"));
     }

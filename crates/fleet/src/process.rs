@@ -235,8 +235,9 @@ pub(crate) async fn start(
         Err(reason) => {
             drop(pipe);
             end(&mut child).await;
+            messages.end().await;
             clean_up(&places, supervisor).await;
-            return Err(FleetError::Start(with_messages(reason, &messages).await));
+            return Err(FleetError::Start(with_messages(reason, &messages)));
         }
     };
     let running = Arc::new(Running {
@@ -306,8 +307,8 @@ fn described(status: std::io::Result<ExitStatus>) -> String {
     }
 }
 
-async fn with_messages(reason: String, messages: &Messages) -> String {
-    match messages.last().await {
+fn with_messages(reason: String, messages: &Messages) -> String {
+    match messages.last() {
         last if last.is_empty() => reason,
         last => format!("{reason}; its last messages:\n{last}"),
     }
@@ -333,11 +334,12 @@ impl Watched {
     async fn follow(mut self, idle: Duration, permit: OwnedSemaphorePermit) {
         let status = self.until_it_ends(idle).await;
         self.running.leases().open = false;
+        self.messages.end().await;
         clean_up(&self.places, self.running.supervisor).await;
         let asked = self.running.stop.borrow().clone();
         let why = match asked {
             Some(stop) => stop.reason,
-            None => with_messages(described(status), &self.messages).await,
+            None => with_messages(described(status), &self.messages),
         };
         tracing::info!(project = self.running.project(), why, "a builder has ended");
         drop(permit);

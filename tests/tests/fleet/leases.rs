@@ -9,7 +9,7 @@ use cofferdam_fleet::{Fleet, FleetError, ProjectSpec, Resources};
 use cofferdam_tests::{Context, Process, leftovers};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::yard::{Door, Settings, Yard, blocking, eventually, options, project};
+use super::yard::{Door, Settings, Yard, assert_gone, blocking, eventually, options, project};
 
 /// The processes of a builder: its supervisor and everything below.
 fn processes(supervisor: u32) -> std::collections::BTreeMap<i32, String> {
@@ -60,7 +60,7 @@ async fn an_idle_builder_ends_and_its_cache_stays() {
     drop(lease);
     let why = tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
     assert!(why.contains("nothing was built"), "{why}");
-    assert_eq!(leftovers::survivors(&tree), Default::default());
+    assert_gone(&tree).await;
     assert_eq!(groups(supervisor), Vec::<PathBuf>::new());
     assert!(!yard.home("p3").join("run").exists());
     let lease = Arc::new(yard.lease(&spec).await);
@@ -85,7 +85,7 @@ async fn a_killed_builder_is_reported_and_replaced() {
     kill_process(supervisor, Signal::KILL).unwrap();
     let why = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
     assert!(why.contains("signal 9"), "{why}");
-    assert_eq!(leftovers::survivors(&tree), Default::default());
+    assert_gone(&tree).await;
     assert_eq!(groups(lease.supervisor()), Vec::<PathBuf>::new());
     let last = futures::StreamExt::next(&mut watch).await;
     assert!(last.is_some_and(|last| last.is_err()), "a watcher learns that the rest is lost");
@@ -108,7 +108,7 @@ async fn the_builders_own_process_dying_is_the_end_too() {
     kill_process(Pid::from_raw(builder.0).unwrap(), Signal::KILL).unwrap();
     let why = tokio::time::timeout(Duration::from_secs(15), lease.ended()).await.unwrap();
     assert!(why.contains("ended with code"), "{why}");
-    assert_eq!(leftovers::survivors(&tree), Default::default());
+    assert_gone(&tree).await;
     assert!(yard.lease(&spec).await.usage().await.is_ok());
     yard.close().await;
 }
@@ -211,7 +211,7 @@ async fn shutting_down_ends_all_and_refuses_more() {
     yard.fleet.shutdown(Duration::from_secs(20)).await;
     assert!(ended.await.contains("shutting down"));
     for tree in &trees {
-        assert_eq!(leftovers::survivors(tree), Default::default());
+        assert_gone(tree).await;
     }
     let refused = yard.fleet.lease(&project(10)).await;
     assert!(matches!(refused, Err(FleetError::ShuttingDown)));
@@ -248,7 +248,7 @@ async fn nothing_survives_a_server_that_is_killed() {
     server.kill();
     // The next server comes at once, and finds a clean place.
     let yard = Yard::open(dir, Settings::default()).await;
-    assert_eq!(leftovers::survivors(&tree), Default::default());
+    assert_gone(&tree).await;
     assert_eq!(groups(supervisor), Vec::<PathBuf>::new());
     assert!(!yard.home("p12").join("run").exists());
     assert!(yard.home("p12").join("builder").exists(), "the cache is kept");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_tests::{Context, leftovers};
 
-use super::yard::{Door, Settings, Yard, blocking, eventually, project};
+use super::yard::{Door, Settings, Yard, assert_gone, blocking, eventually, project};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn discarding_ends_what_runs_and_takes_everything() {
@@ -28,7 +28,7 @@ async fn discarding_ends_what_runs_and_takes_everything() {
     yard.fleet.discard("p40").await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert!(ended.await.contains("discarded"));
-    assert_eq!(leftovers::survivors(&tree), Default::default());
+    assert_gone(&tree).await;
     assert!(!yard.home("p40").exists(), "nothing of the project is where it was");
     let error = blocking(|| build.finish().failure());
     assert!(!error.is_empty());
@@ -120,7 +120,7 @@ async fn fifty_projects_by_themselves() {
     assert_eq!(Held::now(&data, &supervisors), before);
     assert!(before.groups.is_empty() && before.mounts.is_empty(), "{before:?}");
     assert!(seen.len() > 200, "control: processes were seen: {}", seen.len());
-    assert_eq!(leftovers::survivors(&seen), Default::default());
+    assert_gone(&seen).await;
     // Network namespaces live in processes, descriptors and mounts: there are none of these.
     for entry in fs::read_dir(yard.dir.path().join("data/projects")).unwrap() {
         let names: Vec<_> = fs::read_dir(entry.unwrap().path())

@@ -1,11 +1,12 @@
 //! A fleet in a directory of its own, and doors through which the command line reaches one build of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cofferdam_fleet::{Fleet, FleetOptions, Lease, ProjectSpec, Resources, Watch};
-use cofferdam_tests::{Build, Context, need_root, program};
+use cofferdam_tests::{Build, Context, leftovers, need_root, program};
 use cofferdam_wire::cofferdam::builder::v1::__buffa::oneof::watch_build_response::Event;
 use futures::StreamExt;
 use tempfile::TempDir;
@@ -60,7 +61,7 @@ impl Yard {
     pub(crate) async fn close(self) {
         self.fleet.shutdown(Duration::from_secs(20)).await;
         let data = self.dir.path().join("data");
-        let mounts = cofferdam_tests::leftovers::mounts(&data);
+        let mounts = leftovers::mounts(&data);
         assert!(mounts.is_empty(), "mounts left: {mounts:?}");
         let running = self.fleet.builders();
         assert_eq!(running, 0);
@@ -217,6 +218,17 @@ pub(crate) async fn eventually(condition: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("it does not come to that");
+}
+
+/// Checks that none of these processes is left, but for the moment in which the kernel takes the last of one away.
+pub(crate) async fn assert_gone(processes: &BTreeMap<i32, String>) {
+    for _ in 0..50 {
+        if leftovers::survivors(processes).is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("left: {:?}", leftovers::survivors(processes));
 }
 
 /// Runs what blocks, such as the command line, without holding up the fleet.

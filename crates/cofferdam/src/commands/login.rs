@@ -17,7 +17,7 @@ const LONGEST: u64 = 64 << 10;
 /// Which server, and where its token comes from.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct LoginArgs {
-    /// Server to log in to, http(s)://HOST[:PORT] [default: $COFFERDAM_SERVER, or the one last logged in to]
+    /// Server to log in to, http(s)://HOST:PORT [default: $COFFERDAM_SERVER, or the one last logged in to]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
 

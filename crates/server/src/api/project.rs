@@ -22,6 +22,9 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// Bytes of a GB in cache policies.
 const GB: i64 = 1 << 30;
 
+/// Projects of a page whose size nobody gave, the most there can be: older SDKs know no pages and see only the first.
+const MOST_PROJECTS: i32 = 250;
+
 /// The service.
 pub(super) struct ProjectApi(pub(super) Arc<Api>);
 
@@ -35,7 +38,8 @@ impl ProjectService for ProjectApi {
         let resource = Resource::Organization(None);
         let grant = self.0.authorize(&context, Action::ListProjects, resource).await?;
         let region = request.region_id.as_deref().filter(|region| !region.is_empty());
-        let page = PageRequest { size: request.page_size, token: request.page_token.as_deref() };
+        let size = request.page_size.or(Some(MOST_PROJECTS));
+        let page = PageRequest { size, token: request.page_token.as_deref() };
         let page =
             self.0.records.projects(&grant.organization, region, page).await.map_err(failed)?;
         Response::ok(wire::ListProjectsResponse {

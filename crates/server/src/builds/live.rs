@@ -78,7 +78,12 @@ impl LiveBuild {
             ending: AtomicBool::new(false),
             cut: CancellationToken::new(),
             tap: Mutex::default(),
-            signs: Mutex::new(Signs { created: Instant::now(), last: None, reports: false, open: 0 }),
+            signs: Mutex::new(Signs {
+                created: Instant::now(),
+                last: None,
+                reports: false,
+                open: 0,
+            }),
             solves: Mutex::default(),
         })
     }

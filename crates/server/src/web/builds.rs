@@ -24,7 +24,9 @@ use crate::api::Api;
 /// Most connections that a page's tables are made from.
 const MAX_CONNECTIONS: i32 = 5000;
 /// Lines that are read from a log at a time.
-const LOG_PAGE: i32 = 1000;
+const LOG_PAGE: i32 = 10_000;
+/// Most such reads for one step of a page; logs are bounded in bytes, so more are not needed.
+const MAX_LOG_PAGES: usize = 100;
 
 #[derive(Deserialize)]
 pub(super) struct RefreshQuery {
@@ -69,7 +71,11 @@ pub(super) async fn page_of(
         refresh,
         now: Utc::now(),
     };
-    Ok(page.render())
+    // A build of many steps makes megabytes: that must not hold up other requests.
+    match tokio::task::spawn_blocking(move || page.render()).await {
+        Ok(html) => Ok(html),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 fn step_view(step: Step, log: Option<LogView>, connections: Vec<ConnectionRecord>) -> StepView {
@@ -93,17 +99,24 @@ async fn log_view(
     step: &Step,
     log_path: impl Fn(u64) -> String,
 ) -> Result<LogView, RecordsError> {
-    let size = i32::try_from(MAX_LOG_LINES).ok();
-    let found =
-        api.records.logs(&build.id, &step.digest, PageRequest { size, token: None }).await?;
-    let Some(found) = found else { return Ok(LogView::default()) };
-    let lines = found.items.into_iter();
-    Ok(LogView {
-        lines: lines.map(|line| LogLine { at: Some(line.at), message: line.message }).collect(),
-        before: 0,
-        more: found.next.is_some(),
-        full: Some(log_path(u64::from(step.ordinal))),
-    })
+    let mut view = LogView { full: Some(log_path(u64::from(step.ordinal))), ..LogView::default() };
+    // Why a step failed, or what it does now, is at the end of its log; of others the beginning will do.
+    let to_the_end = step.error.is_some() || step.completed_at.is_none();
+    let size = if to_the_end { Some(LOG_PAGE) } else { i32::try_from(MAX_LOG_LINES).ok() };
+    let mut token: Option<String> = None;
+    for _ in 0..MAX_LOG_PAGES {
+        let request = PageRequest { size, token: token.as_deref() };
+        let Some(found) = api.records.logs(&build.id, &step.digest, request).await? else { break };
+        for line in found.items {
+            view.push_last(LogLine { at: Some(line.at), message: line.message });
+        }
+        token = found.next;
+        if token.is_none() || !to_the_end {
+            break;
+        }
+    }
+    view.more = token.is_some();
+    Ok(view)
 }
 
 pub(super) async fn page(

@@ -201,7 +201,7 @@ pub(crate) struct BuilderChoice {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerChoice {
-    /// Server to build on, http(s)://HOST[:PORT] [default: $COFFERDAM_SERVER, or with --project or --save the one last logged in to]
+    /// Server to build on, http(s)://HOST:PORT [default: $COFFERDAM_SERVER, or with --project or --save the one last logged in to]
     #[arg(long, value_name = "URL", conflicts_with = "address")]
     pub(crate) server: Option<String>,
 
