@@ -160,3 +160,17 @@ fn pages_of_projects_are_complete_and_end() {
     made.reverse();
     assert_eq!(seen, made, "newest first, each once");
 }
+
+#[test]
+fn clients_that_know_no_pages_see_their_projects() {
+    let server = Server::start();
+    for number in 0..60 {
+        let message = serde_json::json!({ "name": format!("p{number}") });
+        let _ = server.call("depot.core.v1.ProjectService/CreateProject", &message).ok();
+    }
+    let method = "depot.core.v1.ProjectService/ListProjects";
+    let listed = server.call(method, &serde_json::json!({})).ok();
+    assert_eq!(listed["projects"].as_array().unwrap().len(), 60);
+    let shown = server.depot().args("projects list").success().text();
+    assert_eq!((0..60).filter(|number| shown.contains(&format!("p{number}"))).count(), 60);
+}
