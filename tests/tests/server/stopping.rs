@@ -146,3 +146,25 @@ fn removal_goes_on_after_a_restart() {
     let method = "depot.core.v1.ProjectService/GetProject";
     assert_eq!(server.call_as(&token, method, &path).code(), "not_found");
 }
+
+#[test]
+fn a_deleted_project_leaves_no_images_on_the_disk() {
+    let server = Server::start();
+    let project = server.project("saved");
+    let context = small();
+    let _ = server.depot_build(&project, &context).args("--save").success();
+    let data = server.data().path();
+    assert!(data.join("registry").join(&project.id).exists(), "nothing was saved");
+    let path = json!({ "projectId": project.id });
+    let _ = server.call("depot.core.v1.ProjectService/DeleteProject", &path).ok();
+    let begun = Instant::now();
+    let trash = || std::fs::read_dir(data.join("trash")).unwrap().count();
+    let left = || {
+        data.join("registry").join(&project.id).exists()
+            || data.join("logs").join(&project.id).exists()
+    };
+    while left() || trash() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{} entries in the trash", trash());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

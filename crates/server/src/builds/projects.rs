@@ -66,11 +66,12 @@ impl Builds {
     }
 
     async fn finish_delete(&self, project: &str) {
-        self.discard(project).await;
         while let Err(error) = self.images.remove_project(project).await {
             tracing::error!(project, %error, "the images of a project could not be removed");
             tokio::time::sleep(RETRY).await;
         }
+        // After the images: this empties the trash, where they are now.
+        self.discard(project).await;
         while let Err(error) = self.records.finish_delete(project).await {
             tracing::error!(project, %error, "a removal could not be recorded");
             tokio::time::sleep(RETRY).await;
