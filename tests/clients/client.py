@@ -132,5 +132,5 @@ os.environ["grpc_proxy"] = f"http://127.0.0.1:{proxy()}"
 os.environ["no_grpc_proxy"] = os.environ["no_proxy"] = HOST
 synchronous()
 asyncio.run(asynchronous())
-print(json.dumps(answers, indent=2, default=str))
+print(json.dumps(answers, indent=2, default=str), flush=True)
 os._exit(0)

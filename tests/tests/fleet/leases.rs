@@ -260,13 +260,15 @@ async fn nothing_survives_a_server_that_is_killed() {
 #[test]
 fn an_ordinary_user_is_told_why_it_cannot_be() {
     cofferdam_tests::need_root();
+    let data = std::env::temp_dir().join("never-made");
+    // Made before: nobody may not be able to see the program in root's home.
+    let options = options(data.clone(), Settings::default());
     // Ids are per thread: this one becomes nobody for a moment.
-    std::thread::spawn(|| {
+    std::thread::spawn(move || {
         use rustix::thread::{Uid, set_thread_res_uid};
         set_thread_res_uid(Uid::from_raw(65_534), Uid::from_raw(65_534), Uid::ROOT).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let data = std::env::temp_dir().join("never-made");
-        let error = runtime.block_on(Fleet::new(options(data.clone(), Settings::default())));
+        let error = runtime.block_on(Fleet::new(options));
         let error = error.unwrap_err().to_string();
         assert!(error.contains("id ranges") && error.contains("root"), "{error}");
         assert!(!data.exists());
