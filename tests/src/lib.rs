@@ -9,6 +9,7 @@
 mod agent;
 mod build;
 mod builder;
+pub mod buildpacks;
 mod client;
 mod context;
 mod docker;

@@ -16,6 +16,7 @@ use cofferdam_store::{IdRange, Store};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::buildpacks::composed::Composed;
 use crate::cache::Imports;
 use crate::config::Config;
 use crate::downloads::Downloads;
@@ -37,6 +38,8 @@ pub(crate) struct BuildInfo {
     pub(crate) solve: Option<Arc<ServedSolve>>,
     /// Caches the build may look into.
     pub(crate) imports: Arc<Imports>,
+    /// Images that its frontend put together.
+    pub(crate) composed: Arc<Composed>,
 }
 
 /// The shared parts of a builder.
@@ -104,6 +107,11 @@ impl Context {
     /// The caches of a build.
     pub(crate) fn imports_of(&self, job: &str) -> Arc<Imports> {
         self.lock().get(job).map(|build| Arc::clone(&build.imports)).unwrap_or_default()
+    }
+
+    /// What the frontend of a build put together.
+    pub(crate) fn composed_of(&self, job: &str) -> Arc<Composed> {
+        self.lock().get(job).map(|build| Arc::clone(&build.composed)).unwrap_or_default()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, BuildInfo>> {

@@ -10,6 +10,7 @@
 
 mod blocking;
 mod builder;
+mod buildpacks;
 mod cache;
 mod collect;
 mod config;

@@ -51,6 +51,9 @@ pub(crate) struct Accounts {
     /// The server that is meant when none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     default_server: Option<String>,
+    /// The builder image of apps without a Dockerfile.
+    #[serde(default, rename = "default-builder", skip_serializing_if = "Option::is_none")]
+    default_builder: Option<String>,
     #[serde(default)]
     servers: BTreeMap<String, Account>,
     #[serde(flatten)]
@@ -67,11 +70,9 @@ struct Account {
 impl Accounts {
     /// Where this user's are.
     pub(crate) fn path() -> Result<PathBuf, AccountsError> {
-        let directory = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let base = directory("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| directory("HOME").map(|home| Path::new(&home).join(".config")));
-        base.map(|base| base.join("cofferdam/config.toml")).ok_or(AccountsError::Place)
+        configuration_directory()
+            .map(|directory| directory.join("config.toml"))
+            .ok_or(AccountsError::Place)
     }
 
     /// This user's; none when there is no place for them.
@@ -98,22 +99,7 @@ impl Accounts {
     pub(crate) fn store(&self, path: &Path) -> Result<(), AccountsError> {
         let failed = |source| AccountsError::Write { path: path.to_owned(), source };
         let text = toml::to_string(self).map_err(|error| failed(io::Error::other(error)))?;
-        // A link in its place stays one.
-        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let directory = path.parent().ok_or(AccountsError::Place)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let partial = path.with_extension(format!("{}.partial", std::process::id()));
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| std::fs::rename(&partial, &path));
-        if written.is_err() {
-            std::fs::remove_file(&partial).ok();
-        }
-        written.map_err(failed)
+        replace_private(path, text.as_bytes()).map_err(failed)
     }
 
     /// The token for a server.
@@ -125,6 +111,11 @@ impl Accounts {
     pub(crate) fn default_server(&self) -> Option<&str> {
         let only = || self.servers.keys().next().filter(|_| self.servers.len() == 1);
         self.default_server.as_ref().or_else(only).map(String::as_str)
+    }
+
+    /// The builder image of apps without a Dockerfile, when nobody names another.
+    pub(crate) fn default_builder(&self) -> Option<&str> {
+        self.default_builder.as_deref().filter(|image| !image.is_empty())
     }
 
     /// Remembers a login.
@@ -141,6 +132,37 @@ impl Accounts {
         }
         self.servers.remove(server.as_str()).is_some()
     }
+}
+
+/// Where this user's configuration is: `$COFFERDAM_CONFIG_DIR`, else `cofferdam` where configurations are.
+pub(crate) fn configuration_directory() -> Option<PathBuf> {
+    let directory =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    directory("COFFERDAM_CONFIG_DIR").or_else(|| {
+        let base = directory("XDG_CONFIG_HOME")
+            .or_else(|| directory("HOME").map(|home| home.join(".config")));
+        base.map(|base| base.join("cofferdam"))
+    })
+}
+
+/// Writes a file that is the user's alone, over one that is there: whole or not at all.
+pub(crate) fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    // A link in its place stays one.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&partial, &path));
+    if written.is_err() {
+        std::fs::remove_file(&partial).ok();
+    }
+    written
 }
 
 #[cfg(test)]

@@ -8,13 +8,18 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::build::{self, BuildArgs};
 use crate::commands::builder::{self, BuilderArgs};
+use crate::commands::builder_image::{self, BuilderImageArgs};
+use crate::commands::buildpack::{self, BuildpackArgs};
 use crate::commands::builds::{self, BuildsArgs};
 use crate::commands::doctor;
 use crate::commands::images::{self, ImagesArgs};
+use crate::commands::inspect::{self, InspectArgs};
 use crate::commands::login::{self, LoginArgs};
 use crate::commands::logout::{self, LogoutArgs};
 use crate::commands::projects::{self, ProjectsArgs};
 use crate::commands::pull_token::{self, PullTokenArgs};
+use crate::commands::rebase::{self, RebaseArgs};
+use crate::commands::sbom::{self, SbomArgs};
 use crate::commands::server::{self, OrganizationArgs, ServerArgs};
 use crate::commands::tokens::{self, TokensArgs};
 use crate::commands::trust::{self, TrustArgs};
@@ -38,6 +43,16 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// Run a builder that BuildKit clients can connect to
     Builder(Box<BuilderArgs>),
+    /// Make and inspect builder images, which have buildpacks in them
+    BuilderImage(Box<BuilderImageArgs>),
+    /// Start, pack and inspect buildpacks
+    Buildpack(Box<BuildpackArgs>),
+    /// Put an app on a newer run image without building it
+    Rebase(Box<RebaseArgs>),
+    /// Get the SBOMs of an app's image
+    Sbom(SbomArgs),
+    /// Show how buildpacks made an app's image
+    Inspect(InspectArgs),
     /// Show what this machine offers for building, and what it lacks
     Doctor,
     /// Run the server: API, registry, pages and the builders of every project
@@ -52,7 +67,7 @@ pub(crate) enum Command {
     Projects(Box<ProjectsArgs>),
     /// Manage the tokens of a project
     Tokens(TokensArgs),
-    /// Manage whose jobs may build in a project without a stored token
+    /// Manage whose jobs may build in a project without a stored token, and which builder images are trusted
     Trust(TrustArgs),
     /// See and stop the builds of a project
     Builds(Box<BuildsArgs>),
@@ -69,6 +84,11 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<E
     match Cli::parse_from(with_command(arguments)).command {
         Command::Build(args) => build::run(*args),
         Command::Builder(args) => builder::run(*args),
+        Command::BuilderImage(args) => builder_image::run(*args),
+        Command::Buildpack(args) => buildpack::run(*args),
+        Command::Rebase(args) => rebase::run(*args),
+        Command::Sbom(args) => sbom::run(args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Doctor => doctor::run(),
         Command::Server(args) => server::run(*args),
         Command::Organization(args) => server::organization(args),

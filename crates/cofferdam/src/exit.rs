@@ -1,5 +1,5 @@
 //! How this program ends: 0 when it did what was asked, 1 when not, 2 when it was asked in a way it does not understand
-//! (`clap` does that itself).
+//! (`clap` does that itself); builds by buildpacks that fail end as a lifecycle of buildpacks would.
 
 use std::process::ExitCode;
 
@@ -14,8 +14,23 @@ pub(crate) fn code(result: anyhow::Result<ExitCode>) -> ExitCode {
         Err(error) if is_closed(&error) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("cofferdam: {}", message(&error));
-            ExitCode::FAILURE
+            error.downcast_ref::<Coded>().map_or(ExitCode::FAILURE, |coded| coded.code.into())
         }
+    }
+}
+
+/// A failure with an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Coded {
+    code: u8,
+    message: String,
+}
+
+impl Coded {
+    /// `error`, told by this exit code.
+    pub(crate) fn new(code: u8, error: &anyhow::Error) -> Self {
+        Self { code, message: format!("{error:#}") }
     }
 }
 
@@ -36,6 +51,15 @@ mod tests {
     fn failures_control_nothing() {
         let error = anyhow::anyhow!("\x1b[2Jno\nlog:\r\x1b]0;t\x07 \u{202e}x").context("ask");
         assert_eq!(message(&error), "ask: [2Jno\nlog:]0;t x");
+    }
+
+    #[test]
+    fn some_failures_have_codes() {
+        let error = anyhow::anyhow!("detect").context("build");
+        let coded = anyhow::Error::from(Coded::new(20, &error));
+        assert_eq!(message(&coded), "build: detect");
+        assert_eq!(code(Err(coded)), ExitCode::from(20));
+        assert_eq!(code(Err(error)), ExitCode::FAILURE);
     }
 
     #[test]

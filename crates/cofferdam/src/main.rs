@@ -6,6 +6,8 @@
 //! domain logic.
 
 mod accounts;
+mod artifact;
+mod below;
 mod cli;
 mod commands;
 mod exit;
@@ -13,6 +15,7 @@ mod logging;
 mod paging;
 mod remote;
 mod terminal;
+mod trusted;
 
 use std::process::ExitCode;
 

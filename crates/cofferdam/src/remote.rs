@@ -71,6 +71,12 @@ impl RemoteArgs {
         self.choose(variable, accounts)
     }
 
+    /// Whether any server is named anywhere.
+    pub(crate) fn is_configured(&self) -> anyhow::Result<bool> {
+        let named = self.server.is_some() || variable(SERVER).is_some();
+        Ok(named || Accounts::of_this_user()?.default_server().is_some())
+    }
+
     fn choose(
         &self,
         variable: impl Fn(&str) -> Option<String>,

@@ -73,6 +73,8 @@ pub struct Config {
     pub egress: Policy,
     /// How the builder is walled in.
     pub isolation: Isolation,
+    /// What builds by buildpacks may trust.
+    pub buildpacks: Buildpacks,
 }
 
 /// `[log]`
@@ -229,6 +231,16 @@ pub struct History {
     pub max_age: Span,
     /// How many.
     pub max_entries: Option<i64>,
+}
+
+/// `[buildpacks]`, our own: builder images by `registry/repository[:tag][@digest]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Buildpacks {
+    /// Trusted in every build.
+    pub trusted: Vec<String>,
+    /// Never trusted, whatever a build says.
+    pub denied: Vec<String>,
 }
 
 /// `[isolation]`, our own.

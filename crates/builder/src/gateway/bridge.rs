@@ -224,6 +224,7 @@ impl Bridge {
     ) -> Result<Answer, Failure> {
         match name {
             "dockerfile.v0" => self.dockerfile(&attrs, inputs).await,
+            "buildpacks.v0" => self.buildpacks(&attrs).await,
             "gateway.v0" => {
                 let source = attrs.get("source").map_or("", String::as_str);
                 if is_builtin(source) {
@@ -252,6 +253,17 @@ impl Bridge {
         let built = cofferdam_dockerfile::build(&client, attrs).await;
         let built = built.map_err(|error| error_details::of_frontend(&error))?;
         self.answer(built)
+    }
+
+    async fn buildpacks(
+        self: &Arc<Self>,
+        attrs: &BTreeMap<String, String>,
+    ) -> Result<Answer, Failure> {
+        // Boxed: extensions run the Dockerfile frontend, which comes through here again.
+        let built = Box::pin(crate::buildpacks::build(self, attrs)).await?;
+        let reference = self.reference(built.definition)?;
+        let refs = AnswerRefs::Single(Some(reference));
+        Ok(Answer { refs, metadata: built.metadata })
     }
 
     fn answer(&self, built: Built) -> Result<Answer, Failure> {

@@ -33,7 +33,7 @@ fn opened(path: &str) -> impl FnOnce(std::io::Error) -> Failure + '_ {
 }
 
 /// The first `max` bytes of a file; `None` when there is none.
-pub(super) async fn read_optional(
+pub(crate) async fn read_optional(
     snapshot: &Snapshot,
     path: &str,
     max: usize,

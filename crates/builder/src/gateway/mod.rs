@@ -4,7 +4,7 @@ pub(crate) mod bridge;
 mod capabilities;
 mod dockerfile;
 pub(crate) mod entitlements;
-mod files;
+pub(crate) mod files;
 mod service;
 
 pub(crate) use service::GatewayService;

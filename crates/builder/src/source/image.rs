@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_digest::Digest;
 use cofferdam_graph::Vertex;
-use cofferdam_image::registry::Repository;
+use cofferdam_image::registry::{RegistryError, Repository};
 use cofferdam_image::{
     Descriptor, Document as ImageDocument, ImageConfig, Manifest, Platform, Reference,
 };
@@ -18,6 +18,7 @@ use cofferdam_session::Session;
 use cofferdam_solver::{Step, VertexLog};
 use cofferdam_store::Document;
 use cofferdam_wire::pb;
+use connectrpc::ErrorCode;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
@@ -159,7 +160,7 @@ impl Context {
         }
         let repository = self.repository(reference, sessions);
         let target = reference.target();
-        let resolved = repository.resolve(&target, platform).await.map_err(Failure::of)?;
+        let resolved = repository.resolve(&target, platform).await.map_err(unresolved)?;
         let config = repository.small_blob(&resolved.manifest.config).await.map_err(Failure::of)?;
         let root = resolved.root.descriptor.digest;
         for bytes in [&resolved.root.bytes, &resolved.manifest_bytes, &config] {
@@ -236,6 +237,20 @@ impl Context {
         let key = Digest::of(&bytes).to_string();
         let document = Document { key, bytes: bytes.to_vec(), blobs: Vec::new() };
         blocking(move || store.put_document(DOCUMENTS, &document)).await?.map_err(Failure::store)
+    }
+}
+
+/// A reference that could not be resolved; the code tells absence and refusal from trouble.
+fn unresolved(error: RegistryError) -> Failure {
+    let code = match error {
+        RegistryError::NotFound { .. } => Some(ErrorCode::NotFound),
+        RegistryError::Denied { .. } => Some(ErrorCode::PermissionDenied),
+        _ => None,
+    };
+    let failure = Failure::of(error);
+    match code {
+        Some(code) => failure.with_code(code),
+        None => failure,
     }
 }
 

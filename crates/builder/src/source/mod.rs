@@ -18,6 +18,7 @@ use cofferdam_graph::Vertex;
 use cofferdam_solver::Step;
 use cofferdam_wire::pb;
 
+use crate::buildpacks::composed;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::snapshot::Snapshot;
@@ -31,7 +32,7 @@ pub(crate) struct SourceKey {
 }
 
 impl SourceKey {
-    fn stable(parts: &[&str]) -> Self {
+    pub(crate) fn stable(parts: &[&str]) -> Self {
         let mut digester = cofferdam_digest::Digester::new();
         for part in parts {
             digester.field(part);
@@ -46,6 +47,7 @@ enum Scheme<'a> {
     Local(&'a str),
     Git(&'a str),
     Http(&'a str),
+    Composed(&'a str),
 }
 
 fn scheme(op: &pb::SourceOp) -> Result<Scheme<'_>, Failure> {
@@ -58,6 +60,7 @@ fn scheme(op: &pb::SourceOp) -> Result<Scheme<'_>, Failure> {
         "oci-layout" => Ok(Scheme::OciLayout(rest)),
         "local" => Ok(Scheme::Local(rest)),
         "git" => Ok(Scheme::Git(rest)),
+        "composed-image" => Ok(Scheme::Composed(rest)),
         "http" | "https" => Ok(Scheme::Http(identifier)),
         other => Err(Failure::invalid(format!("unknown source scheme {other:?}"))),
     }
@@ -76,6 +79,7 @@ pub(crate) async fn key(
         Scheme::Local(name) => local::key(op, name),
         Scheme::Git(remote) => git::key(context, op, remote, step).await,
         Scheme::Http(url) => http::key(context, op, url, step).await,
+        Scheme::Composed(name) => composed::key(name),
     }
 }
 
@@ -94,6 +98,7 @@ pub(crate) async fn snapshot(
         Scheme::Local(name) => local::snapshot(context, op, name, step).await,
         Scheme::Git(remote) => git::snapshot(context, op, remote, step).await,
         Scheme::Http(url) => http::snapshot(context, op, url, step).await,
+        Scheme::Composed(name) => composed::snapshot(context, name, step),
     }
 }
 

@@ -1,4 +1,6 @@
-//! `cofferdam trust`: whose jobs may build in a project without a stored token.
+//! `cofferdam trust`: whose jobs may build in a project without a stored token, and which builder images are trusted here.
+
+mod builders;
 
 use std::process::ExitCode;
 
@@ -8,8 +10,9 @@ use cofferdam_apiclient::{Provider, TrustPolicy};
 
 use crate::remote::{self, AnswerArgs, ProjectArgs, RemoteArgs};
 use crate::terminal::{Listing, note, print_json};
+use crate::trusted;
 
-/// What to do with a project's trust policies.
+/// What to do with a project's trust policies, and with trust in builder images.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TrustArgs {
     #[command(flatten)]
@@ -27,20 +30,37 @@ pub(crate) struct TrustArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
-    /// List whom the project trusts
+    /// List whom the project trusts, and builder images
     List,
-    /// Trust somebody
+    /// Trust somebody, or a builder image
     #[command(subcommand)]
     Add(Whom),
-    /// Trust somebody no longer
+    /// Never trust a builder image, whatever else is said
+    Deny {
+        /// REGISTRY/REPOSITORY[:TAG][@DIGEST]
+        image: String,
+    },
+    /// Forget what was said about somebody or about a builder image
     Remove {
-        /// The policy's id
+        /// The policy's id, or the image as it is listed
+        #[arg(value_name = "ID|IMAGE")]
         id: String,
     },
 }
 
 #[derive(Debug, Clone, Subcommand)]
 enum Whom {
+    /// A builder image, here and for this user only
+    Builder {
+        /// REGISTRY/REPOSITORY[:TAG][@DIGEST]
+        image: String,
+    },
+    #[command(flatten)]
+    Jobs(Jobs),
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Jobs {
     /// Workflows of a GitHub repository
     Github {
         /// OWNER/REPOSITORY
@@ -64,7 +84,7 @@ enum Whom {
     },
 }
 
-impl Whom {
+impl Jobs {
     fn provider(self) -> anyhow::Result<Provider> {
         Ok(match self {
             Self::Github { repository } => {
@@ -90,6 +110,23 @@ impl Whom {
 
 /// Carries the command out.
 pub(crate) fn run(args: TrustArgs) -> anyhow::Result<ExitCode> {
+    match &args.action {
+        Action::Add(Whom::Builder { image }) => {
+            builders::add(image)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Deny { image } => {
+            builders::deny(image)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Remove { id } if builders::remove(id)? => return Ok(ExitCode::SUCCESS),
+        // Without a server there is nothing but builders.
+        Action::List if !args.server.is_configured()? || args.project.find()?.is_none() => {
+            builders::list(args.answer.json)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::List | Action::Add(_) | Action::Remove { .. } => {}
+    }
     remote::run(async {
         let client = args.server.connect()?;
         let project = args.project.required()?;
@@ -98,10 +135,12 @@ pub(crate) fn run(args: TrustArgs) -> anyhow::Result<ExitCode> {
                 let policies = client.trust_policies(&project).await?;
                 let mut listing = Listing::new(args.answer.json, &["ID", "PROVIDER", "WHOM"]);
                 listing.add(&policies, row)?;
+                let own = builders::lines(&trusted::of_this_user()?, false);
+                listing.add(&own, builders::Line::row)?;
                 listing.finish("This project trusts nobody without a token.")?;
             }
-            Action::Add(whom) => {
-                let policy = client.add_trust_policy(&project, whom.provider()?).await?;
+            Action::Add(Whom::Jobs(jobs)) => {
+                let policy = client.add_trust_policy(&project, jobs.provider()?).await?;
                 if args.answer.json {
                     print_json(&policy)?;
                 } else {
@@ -112,6 +151,7 @@ pub(crate) fn run(args: TrustArgs) -> anyhow::Result<ExitCode> {
                 client.remove_trust_policy(&project, &id).await?;
                 note(&format!("Policy {id} is removed."));
             }
+            Action::Add(Whom::Builder { .. }) | Action::Deny { .. } => {}
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -138,11 +178,34 @@ mod tests {
 
     #[test]
     fn repositories_have_owners() {
-        let provider = |text: &str| Whom::Github { repository: text.to_owned() }.provider();
+        let provider = |text: &str| Jobs::Github { repository: text.to_owned() }.provider();
         let expected = Provider::GitHub { owner: "o".into(), repository: "r".into() };
         assert_eq!(provider("o/r").unwrap(), expected);
         for text in ["", "o", "/r", "o/", "o/r/x", "https://github.com/o/r"] {
             assert!(provider(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn builders_are_one_more_kind() {
+        use clap::Parser;
+
+        #[derive(Parser)]
+        struct Whole {
+            #[command(flatten)]
+            args: TrustArgs,
+        }
+        let parse = |text: &str| {
+            let words = std::iter::once("trust").chain(text.split_whitespace());
+            Whole::try_parse_from(words).map(|whole| whole.args.action)
+        };
+        let added = parse("add builder r.example/b@sha256:x").unwrap();
+        assert!(matches!(added, Action::Add(Whom::Builder { .. })));
+        assert!(matches!(parse("add github o/r").unwrap(), Action::Add(Whom::Jobs(_))));
+        assert!(matches!(parse("deny r.example/b").unwrap(), Action::Deny { .. }));
+        assert!(matches!(parse("remove r.example/b").unwrap(), Action::Remove { .. }));
+        for text in ["add", "add builder", "add r.example/b", "deny", "remove"] {
+            assert!(parse(text).is_err(), "{text}");
         }
     }
 

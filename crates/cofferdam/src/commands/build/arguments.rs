@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::buildpacks::BuildpackArgs;
+
 /// What was asked for; nothing is read or checked yet that needs more than the text itself.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct BuildArgs {
@@ -27,6 +29,9 @@ pub(crate) struct BuildArgs {
 
     #[command(flatten)]
     pub(crate) inputs: InputArgs,
+
+    #[command(flatten)]
+    pub(crate) buildpacks: BuildpackArgs,
 
     #[command(flatten)]
     pub(crate) steps: StepArgs,
@@ -114,7 +119,7 @@ pub(crate) struct OutputArgs {
     pub(crate) output: Vec<String>,
 
     /// Push the image: type=image,push=true
-    #[arg(long)]
+    #[arg(long, visible_alias = "publish")]
     pub(crate) push: bool,
 
     /// Load the image into docker or podman: type=docker

@@ -90,7 +90,7 @@ fn build_args(
     Ok(())
 }
 
-fn network(mode: Option<&str>) -> anyhow::Result<Option<&str>> {
+pub(super) fn network(mode: Option<&str>) -> anyhow::Result<Option<&str>> {
     match mode {
         None | Some("" | "default") => Ok(None),
         Some(mode @ ("none" | "host" | "sandbox")) => Ok(Some(mode)),
@@ -135,7 +135,7 @@ fn bytes(text: &str) -> anyhow::Result<u64> {
     Ok(size as u64)
 }
 
-fn refuse_attestations(args: &BuildArgs) -> anyhow::Result<()> {
+pub(super) fn refuse_attestations(args: &BuildArgs) -> anyhow::Result<()> {
     for (flag, value) in
         [("--sbom", &args.outputs.sbom), ("--provenance", &args.outputs.provenance)]
     {

@@ -42,6 +42,8 @@ pub(super) struct Sources {
     pub(super) shared_key: String,
     /// Holds what came from standard input; read until the build ends.
     pub(super) held: Option<PrivateDir>,
+    /// Hold files that were set apart to be offered alone.
+    pub(super) apart: Vec<PrivateDir>,
 }
 
 impl Sources {
@@ -71,6 +73,44 @@ impl Sources {
             sources.named(&name, context)?;
         }
         Ok(sources)
+    }
+
+    /// Looks at the app of a build by buildpacks. Leaves standard input to be read by the build.
+    pub(super) async fn find_app(args: &BuildArgs) -> anyhow::Result<Self> {
+        let mut sources = Self::default();
+        match args.context.as_str() {
+            "-" => {
+                let mut input = tokio::io::stdin();
+                let start = peek(&mut input).await.context("read standard input")?;
+                ensure!(is_archive(&start), "standard input is no tar archive of an app");
+                sources.upload_stdin(start, input)?;
+            }
+            url if is_remote(url) => sources.set("context", url),
+            path => {
+                let path = Path::new(path);
+                ensure!(
+                    !path.is_file(),
+                    "{} is a file: unpack it and name the directory",
+                    path.display()
+                );
+                sources.directory("context", path)?;
+                sources.shared_key = shared_key(path);
+            }
+        }
+        Ok(sources)
+    }
+
+    /// What a build works on that has no app: directories alone.
+    pub(super) fn of_directories(directories: Vec<(String, PathBuf)>) -> Self {
+        Self { directories, ..Self::default() }
+    }
+
+    fn upload_stdin(&mut self, start: Vec<u8>, input: tokio::io::Stdin) -> anyhow::Result<()> {
+        let id = random_id()?;
+        self.set("context", format!("{SESSION_URL}{id}"));
+        let source = UploadSource::new(AsyncReadExt::chain(Cursor::new(start), input));
+        self.upload = Some((id, source));
+        Ok(())
     }
 
     /// Puts everything the session is to answer for into `services`.
@@ -127,14 +167,10 @@ impl Sources {
         let mut input = tokio::io::stdin();
         let start = peek(&mut input).await.context("read standard input")?;
         if is_archive(&start) {
-            let id = random_id()?;
-            self.set("context", format!("{SESSION_URL}{id}"));
             if let Some(file) = &args.file {
                 self.set("filename", file);
             }
-            self.upload =
-                Some((id, UploadSource::new(AsyncReadExt::chain(Cursor::new(start), input))));
-            return Ok(());
+            return self.upload_stdin(start, input);
         }
         ensure!(args.file.is_none(), "standard input is a Dockerfile, and --file names another");
         let mut text = start;
@@ -201,7 +237,7 @@ impl Sources {
 }
 
 /// What the builder fetches itself.
-fn is_remote(text: &str) -> bool {
+pub(super) fn is_remote(text: &str) -> bool {
     const PREFIXES: &[&str] = &["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
     PREFIXES.iter().any(|prefix| text.starts_with(prefix))
 }

@@ -80,6 +80,11 @@ impl Outputs {
         image.attrs.insert("push".to_owned(), "true".to_owned());
     }
 
+    /// Whether an image goes to a registry.
+    pub(super) fn pushes(&self) -> bool {
+        self.0.iter().any(|(exporter, _)| is_true(exporter, "push"))
+    }
+
     /// Whether the result stays where it was built.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -33,11 +33,11 @@ const LOG_TAIL: u64 = 8 << 10;
 
 /// A directory that only this user can enter, removed with this value.
 #[derive(Debug)]
-pub(super) struct PrivateDir(PathBuf);
+pub(crate) struct PrivateDir(PathBuf);
 
 impl PrivateDir {
     /// Makes one with an unpredictable name below `$TMPDIR` or `/tmp`.
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let path =
@@ -49,7 +49,7 @@ impl PrivateDir {
         Ok(Self(path))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -10,6 +10,7 @@ use cofferdam_client::progress::Summary;
 use serde_json::Value;
 
 use super::arguments::OutputArgs;
+use super::buildpacks;
 use super::outputs::Outputs;
 
 /// The exporters' answers.
@@ -56,10 +57,11 @@ fn metadata(response: &Response) -> Value {
         let value: Value = serde_json::from_slice(&bytes).ok()?;
         value.as_object().is_some_and(|object| !object.is_empty()).then_some(value)
     };
-    let entries = response.iter().map(|(key, text)| {
+    let entries = response.iter().filter(|(key, _)| !buildpacks::is_answer(key));
+    let entries = entries.map(|(key, text)| {
         (key.clone(), unwrapped(text).unwrap_or_else(|| Value::String(text.clone())))
     });
-    Value::Object(entries.collect())
+    Value::Object(entries.chain(buildpacks::extra_metadata(response)).collect())
 }
 
 /// In plain words: what there is now, and where.

@@ -1,0 +1,463 @@
+//! The built-in buildpacks frontend's view of its builder.
+//!
+//! Analyze, restore and export happen here, in the builder's own code: what needs a registry's
+//! credentials asks the client's session for them, and no sandbox ever holds one.
+
+pub(crate) mod composed;
+mod pack;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofferdam_buildpacks::{
+    Client, ClientError, DockerfileRequest, DockerfileResult, Entry, EntryKind, Image, ImageLayer,
+    Pack, Progress,
+};
+use cofferdam_digest::Digest;
+use cofferdam_image::layer::Compression;
+use cofferdam_image::{Descriptor, ImageConfig, Manifest, Reference, media};
+use cofferdam_solver::VertexLog;
+use cofferdam_store::Document;
+use cofferdam_wire::pb;
+use connectrpc::ErrorCode;
+use rustix::fs::{AtFlags, FileType};
+
+use crate::blocking::blocking;
+use crate::export::layers::{self, PackedLayer, Packing};
+use crate::failure::Failure;
+use crate::gateway::bridge::{AnswerRefs, Bridge};
+use crate::gateway::files;
+use crate::rooted::{Root, clean, is_absent};
+use crate::snapshot::Snapshot;
+use crate::source::image::platform_of;
+
+
+/// Kind of store documents that hold what builds save for the next one.
+const SAVED: &str = "buildpacks-cache";
+/// Most entries one call lists.
+const MAX_ENTRIES: usize = 100_000;
+/// Paths that a walk gives: those of a large application.
+const MAX_PATHS: usize = 2_000_000;
+/// Time of files in layers of buildpacks: 1980-01-01T00:00:01Z.
+const LAYER_TIME: i64 = 315_532_801;
+/// Directories below each other in a walk.
+const MAX_DEPTH: usize = 256;
+
+/// What the frontend may ask of the bridge.
+pub(crate) struct FrontendClient {
+    bridge: Arc<Bridge>,
+}
+
+impl FrontendClient {
+    /// The bridge of a build.
+    pub(crate) const fn new(bridge: Arc<Bridge>) -> Self {
+        Self { bridge }
+    }
+
+    async fn snapshot(&self, definition: &pb::Definition) -> Result<Snapshot, Failure> {
+        if definition.def.is_empty() {
+            return Ok(Snapshot::scratch());
+        }
+        let reference = self.bridge.reference(definition.clone())?;
+        self.bridge.evaluate(&reference).await
+    }
+
+    /// Runs work until the build is cancelled.
+    async fn cancellable<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> Result<T, ClientError> {
+        let cancelled = self.bridge.job.cancellation();
+        let result = tokio::select! {
+            result = work => result,
+            () = cancelled.cancelled() => Err(Failure::canceled()),
+        };
+        result.map_err(client_error)
+    }
+}
+
+fn client_error(failure: Failure) -> ClientError {
+    let exit = failure.details().iter().find_map(|(kind, value)| {
+        let value: serde_json::Value =
+            kind.contains("ExitMessage").then(|| serde_json::from_slice(value).ok()).flatten()?;
+        i32::try_from(value.get("Code")?.as_i64()?).ok()
+    });
+    ClientError::with_source(failure.message().to_owned(), exit, failure)
+}
+
+/// A failed frontend on its way to the client.
+pub(crate) fn failure_of(error: &cofferdam_buildpacks::BuildError) -> Failure {
+    let inner = error.client_error().and_then(ClientError::inner);
+    let inner = inner.and_then(|inner| inner.downcast_ref::<Failure>());
+    let code = inner.map_or(ErrorCode::InvalidArgument, Failure::code);
+    let mut failure = Failure::new(code, error.to_string());
+    for (type_url, value) in inner.map(Failure::details).unwrap_or_default().iter().rev() {
+        failure = failure.with_detail(type_url, value.clone());
+    }
+    failure
+}
+
+/// A vertex of the frontend's own.
+struct Shown(Option<VertexLog>);
+
+impl Progress for Shown {
+    fn log(&self, line: &str) {
+        if let Some(log) = &self.0 {
+            log.log(cofferdam_solver::LogStream::Stdout, Bytes::from(format!("{line}\n")));
+        }
+    }
+
+    fn done(mut self: Box<Self>) {
+        if let Some(log) = self.0.take() {
+            log.complete();
+        }
+    }
+
+    fn failed(mut self: Box<Self>, message: &str) {
+        if let Some(log) = self.0.take() {
+            log.fail(message);
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if let Some(log) = self.0.take() {
+            log.complete();
+        }
+    }
+}
+
+#[async_trait]
+impl Client for FrontendClient {
+    async fn image(
+        &self,
+        reference: &str,
+        platform: &pb::Platform,
+        log_name: &str,
+    ) -> Result<Option<Image>, ClientError> {
+        let find = async {
+            let parsed = Reference::parse(reference)
+                .map_err(|error| Failure::invalid(crate::failure::chain(&error)))?;
+            let resolved = if log_name.is_empty() {
+                let sessions = self.bridge.sessions.clone();
+                let platform = platform_of(platform);
+                self.bridge.context.resolve_image(&parsed, &platform, sessions).await
+            } else {
+                self.bridge.resolve_image(reference, Some(platform), log_name).await
+            };
+            let resolved = match resolved {
+                Ok(resolved) => resolved,
+                Err(failure)
+                    if matches!(
+                        failure.code(),
+                        ErrorCode::NotFound | ErrorCode::PermissionDenied
+                    ) =>
+                {
+                    return Ok(None);
+                }
+                Err(failure) => return Err(failure),
+            };
+            let pinned = parsed.with_digest(resolved.root).to_string();
+            let config = ImageConfig::parse(&resolved.config).map_err(Failure::of)?;
+            let layers = resolved.manifest.layers.iter().zip(&config.rootfs.diff_ids);
+            let layers = layers
+                .map(|(descriptor, diff_id)| ImageLayer {
+                    diff_id: *diff_id,
+                    digest: descriptor.digest,
+                    size: descriptor.size,
+                    media_type: descriptor.media_type.clone(),
+                    origin: Some(pinned.clone()),
+                })
+                .collect();
+            Ok(Some(Image { pinned, digest: resolved.root, config: resolved.config, layers }))
+        };
+        self.cancellable(find).await
+    }
+
+    async fn solve(&self, definition: &pb::Definition) -> Result<(), ClientError> {
+        self.cancellable(async { self.snapshot(definition).await.map(|_| ()) }).await
+    }
+
+    async fn read_file(
+        &self,
+        definition: &pb::Definition,
+        path: &str,
+        max: usize,
+    ) -> Result<Option<Bytes>, ClientError> {
+        let read = async {
+            let snapshot = self.snapshot(definition).await?;
+            files::read_optional(&snapshot, path, max).await
+        };
+        self.cancellable(read).await
+    }
+
+    async fn list(
+        &self,
+        definition: &pb::Definition,
+        path: &str,
+    ) -> Result<Option<Vec<Entry>>, ClientError> {
+        let list = async {
+            let view = self.snapshot(definition).await?.view().await?;
+            let path = clean(path);
+            blocking(move || entries(&view, &path)).await?
+        };
+        self.cancellable(list).await
+    }
+
+    async fn walk(
+        &self,
+        definition: &pb::Definition,
+        path: &str,
+    ) -> Result<Vec<String>, ClientError> {
+        let walk = async {
+            let view = self.snapshot(definition).await?.view().await?;
+            let path = clean(path);
+            blocking(move || {
+                let mut found = Vec::new();
+                let directory = view.directory(&path).map_err(Failure::store)?;
+                walk(&directory, "", 0, &mut found)?;
+                found.sort();
+                Ok(found)
+            })
+            .await?
+        };
+        self.cancellable(walk).await
+    }
+
+    async fn layers(&self, definition: &pb::Definition) -> Result<Vec<ImageLayer>, ClientError> {
+        let work = async {
+            let tree = self.snapshot(definition).await?.tree().await?;
+            let packing = Packing {
+                compression: Compression::GZIP,
+                force: false,
+                epoch: Some(LAYER_TIME),
+                oci_types: true,
+            };
+            let packed = layers::pack(&self.bridge.context.store, &tree, packing).await?;
+            let layers = packed.into_iter().map(|layer| ImageLayer {
+                diff_id: layer.diff_id,
+                digest: layer.descriptor.digest,
+                size: layer.descriptor.size,
+                media_type: layer.descriptor.media_type,
+                origin: None,
+            });
+            Ok(layers.collect())
+        };
+        self.cancellable(work).await
+    }
+
+    async fn pack(&self, pack: Pack) -> Result<ImageLayer, ClientError> {
+        let work = async {
+            let view = self.snapshot(&pack.definition).await?.view().await?;
+            let store = Arc::clone(&self.bridge.context.store);
+            blocking(move || {
+                let path = clean(&pack.path);
+                let root = view.directory(&path).map_err(|error| {
+                    Failure::store(error).during(&format!("open {}", pack.name))
+                })?;
+                let packing = pack::Packing {
+                    name: &pack.name,
+                    parents: &pack.parents,
+                    owner: pack.owner,
+                    selection: &pack.selection,
+                };
+                pack::pack(&store, &root, &packing)
+            })
+            .await?
+        };
+        self.cancellable(work).await
+    }
+
+    async fn keep(&self, tar: Vec<u8>) -> Result<ImageLayer, ClientError> {
+        let store = Arc::clone(&self.bridge.context.store);
+        let work = async { blocking(move || pack::keep(&store, &tar)).await? };
+        self.cancellable(work).await
+    }
+
+    async fn compose(&self, layers: Vec<ImageLayer>) -> Result<pb::SourceOp, ClientError> {
+        let context = &self.bridge.context;
+        let composed = context.composed_of(self.bridge.job.id());
+        composed.add(context, layers).map_err(client_error)
+    }
+
+    async fn push(
+        &self,
+        reference: &str,
+        layers: Vec<ImageLayer>,
+        config: Vec<u8>,
+    ) -> Result<Digest, ClientError> {
+        self.cancellable(self.push_image(reference, layers, config)).await
+    }
+
+    async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, ClientError> {
+        let store = Arc::clone(&self.bridge.context.store);
+        let key = key.to_owned();
+        let load = async {
+            let found = blocking(move || store.document(SAVED, &key)).await?;
+            Ok(found.map_err(Failure::store)?.map(|document| document.bytes))
+        };
+        self.cancellable(load).await
+    }
+
+    async fn save(
+        &self,
+        key: &str,
+        value: Vec<u8>,
+        layers: &[ImageLayer],
+    ) -> Result<(), ClientError> {
+        let store = Arc::clone(&self.bridge.context.store);
+        let blobs = layers.iter().map(|layer| layer.digest).collect();
+        let document = Document { key: key.to_owned(), bytes: value, blobs };
+        let save = async {
+            blocking(move || store.put_document(SAVED, &document)).await?.map_err(Failure::store)
+        };
+        self.cancellable(save).await
+    }
+
+    async fn has(&self, layer: &ImageLayer) -> bool {
+        self.bridge.context.store.blob(&layer.digest).is_some()
+    }
+
+    async fn dockerfile(&self, request: DockerfileRequest) -> Result<DockerfileResult, ClientError> {
+        let run = async {
+            let inputs = request.inputs;
+            let answer = self.bridge.frontend("dockerfile.v0", request.attrs, inputs).await?;
+            let AnswerRefs::Single(reference) = answer.refs else {
+                return Err(Failure::invalid("a Dockerfile of an extension has one platform"));
+            };
+            let config = answer.metadata.get(crate::export::CONFIG_KEY).cloned();
+            let definition = reference.map(|reference| reference.definition.clone());
+            Ok(DockerfileResult { definition, config: config.unwrap_or_default() })
+        };
+        self.cancellable(run).await
+    }
+
+    fn step(&self, name: &str) -> Box<dyn Progress> {
+        let digest = Digest::of(format!("{}:{name}", self.bridge.job.id()));
+        let log = self.bridge.job.vertex(digest, name);
+        log.start();
+        Box::new(Shown(Some(log)))
+    }
+
+    fn session_id(&self) -> &str {
+        &self.bridge.session
+    }
+
+    fn worker_platforms(&self) -> &[pb::Platform] {
+        &self.bridge.platforms
+    }
+
+    fn operator_trust(&self) -> (Vec<String>, Vec<String>) {
+        let config = &self.bridge.context.config.buildpacks;
+        (config.trusted.clone(), config.denied.clone())
+    }
+}
+
+impl FrontendClient {
+    async fn push_image(
+        &self,
+        reference: &str,
+        layers: Vec<ImageLayer>,
+        config: Vec<u8>,
+    ) -> Result<Digest, Failure> {
+        let context = &self.bridge.context;
+        let reference = Reference::parse(reference).map_err(Failure::of)?;
+        let mut packed = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let blob = context.store.blob(&layer.digest).ok_or_else(|| {
+                Failure::not_found(format!("layer {} is no longer in the store", layer.digest))
+            })?;
+            packed.push(PackedLayer {
+                descriptor: Descriptor::new(&layer.media_type, layer.digest, layer.size),
+                diff_id: layer.diff_id,
+                created: chrono::Utc::now(),
+                pulled: false,
+                blob,
+            });
+        }
+        let repository = context.repository(&reference, self.bridge.sessions.clone());
+        crate::export::push_blobs_of(&repository, &packed).await?;
+        let config_descriptor = Descriptor::of(media::OCI_CONFIG, &config);
+        let config = Bytes::from(config);
+        repository.push_blob(&config_descriptor, &config, None).await.map_err(Failure::of)?;
+        let descriptors = packed.into_iter().map(|layer| layer.descriptor).collect();
+        let manifest = Manifest::new(media::OCI_MANIFEST, config_descriptor, descriptors);
+        let bytes = serde_json::to_vec(&manifest).map_err(Failure::internal)?;
+        let digest = Digest::of(&bytes);
+        repository
+            .push_manifest(media::OCI_MANIFEST, Bytes::from(bytes), reference.tag())
+            .await
+            .map_err(Failure::of)?;
+        Ok(digest)
+    }
+}
+
+fn kind_of(mode: u32) -> EntryKind {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Directory,
+        FileType::Symlink => EntryKind::Link,
+        _ => EntryKind::Other,
+    }
+}
+
+fn entries(view: &Root, path: &str) -> Result<Option<Vec<Entry>>, Failure> {
+    let directory = match view.directory(path) {
+        Ok(directory) => directory,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(Failure::store(error)),
+    };
+    let names = directory.names().map_err(Failure::store)?;
+    if names.len() > MAX_ENTRIES {
+        return Err(Failure::invalid(format!("{path:?} has more than {MAX_ENTRIES} entries")));
+    }
+    let mut entries = Vec::with_capacity(names.len());
+    for name in names.iter().filter_map(|name| name.to_str()) {
+        let stat = rustix::fs::statat(directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(Failure::of)?;
+        let mode = stat.st_mode & 0o7777;
+        entries.push(Entry { name: name.to_owned(), kind: kind_of(stat.st_mode), mode });
+    }
+    Ok(Some(entries))
+}
+
+fn walk(
+    directory: &Root,
+    prefix: &str,
+    depth: usize,
+    found: &mut Vec<String>,
+) -> Result<(), Failure> {
+    if depth > MAX_DEPTH || found.len() > MAX_PATHS {
+        return Err(Failure::invalid("the directory is too deep or has too many files"));
+    }
+    for name in directory.names().map_err(Failure::store)? {
+        let path = format!("{prefix}{}", name.to_string_lossy());
+        let stat = rustix::fs::statat(directory.as_fd(), &name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(Failure::of)?;
+        if kind_of(stat.st_mode) == EntryKind::Directory {
+            let prefix = format!("{path}/");
+            found.push(prefix.clone());
+            use rustix::fs::{Mode, OFlags};
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(directory.as_fd(), &name, flags, Mode::empty())
+                .map_err(Failure::of)?;
+            walk(&Root::new(fd), &prefix, depth + 1, found)?;
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The attributes and the answer of one build by buildpacks.
+pub(crate) async fn build(
+    bridge: &Arc<Bridge>,
+    attrs: &BTreeMap<String, String>,
+) -> Result<cofferdam_buildpacks::Built, Failure> {
+    let client = FrontendClient::new(Arc::clone(bridge));
+    cofferdam_buildpacks::build(&client, attrs).await.map_err(|error| failure_of(&error))
+}

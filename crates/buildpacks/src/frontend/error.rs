@@ -1,0 +1,145 @@
+//! Why a build by buildpacks failed.
+//!
+//! Messages say what, where and how to mend it; where the specification has an exit code for the
+//! phase, it ends the message, for clients that pass it on.
+
+use cofferdam_cnb::{DescriptorError, FileError};
+use cofferdam_graph::LoadError;
+use cofferdam_lifecycle::{
+    DetectError, ExportError, ExtendError, LookupError, RebaseError, TargetError,
+};
+
+use crate::client::ClientError;
+use crate::{BuilderImageError, ImageNameError, InlineError, LocatorError, OrderError};
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}{}", suffix(.kind))]
+pub struct BuildError {
+    kind: BuildErrorKind,
+}
+
+/// What failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildErrorKind {
+    #[error("{name}: {problem}")]
+    Attribute { name: String, problem: String },
+    #[error("{0}")]
+    Client(ClientError),
+    #[error("{attempt}: {source}")]
+    During { attempt: String, source: ClientError },
+    #[error("{image}: not found, or access to it is denied")]
+    NoImage { image: String },
+    #[error("builder {image}: {source}")]
+    Builder { image: String, source: BuilderImageError },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    #[error("{module}: {source}")]
+    Module { module: String, source: Box<BuildErrorKind> },
+    #[error(transparent)]
+    Locator(#[from] LocatorError),
+    #[error(transparent)]
+    ImageName(#[from] ImageNameError),
+    #[error("project descriptor: {0}")]
+    Inline(#[from] InlineError),
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error("{0}")]
+    Unusable(String),
+    #[error("{0}")]
+    Detect(DetectError<ClientError>),
+    #[error("{module}: bin/build failed with exit code {code}")]
+    BuildpackFailed { module: String, code: i32, source: ClientError },
+    #[error("{module}: bin/generate failed with exit code {code}")]
+    GenerateFailed { module: String, code: i32, source: ClientError },
+    #[error(transparent)]
+    Build(#[from] cofferdam_lifecycle::BuildError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    Extend(#[from] ExtendError),
+    #[error(transparent)]
+    Rebase(#[from] RebaseError),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("no run image: {0}")]
+    RunImage(String),
+    #[error("failed to write a layer: {0}")]
+    Layer(#[from] cofferdam_cnb::LayerTarError),
+    #[error("failed to load LLB: {0}")]
+    Graph(#[from] LoadError),
+    #[error("failed to write JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl BuildError {
+    /// The builder's error, if it was one.
+    #[must_use]
+    pub fn client_error(&self) -> Option<&ClientError> {
+        match &self.kind {
+            BuildErrorKind::Client(source)
+            | BuildErrorKind::During { source, .. }
+            | BuildErrorKind::BuildpackFailed { source, .. }
+            | BuildErrorKind::GenerateFailed { source, .. }
+            | BuildErrorKind::Detect(DetectError::Detector { source, .. }) => Some(source),
+            _ => None,
+        }
+    }
+
+    /// The exit code of the phase, where the specification has one.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<i32> {
+        self.kind.exit_code()
+    }
+}
+
+impl BuildErrorKind {
+    fn exit_code(&self) -> Option<i32> {
+        Some(match self {
+            Self::Descriptor(DescriptorError::Api { .. }) => 12,
+            Self::Module { source, .. } => return source.exit_code(),
+            Self::Detect(error) => error.exit_code(),
+            Self::BuildpackFailed { .. } => 51,
+            Self::GenerateFailed { .. } => 91,
+            Self::Build(error) => error.exit_code(),
+            Self::Export(error) => error.exit_code(),
+            Self::Extend(error) => error.exit_code(),
+            Self::Rebase(error) => error.exit_code(),
+            Self::Target(error) => error.exit_code(),
+            Self::Lookup(_) => 22,
+            Self::Unusable(_) => 12,
+            Self::RunImage(_) => 32,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn attribute(name: &str, problem: impl Into<String>) -> Self {
+        Self::Attribute { name: name.to_owned(), problem: problem.into() }
+    }
+}
+
+fn suffix(kind: &BuildErrorKind) -> String {
+    kind.exit_code().map_or_else(String::new, |code| format!(" (exit code {code})"))
+}
+
+impl<E: Into<BuildErrorKind>> From<E> for BuildError {
+    fn from(kind: E) -> Self {
+        Self { kind: kind.into() }
+    }
+}
+
+impl From<ClientError> for BuildErrorKind {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<DetectError<ClientError>> for BuildErrorKind {
+    fn from(error: DetectError<ClientError>) -> Self {
+        Self::Detect(error)
+    }
+}
