@@ -20,7 +20,10 @@ def hello(name):
 
 
 def motto():
-    with open(os.path.join(os.path.dirname(__file__), "motto.txt"), encoding="utf-8") as file:
+    path = os.path.join(os.path.dirname(__file__), "motto.txt")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
         return file.read().strip()
 
 

@@ -358,6 +358,8 @@ fn user_layer(content: &str) -> Vec<u8> {
         header.set_size(text.len() as u64);
         tar.append_data(&mut header, path, text.as_bytes()).unwrap();
     };
+    // Others than root have to get into the root directory.
+    add("./", true, (0, 0), "");
     let (uid, gid) = OWNER;
     let passwd = format!("root:x:0:0::/root:/bin/sh\ncnb:x:{uid}:{gid}::/home/cnb:/bin/sh\n");
     add("etc/passwd", false, (0, 0), &passwd);
@@ -391,6 +393,7 @@ impl Podman {
     #[must_use]
     pub fn run(&self, image: &str, flags: &str, args: &[&str]) -> Outcome {
         let mut podman = Client::new("podman");
+        podman.file("config.json", "{}");
         for (flag, below) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
             podman = podman.arg(flag).arg(self.0.path().join(below));
         }

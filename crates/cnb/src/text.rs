@@ -68,13 +68,17 @@ pub fn parse_toml<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, Fi
         return Err(FileError::Size { file: file.to_owned() });
     }
     let text = std::str::from_utf8(bytes).map_err(|_| FileError::Text { file: file.to_owned() })?;
-    toml::from_str(text).map_err(|error| {
+    let wrong = |error: &toml::de::Error, key: &str| {
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map(|before| before.matches('\n').count() + 1);
         let line = line.map_or_else(String::new, |line| format!("line {line}: "));
-        let message = format!("{line}{}", printable(error.message()));
+        let key = if matches!(key, "" | ".") { String::new() } else { format!("{}: ", printable(key)) };
+        let message = format!("{line}{key}{}", printable(error.message()));
         FileError::Toml { file: file.to_owned(), message }
-    })
+    };
+    let deserializer = toml::Deserializer::parse(text).map_err(|error| wrong(&error, ""))?;
+    serde_path_to_error::deserialize(deserializer)
+        .map_err(|error| wrong(error.inner(), &error.path().to_string()))
 }
 
 /// Parses JSON; `file` (or label) is named in errors. Labels are bounded by the image's config.

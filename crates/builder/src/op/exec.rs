@@ -23,6 +23,15 @@ use crate::user::resolve_user;
 
 /// What a step finds in `PATH` when its image says nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Processes and threads of one step: more than parallel compilers start, and few enough that a step
+/// which forks without end leaves the machine usable.
+const MAX_PROCESSES: u64 = 4096;
+/// How often the disk is looked at while a step runs.
+const DISK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
+/// The part of the disk that no step may take: one in so many, but no more than the next.
+const DISK_SHARE: u64 = 50;
+/// The most that is kept free.
+const MAX_RESERVE: u64 = 1 << 30;
 /// As BuildKit names its sandboxes; images and scripts have come to expect it.
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
@@ -95,7 +104,7 @@ async fn spec(
         Some(pb::SecurityMode::INSECURE) => Security::Insecure,
         None => return Err(Failure::invalid("invalid security mode")),
     };
-    spec.limits = limits(vertex);
+    spec.limits = bounded(context, limits(vertex));
     spec.ulimits = meta
         .ulimit
         .iter()
@@ -163,6 +172,16 @@ fn limits(vertex: &Vertex) -> Limits {
     }
 }
 
+/// Limits with what holds where nobody asked for one: a step must not take every process number of
+/// the machine. Where there are no control groups there is no such limit either.
+fn bounded(context: &Context, mut limits: Limits) -> Limits {
+    let pids = Limits { pids: Some(MAX_PROCESSES), ..Limits::default() };
+    if limits.pids.is_none() && context.launcher.can_limit(&pids) {
+        limits.pids = pids.pids;
+    }
+    limits
+}
+
 async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Failure> {
     let name = spec.name.clone();
     let gated = spec.network == Network::Gate;
@@ -181,11 +200,11 @@ async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Fa
     };
     let exit = tokio::select! {
         exit = running.wait() => exit.map_err(Failure::of)?,
-        () = step.cancel.cancelled() => {
+        failure = unwanted(context, step) => {
             running.kill();
             // The step is gone when wait returns; only then may its mounts be reused.
             let _ = running.wait().await;
-            return Err(Failure::canceled());
+            return Err(failure);
         }
     };
     readers.finish().await;
@@ -193,6 +212,33 @@ async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Fa
         recording.finish().await;
     }
     Ok(exit)
+}
+
+/// Waits until a step has to be ended: nobody wants it any more, or it fills the disk that the
+/// builder and others need.
+async fn unwanted(context: &Context, step: &Step) -> Failure {
+    let full = async {
+        loop {
+            tokio::time::sleep(DISK_INTERVAL).await;
+            if let Some(left) = disk_is_low(context.store.path()) {
+                return left;
+            }
+        }
+    };
+    tokio::select! {
+        () = step.cancel.cancelled() => Failure::canceled(),
+        left = full => Failure::new(
+            connectrpc::ErrorCode::ResourceExhausted,
+            format!("the step was ended: only {} MiB are left on the builder's disk", left >> 20),
+        ),
+    }
+}
+
+/// The free bytes of a disk, when they are too few.
+fn disk_is_low(path: &std::path::Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    let (total, free) = (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize);
+    (free < (total / DISK_SHARE).min(MAX_RESERVE)).then_some(free)
 }
 
 fn check_exit(meta: &pb::Meta, exit: &Exit) -> Result<(), Failure> {

@@ -85,7 +85,7 @@ impl Bench<'_> {
         step.log(&format!("run image {run_name} is {}", run.pinned));
         let target = self.target(&run).await?;
         let previous = self.previous(step).await?;
-        Ok(Analysis { run_image, run_name, run, target, previous })
+        Ok(Analysis { run_image, run, target, previous })
     }
 
     /// What an image runs on; its distribution is read from its files where its labels do not say.

@@ -39,6 +39,9 @@ pub(crate) struct Volume {
     pub(crate) cache: String,
     /// Where.
     pub(crate) target: String,
+    /// Whether steps may only read it; directories of the client always are.
+    #[serde(default)]
+    pub(crate) readonly: bool,
 }
 
 /// A request.

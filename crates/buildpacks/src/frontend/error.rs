@@ -26,8 +26,6 @@ pub(crate) enum BuildErrorKind {
     Attribute { name: String, problem: String },
     #[error("{0}")]
     Client(ClientError),
-    #[error("{attempt}: {source}")]
-    During { attempt: String, source: ClientError },
     #[error("{image}: not found, or access to it is denied")]
     NoImage { image: String },
     #[error("builder {image}: {source}")]
@@ -82,7 +80,6 @@ impl BuildError {
     pub fn client_error(&self) -> Option<&ClientError> {
         match &self.kind {
             BuildErrorKind::Client(source)
-            | BuildErrorKind::During { source, .. }
             | BuildErrorKind::BuildpackFailed { source, .. }
             | BuildErrorKind::GenerateFailed { source, .. }
             | BuildErrorKind::Detect(DetectError::Detector { source, .. }) => Some(source),

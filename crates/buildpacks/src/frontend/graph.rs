@@ -67,6 +67,8 @@ pub(crate) enum Access {
     Discard,
     /// A directory that stays from build to build.
     Cache,
+    /// The same, to read.
+    ReadCache,
 }
 
 /// One process in a sandbox of its own.
@@ -208,10 +210,10 @@ fn written(mount: &StepMount, input: i64, output: i64) -> pb::Mount {
         selector: mount.selector.clone(),
         dest: mount.dest.clone(),
         output,
-        readonly: mount.access == Access::Read,
+        readonly: matches!(mount.access, Access::Read | Access::ReadCache),
         ..Default::default()
     };
-    if mount.access == Access::Cache {
+    if matches!(mount.access, Access::Cache | Access::ReadCache) {
         wire.mountType = pb::MountType::CACHE.into();
         wire.cacheOpt = MessageField::some(pb::CacheOpt {
             ID: mount.selector.clone(),

@@ -12,7 +12,6 @@ use cofferdam_lifecycle::{BuiltModule, ImageTarget, Modules};
 
 use super::bench::Bench;
 use super::graph::{Access, StepMount, Tree};
-use super::modules::file_name;
 use crate::client::{Image, ImageLayer};
 use crate::flow::{Decision, Flow};
 use crate::{BuilderImage, ProjectDescriptor};
@@ -55,8 +54,6 @@ pub(crate) struct Setting {
 pub(crate) struct Analysis {
     /// The run image's name and mirrors.
     pub(crate) run_image: RunImage,
-    /// The name that was chosen among them.
-    pub(crate) run_name: String,
     pub(crate) run: Image,
     pub(crate) target: ImageTarget,
     pub(crate) previous: Option<Previous>,
@@ -122,7 +119,8 @@ impl Setting {
         for volume in &bench.request.volumes {
             if !volume.cache.is_empty() {
                 let id = format!("{}/volume/{}", self.flow().name(), volume.cache);
-                mounts.push(mount(None, &id, &volume.target, Access::Cache));
+                let access = if volume.readonly { Access::ReadCache } else { Access::Cache };
+                mounts.push(mount(None, &id, &volume.target, access));
             } else if !volume.local.is_empty() {
                 let title = format!("load volume {}", volume.target);
                 let tree = bench.local(&volume.local, &title, &super::bench::Wanted::default());
@@ -152,9 +150,4 @@ pub(crate) fn phase_title(flow: Flow, step: &str, what: &str) -> String {
 /// Where a program of a module is.
 pub(crate) fn program(module: &Descriptor, name: &str) -> String {
     format!("{}/bin/{name}", module.module().directory())
-}
-
-/// A module's descriptor file, for messages.
-pub(crate) fn descriptor_file(module: &Descriptor) -> String {
-    format!("{}/{}", module.module().directory(), file_name(module.kind))
 }

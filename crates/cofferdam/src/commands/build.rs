@@ -87,7 +87,10 @@ async fn build(args: BuildArgs) -> anyhow::Result<ExitCode> {
     let built = perform(order, &args).await;
     if choice == (Choice::Dockerfile { missing: true }) {
         return built.map_err(|error| {
-            anyhow!("{error:#}; to build without a Dockerfile, {}", buildpacks::HOW)
+            anyhow!(
+                "{error:#}; without a Dockerfile a builder image is needed: {}",
+                buildpacks::HOW
+            )
         });
     }
     built

@@ -4,7 +4,7 @@ mod builders;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use cofferdam_apiclient::{Provider, TrustPolicy};
 
@@ -124,6 +124,9 @@ pub(crate) fn run(args: TrustArgs) -> anyhow::Result<ExitCode> {
         Action::List if !args.server.is_configured()? || args.project.find()?.is_none() => {
             builders::list(args.answer.json)?;
             return Ok(ExitCode::SUCCESS);
+        }
+        Action::Remove { id } if !args.server.is_configured()? => {
+            bail!("nothing was said about a builder image {id:?}, and no server is named")
         }
         Action::List | Action::Add(_) | Action::Remove { .. } => {}
     }

@@ -25,7 +25,7 @@ use crate::identity::StepIdentity;
 use crate::message::{Failure, Request, encode};
 use crate::process;
 use crate::seccomp::Filter;
-use crate::spec::{Spec, StepIds};
+use crate::spec::{Limits, Spec, StepIds};
 
 use connection::Connection;
 pub use running::Running;
@@ -219,6 +219,12 @@ impl Launcher {
         drop(fds);
         drop((order, theirs, prepared, stdout, stderr, stdin));
         running.started(report, watch).await
+    }
+
+    /// Whether limits can be held on this machine; [`Launcher::run`] refuses those that cannot.
+    #[must_use]
+    pub fn can_limit(&self, limits: &Limits) -> bool {
+        self.shared.cgroups.check(limits).is_ok()
     }
 
     async fn create_leaf(

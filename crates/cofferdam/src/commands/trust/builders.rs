@@ -89,10 +89,18 @@ pub(super) fn lines(file: &TrustFile, with_known: bool) -> Vec<Line> {
     let known = KNOWN_BUILDERS.iter().filter(|_| with_known);
     let known = known.filter_map(|known| TrustEntry::parse(known.image).ok());
     let known = known.map(|entry| {
-        let denied = file.denied.contains(&entry);
+        let denied = file.denied.iter().any(|denied| covers(denied, &entry));
         Line::new(entry.to_string(), if denied { "known, denied" } else { "known" })
     });
     trusted.chain(denied).chain(known).collect()
+}
+
+/// Whether an entry is about everything that another one is about.
+fn covers(wide: &TrustEntry, narrow: &TrustEntry) -> bool {
+    let (wide, narrow) = (&wide.name, &narrow.name);
+    wide.repository() == narrow.repository()
+        && (wide.tag.is_none() || wide.tag == narrow.tag)
+        && (wide.digest.is_none() || wide.digest == narrow.digest)
 }
 
 /// Lists builders alone.
@@ -121,6 +129,11 @@ mod tests {
         assert_eq!(all.len(), own.len() + KNOWN_BUILDERS.len());
         let heroku = |line: &&Line| line.id == "docker.io/heroku/builder:24";
         assert_eq!(all.iter().rfind(heroku).unwrap().provider.trust, "known, denied");
+        file.deny(entry("paketobuildpacks/builder-jammy-base").unwrap());
+        file.deny(entry("heroku/builder").unwrap());
+        let denied = lines(&file, true);
+        let denied = denied.iter().filter(|line| line.provider.trust == "known, denied");
+        assert_eq!(denied.count(), 5, "every tag of a repository");
         let json = serde_json::to_value(&own[0]).unwrap();
         assert_eq!(
             (&json["provider"]["kind"], &json["id"]),

@@ -70,6 +70,7 @@ impl Modules {
         let name = path.file_name().and_then(|name| name.to_str()).with_context(failed)?;
         let dir = PrivateDir::new()?;
         let apart = dir.path().join(name);
+        let path = &canonical(path)?;
         // A second name costs nothing; it cannot be had across file systems.
         if std::fs::hard_link(path, &apart).is_err() {
             std::fs::copy(path, &apart).with_context(failed)?;
@@ -154,6 +155,22 @@ mod tests {
         for locator in ["./nothing", "/no/such", "file:///no/such", "nothing.tgz", "x.cnb"] {
             let error = modules.add(locator, dir.path()).unwrap_err().to_string();
             assert!(error.contains(locator), "{error}");
+        }
+    }
+
+    #[test]
+    fn links_are_what_they_lead_to() {
+        let dir = tree();
+        std::os::unix::fs::symlink("bp.tgz", dir.path().join("link.tgz")).unwrap();
+        let (name, apart) = Modules::default().set_apart_for_test(&dir.path().join("link.tgz"));
+        assert_eq!((name.as_str(), apart.as_str()), ("link.tgz", "bp.tgz"));
+    }
+
+    impl Modules {
+        fn set_apart_for_test(mut self, path: &Path) -> (String, String) {
+            let (name, directory) = self.set_apart(path).unwrap();
+            let text = std::fs::read_to_string(directory.join(&name)).unwrap();
+            (name, text)
         }
     }
 
