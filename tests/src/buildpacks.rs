@@ -312,7 +312,8 @@ fn bases() -> &'static Registry {
     static BASES: OnceLock<()> = OnceLock::new();
     BASES.get_or_init(|| {
         push_base("cnb/run", &[], "");
-        let (user, group) = (format!("CNB_USER_ID={}", OWNER.0), format!("CNB_GROUP_ID={}", OWNER.1));
+        let (user, group) =
+            (format!("CNB_USER_ID={}", OWNER.0), format!("CNB_GROUP_ID={}", OWNER.1));
         push_base("cnb/build", &[&user, &group], "");
     });
     images::registry()
@@ -351,7 +352,11 @@ fn user_layer(content: &str) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut add = |path: &str, directory: bool, (uid, gid): (u64, u64), text: &str| {
         let mut header = tar::Header::new_ustar();
-        header.set_entry_type(if directory { tar::EntryType::Directory } else { tar::EntryType::Regular });
+        header.set_entry_type(if directory {
+            tar::EntryType::Directory
+        } else {
+            tar::EntryType::Regular
+        });
         header.set_mode(if directory { 0o755 } else { 0o644 });
         header.set_uid(uid);
         header.set_gid(gid);

@@ -10,11 +10,13 @@ mod modules;
 use std::collections::BTreeMap;
 
 use cofferdam_cnb::{
-    BuilderMetadata, Descriptor, DescriptorError, FileError, IdError, Kind, ModuleLayers,
-    ModuleRef, Order, RunImage, SystemOrder, Target,
+    ApiVersion, BuilderMetadata, Descriptor, DescriptorError, FileError, IdError, Kind, ModuleLayers,
+    ModuleRef, Order, PLATFORM_API, RunImage, SystemOrder, Target,
 };
 
 pub use modules::{Descriptors, merge};
+
+use crate::text::printable;
 
 /// A builder image.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,8 +51,8 @@ pub struct BuilderImage {
     pub user: String,
     /// What it runs on, with the distribution that its labels name.
     pub target: Target,
-    /// For whoever builds.
-    pub warnings: Vec<String>,
+    /// Platform APIs it was made for; empty where it does not say.
+    pub platform_apis: Vec<String>,
 }
 
 /// A builder image that cannot be used.
@@ -68,6 +70,12 @@ pub enum BuilderImageError {
     /// A label has not its form.
     #[error("builder label {0}")]
     Label(#[source] LabelError),
+    /// Made for other lifecycles.
+    #[error("the builder supports Platform API {declared}; supported here are 0.7 to {PLATFORM_API}")]
+    PlatformApi {
+        /// What it supports.
+        declared: String,
+    },
     /// A variable is missing.
     #[error("the builder does not set {0}")]
     NoVariable(&'static str),
@@ -137,6 +145,21 @@ impl From<LabelError> for BuilderImageError {
 }
 
 impl BuilderImage {
+    /// The latest Platform API that both the builder and this lifecycle speak.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn platform_api(&self) -> Result<ApiVersion, BuilderImageError> {
+        if self.platform_apis.is_empty() {
+            return Ok(PLATFORM_API);
+        }
+        let parsed = self.platform_apis.iter().filter_map(|text| text.parse::<ApiVersion>().ok());
+        let common = parsed.filter(|version| version.platform().is_ok()).max();
+        common.ok_or_else(|| BuilderImageError::PlatformApi {
+            declared: printable(&self.platform_apis.join(", ")),
+        })
+    }
+
     /// Reads an image configuration.
     ///
     /// # Errors

@@ -19,7 +19,11 @@ fn plan(toml: &str) -> String {
 fn outcomes(detects: &[&str], groups: &[&str]) -> Vec<Outcome> {
     let workshop = Workshop::new();
     for (name, detect) in NAMES.iter().zip(detects) {
-        workshop.buildpack(name, detect, &format!("echo 'plan of {name}:'; cat \"$CNB_BP_PLAN_PATH\""));
+        workshop.buildpack(
+            name,
+            detect,
+            &format!("echo 'plan of {name}:'; cat \"$CNB_BP_PLAN_PATH\""),
+        );
     }
     let builder = workshop.image_with_order("builder", &NAMES[..detects.len()], groups);
     let app = Context::new(&[("file", "")]);
@@ -79,7 +83,11 @@ fn a_plan_wants_its_requires_met_and_its_provides_used() {
         let outcome = outcome.success();
         assert_eq!(built(&outcome), "ab");
         assert!(outcome.log("[build] test/a@1.0.0").contains("name = \"x\""), "{}", outcome.stderr);
-        assert!(!outcome.log("[build] test/b@1.0.0").contains("name = \"x\""), "{}", outcome.stderr);
+        assert!(
+            !outcome.log("[build] test/b@1.0.0").contains("name = \"x\""),
+            "{}",
+            outcome.stderr
+        );
     }
     fails(&[&requires, &provides], group, 20);
     fails(&[&provides, FAIL], &[r#""test/a" "test/b"?"#], 20);

@@ -125,7 +125,8 @@ fn an_entry_names_a_repository_a_tag_or_a_digest() {
         format!("{}@{digest}", setup.repository()),
     ] {
         setup.trust(&format!("add builder {entry}"));
-        let _ = is_trusted(setup.build(), &format!("the builder is trusted by the entry {entry} and"));
+        let _ =
+            is_trusted(setup.build(), &format!("the builder is trusted by the entry {entry} and"));
         setup.trust(&format!("remove {entry}"));
         let _ = is_untrusted(setup.build(), "the builder is neither known");
     }
@@ -173,9 +174,12 @@ fn the_operator_may_trust_and_deny() {
 #[test]
 fn modules_of_the_builder_change_nothing() {
     let setup = Setup::new();
-    for locator in ["test/spare", "test/spare@1.0.0", "urn:cnb:builder:test/spare", "from=builder:test/spare"] {
+    for locator in
+        ["test/spare", "test/spare@1.0.0", "urn:cnb:builder:test/spare", "from=builder:test/spare"]
+    {
         let build = setup.trusting().arg("--buildpack").arg(locator);
-        let outcome = is_trusted(build, "the builder is trusted by --trust-builder and only its own");
+        let outcome =
+            is_trusted(build, "the builder is trusted by --trust-builder and only its own");
         assert!(outcome.mentions("[build] test/spare@1.0.0"), "{}", outcome.stderr);
         assert!(!outcome.mentions("[build] test/own@1.0.0"), "{}", outcome.stderr);
     }
@@ -185,7 +189,9 @@ fn modules_of_the_builder_change_nothing() {
 fn a_buildpack_that_is_added_is_named() {
     let setup = Setup::new();
     for option in ["--buildpack", "--pre-buildpack", "--post-buildpack"] {
-        let why = format!("buildpacks were added that are not in the builder: test/added@1.0.0 ({option})");
+        let why = format!(
+            "buildpacks were added that are not in the builder: test/added@1.0.0 ({option})"
+        );
         is_downgraded(setup.trusting().arg(option).arg(setup.added()), &why);
         let build = setup.trusting().arg(option).arg(setup.added()).arg("--trust-extra-buildpacks");
         let why = "the builder is trusted by --trust-builder and --trust-extra-buildpacks covers what was added";
@@ -199,10 +205,19 @@ fn a_buildpack_that_is_added_is_named() {
 fn extensions_are_never_trusted() {
     let setup = Setup::new();
     let descriptor = "api = \"0.12\"\n[extension]\nid = \"test/ext\"\nversion = \"1.0.0\"\n";
-    let extension = setup.workshop.module("ext", "extension", descriptor, &[("detect", "exit 100"), ("generate", "exit 0")]);
+    let extension = setup.workshop.module(
+        "ext",
+        "extension",
+        descriptor,
+        &[("detect", "exit 100"), ("generate", "exit 0")],
+    );
     for flag in ["--trust-builder", "--trust-extra-buildpacks"] {
         let build = setup.trusting().arg(flag).arg("--extension").arg(&extension);
-        let build = if flag == "--trust-builder" { setup.trusting().arg("--extension").arg(&extension) } else { build };
+        let build = if flag == "--trust-builder" {
+            setup.trusting().arg("--extension").arg(&extension)
+        } else {
+            build
+        };
         is_downgraded(build, "extensions were added: test/ext@1.0.0 (--extension)");
     }
 }
@@ -211,7 +226,12 @@ fn extensions_are_never_trusted() {
 fn extensions_of_the_builder_are_not_trusted_either() {
     let setup = Setup::new();
     let descriptor = "api = \"0.12\"\n[extension]\nid = \"test/ext\"\nversion = \"1.0.0\"\n";
-    setup.workshop.module("ext", "extension", descriptor, &[("detect", "exit 100"), ("generate", "exit 0")]);
+    setup.workshop.module(
+        "ext",
+        "extension",
+        descriptor,
+        &[("detect", "exit 100"), ("generate", "exit 0")],
+    );
     let text = format!(
         "{}{}[[order]]\n[[order.group]]\nid = \"test/own\"\n[[order-extensions]]\n[[order-extensions.group]]\nid = \"test/ext\"\n",
         modules("buildpacks", &["own"]),
@@ -246,14 +266,23 @@ fn modules_of_a_project_count_like_those_of_the_command_line() {
         setup.app.write("project.toml", text);
         is_downgraded(setup.trusting(), add);
     }
-    setup.app.write("project.toml", "[_]\nschema-version = \"0.2\"\n[[io.buildpacks.group]]\nid = \"test/spare\"\n");
-    let _ = is_trusted(setup.trusting(), "the builder is trusted by --trust-builder and only its own modules");
+    setup.app.write(
+        "project.toml",
+        "[_]\nschema-version = \"0.2\"\n[[io.buildpacks.group]]\nid = \"test/spare\"\n",
+    );
+    let _ = is_trusted(
+        setup.trusting(),
+        "the builder is trusted by --trust-builder and only its own modules",
+    );
 }
 
 #[test]
 fn what_the_command_line_replaces_takes_no_part() {
     let setup = Setup::new();
-    let uri = format!("[_]\nschema-version = \"0.2\"\n[[io.buildpacks.group]]\nuri = \"{}\"\n", setup.added().display());
+    let uri = format!(
+        "[_]\nschema-version = \"0.2\"\n[[io.buildpacks.group]]\nuri = \"{}\"\n",
+        setup.added().display()
+    );
     setup.app.write("project.toml", uri);
     let build = setup.trusting().args("--buildpack test/spare");
     let _ = is_trusted(build, "the builder is trusted by --trust-builder and only its own modules");
@@ -265,10 +294,14 @@ fn the_metadata_file_has_the_decision() {
     let file = setup.configuration.path().join("metadata.json");
     let build = setup.trusting().arg("--buildpack").arg(setup.added());
     let _ = build.arg("--metadata-file").arg(&file).run().success();
-    let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let flow = &metadata["buildpacks.flow"];
     assert_eq!(flow["flow"], "untrusted", "{metadata}");
     assert_eq!(flow["modules"], serde_json::json!(["test/added@1.0.0"]), "{metadata}");
     let builder = flow["builder"].as_str().unwrap();
-    assert_eq!(builder, format!("{}@{}", setup.builder, setup.workshop.pull("builder").manifest_digest));
+    assert_eq!(
+        builder,
+        format!("{}@{}", setup.builder, setup.workshop.pull("builder").manifest_digest)
+    );
 }

@@ -39,7 +39,10 @@ fn processes_run_as_buildpacks_said() {
             outcome.stderr
         );
         let said = ran(&podman, &image, "", &["three"]);
-        assert!(said.starts_with("arguments: three\n"), "arguments replace the default ones: {said}");
+        assert!(
+            said.starts_with("arguments: three\n"),
+            "arguments replace the default ones: {said}"
+        );
 
         let other = "--entrypoint other";
         let said = ran(&podman, &image, other, &[]);
@@ -63,7 +66,8 @@ fn anything_else_runs_with_the_same_environment() {
     let said = ran(&podman, &image, launcher, &["--", "env"]);
     assert!(!said.contains("CNB_"), "variables of the launcher stay with it: {said}");
     // Control: without the launcher there is nothing of the layer.
-    let said = ran(&podman, &image, "--entrypoint /bin/sh", &["-c", "echo \"<$GREETING>\"; tool || true"]);
+    let said =
+        ran(&podman, &image, "--entrypoint /bin/sh", &["-c", "echo \"<$GREETING>\"; tool || true"]);
     assert!(said.starts_with("<>"), "{said}");
 }
 

@@ -5,11 +5,16 @@
     reason = "a test that cannot go on should stop where it is"
 )]
 
+mod commands;
 mod detection;
 mod export;
+mod flags;
 mod flow;
 mod launch;
 mod malformed;
+mod packages;
+mod project;
+mod rebase;
 mod second;
 mod walls;
 mod walls_resources;

@@ -6,12 +6,18 @@ use cofferdam_tests::buildpacks::{FLOWS, Workshop};
 /// Builds with a buildpack whose `bin/build` writes `content` into `file` of its layers directory.
 fn refused(file: &str, content: &str, named: &[&str]) {
     let workshop = Workshop::new();
-    let script = format!("mkdir -p $CNB_LAYERS_DIR/l\ncat > \"$CNB_LAYERS_DIR/{file}\" <<'TOML'\n{content}\nTOML");
+    let script = format!(
+        "mkdir -p $CNB_LAYERS_DIR/l\ncat > \"$CNB_LAYERS_DIR/{file}\" <<'TOML'\n{content}\nTOML"
+    );
     workshop.buildpack("bad", "exit 0", &script);
     let builder = workshop.image("builder", &["bad"]);
     for flow in FLOWS {
         let outcome = workshop.build(&Context::new(&[]), &builder, flow).run();
-        assert!(outcome.code.is_some_and(|code| (51..=62).contains(&code)), "{file} {content}: {}", outcome.stderr);
+        assert!(
+            outcome.code.is_some_and(|code| (51..=62).contains(&code)),
+            "{file} {content}: {}",
+            outcome.stderr
+        );
         let error = outcome.failure();
         for part in named.iter().chain(&["test/bad@1.0.0", file]) {
             assert!(error.contains(part), "{file}: {content}: no {part:?} in\n{error}");
@@ -30,7 +36,11 @@ fn launch_toml() {
         "[[processes]]\ntype = \"a\"\ncommand = [\"x\"]\ndefault = true\n[[processes]]\ntype = \"b\"\ncommand = [\"x\"]\ndefault = true",
         &["default"],
     );
-    refused("launch.toml", "[[processes]]\ntype = \"a\"\ncommand = [\"x\"]\ndirect = true", &["direct"]);
+    refused(
+        "launch.toml",
+        "[[processes]]\ntype = \"a\"\ncommand = [\"x\"]\ndirect = true",
+        &["direct"],
+    );
 }
 
 #[test]
@@ -65,7 +75,11 @@ fn an_sbom_of_a_kind_that_was_not_announced() {
 fn text_of_another_encoding_and_of_any_length() {
     let workshop = Workshop::new();
     workshop.buildpack("bytes", "exit 0", r#"printf '\377\376' > "$CNB_LAYERS_DIR/launch.toml""#);
-    workshop.buildpack("long", "exit 0", r#"yes '# a' | head -c 9000000 > "$CNB_LAYERS_DIR/launch.toml""#);
+    workshop.buildpack(
+        "long",
+        "exit 0",
+        r#"yes '# a' | head -c 9000000 > "$CNB_LAYERS_DIR/launch.toml""#,
+    );
     for (name, said) in [("bytes", "UTF-8"), ("long", "larger than")] {
         let builder = workshop.image(&format!("builder-{name}"), &[name]);
         for flow in FLOWS {
@@ -79,7 +93,12 @@ fn text_of_another_encoding_and_of_any_length() {
 
 #[test]
 fn the_plan_of_detection() {
-    for content in ["[[provides", "provides = 1", "[[provides]]\nname = 1", "[[requires]]\nname = \"x\"\nversion = \"1\""] {
+    for content in [
+        "[[provides",
+        "provides = 1",
+        "[[provides]]\nname = 1",
+        "[[requires]]\nname = \"x\"\nversion = \"1\"",
+    ] {
         let workshop = Workshop::new();
         let script = format!("cat > \"$CNB_BUILD_PLAN_PATH\" <<'TOML'\n{content}\nTOML");
         workshop.buildpack("bad", &script, "exit 0");
@@ -97,8 +116,16 @@ fn the_plan_of_detection() {
 fn an_api_that_nobody_knows() {
     let workshop = Workshop::new();
     let descriptor = "api = \"0.99\"\n[buildpack]\nid = \"test/new\"\nversion = \"1.0.0\"\n";
-    let directory = workshop.module("new", "buildpack", descriptor, &[("detect", "exit 0"), ("build", "exit 0")]);
-    let outcome = workshop.create("builder", "[[buildpacks]]\nuri = \"new\"\n[[order]]\n[[order.group]]\nid = \"test/new\"\n");
+    let directory = workshop.module(
+        "new",
+        "buildpack",
+        descriptor,
+        &[("detect", "exit 0"), ("build", "exit 0")],
+    );
+    let outcome = workshop.create(
+        "builder",
+        "[[buildpacks]]\nuri = \"new\"\n[[order]]\n[[order.group]]\nid = \"test/new\"\n",
+    );
     assert_eq!(outcome.code, Some(12), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("0.99"), "{}", outcome.stderr);
     assert!(!workshop.has("builder"));

@@ -76,7 +76,10 @@ fn the_store_is_kept() {
     for flow in FLOWS {
         for count in ["", "count = 1", "count = 2"] {
             let said = setup.build(flow, "");
-            assert!(said.lines().any(|line| line.trim() == format!("store: {count}").trim()), "{said}");
+            assert!(
+                said.lines().any(|line| line.trim() == format!("store: {count}").trim()),
+                "{said}"
+            );
         }
         let metadata = label(&setup.workshop.app(flow), "io.buildpacks.lifecycle.metadata");
         assert_eq!(metadata["buildpacks"][0]["store"]["metadata"]["count"], 3, "{metadata}");
@@ -110,7 +113,10 @@ fn flows_have_caches_of_their_own() {
         };
         let _ = build(first);
         let said = build(second);
-        assert!(said.contains("cached contents: \n"), "{second:?} saw what {first:?} cached: {said}");
+        assert!(
+            said.contains("cached contents: \n"),
+            "{second:?} saw what {first:?} cached: {said}"
+        );
         let said = build(second);
         assert!(said.contains("cached contents: of the first"), "control: its own cache: {said}");
     }

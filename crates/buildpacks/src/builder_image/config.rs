@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use cofferdam_cnb::{
-    ApiVersion, BUILDER_METADATA, BUILDPACK_LAYERS, BUILDPACK_ORDER, BuilderMetadata, DISTRO_NAME,
+    BUILDER_METADATA, BUILDPACK_LAYERS, BUILDPACK_ORDER, BuilderMetadata, DISTRO_NAME,
     DISTRO_VERSION, EXTENSION_LAYERS, FileError, Id, ModuleLayers, ORDER_EXTENSIONS, Order,
-    PLATFORM_API, RunImage, STACK_ID, STACK_MIXINS, SYSTEM, Target, TargetDistro, Version,
+    RunImage, STACK_ID, STACK_MIXINS, SYSTEM, Target, TargetDistro, Version,
     parse_json,
 };
 use serde::Deserialize;
@@ -96,7 +96,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<BuilderImage, BuilderImageError> {
         stack_id = env.get("CNB_STACK_ID").cloned().unwrap_or_default();
     }
     env.retain(|name, _| !name.is_empty());
-    let warnings = warnings(&metadata);
+    let platform_apis = platform_apis(&metadata);
     Ok(BuilderImage {
         uid,
         gid,
@@ -113,7 +113,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<BuilderImage, BuilderImageError> {
         target: Target { os, arch, variant, distros: distros(&labels) },
         metadata,
         env,
-        warnings,
+        platform_apis,
     })
 }
 
@@ -174,23 +174,11 @@ fn distros(labels: &Labels) -> Vec<TargetDistro> {
     said.then_some(TargetDistro { name, version }).into_iter().collect()
 }
 
-/// The builder's own lifecycle is not run, so an API that it does not speak is no obstacle.
-fn warnings(metadata: &BuilderMetadata) -> Vec<String> {
+/// Platform APIs that the builder was made for.
+fn platform_apis(metadata: &BuilderMetadata) -> Vec<String> {
     let platform = &metadata.lifecycle.apis.platform;
     let lists = [&platform.supported, &platform.deprecated];
-    let mut declared =
-        lists.into_iter().flatten().flatten().map(String::as_str).collect::<Vec<_>>();
+    let declared: Vec<String> = lists.into_iter().flatten().flatten().cloned().collect();
     let single = metadata.lifecycle.api.platform.as_str();
-    if declared.is_empty() && !single.is_empty() {
-        declared.push(single);
-    }
-    let ours = |text: &&str| text.parse::<ApiVersion>() == Ok(PLATFORM_API);
-    let missing = !declared.is_empty() && !declared.iter().any(ours);
-    missing
-        .then(|| {
-            let declared = printable(&declared.join(", "));
-            format!("the builder is made for Platform API {declared}; {PLATFORM_API} is used")
-        })
-        .into_iter()
-        .collect()
+    if declared.is_empty() && !single.is_empty() { vec![single.to_owned()] } else { declared }
 }

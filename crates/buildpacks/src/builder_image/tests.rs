@@ -74,7 +74,6 @@ fn a_builder_is_read() {
     assert_eq!((image.stack_id.as_str(), image.workdir.as_str()), ("a.stack", "/layers"));
     assert_eq!(image.user, "1000:1000");
     assert_eq!(image.target.distros[0].name, "debian");
-    assert!(image.warnings.is_empty(), "{:?}", image.warnings);
 }
 
 #[test]
@@ -173,18 +172,22 @@ fn the_label_at_fault_is_named() {
 }
 
 #[test]
-fn the_lifecycle_in_a_builder_is_at_most_a_warning() {
-    for (lifecycle, warns) in [
-        (json!({}), false),
-        (json!({"api": {"platform": "0.15"}}), false),
-        (json!({"api": {"platform": "0.4"}}), true),
-        (json!({"apis": {"platform": {"supported": ["0.3", "\u{1b}"]}}}), true),
-        (json!({"apis": {"platform": {"deprecated": ["0.15"]}}}), false),
+fn the_latest_platform_api_that_both_speak_is_used() {
+    for (lifecycle, expected) in [
+        (json!({}), Some("0.15")),
+        (json!({"api": {"platform": "0.15"}}), Some("0.15")),
+        (json!({"api": {"platform": "0.4"}}), None),
+        (json!({"apis": {"platform": {"supported": ["0.3", "\u{1b}"]}}}), None),
+        (json!({"apis": {"platform": {"supported": ["0.16", "0.12", "0.9"]}}}), Some("0.12")),
+        (json!({"apis": {"platform": {"supported": null, "deprecated": ["0.7"]}}}), Some("0.7")),
     ] {
         let labels = [("io.buildpacks.builder.metadata", json!({"lifecycle": lifecycle}))];
         let image = BuilderImage::parse(&config(ids(), &labels)).unwrap();
-        assert_eq!(image.warnings.len(), usize::from(warns), "{lifecycle}");
-        assert!(image.warnings.iter().all(|warning| !warning.contains('\u{1b}')));
+        match (image.platform_api(), expected) {
+            (Ok(version), Some(expected)) => assert_eq!(version.to_string(), expected, "{lifecycle}"),
+            (Err(error), None) => assert!(!error.to_string().contains('\u{1b}'), "{error}"),
+            (other, _) => panic!("{lifecycle}: {other:?}"),
+        }
         assert!(image.run_images.is_empty() && image.order.is_empty());
     }
     let old = json!({"stack": {"runImage": {"image": "old/run"}}});

@@ -171,8 +171,8 @@ impl Bench<'_> {
     /// The name under which a build finds the cache of the one before. The flow is part of it: what an
     /// untrusted module wrote never reaches a trusted build.
     pub(crate) fn cache_key(&self, setting: &Setting) -> String {
-        let name = self.request.get("image").or_else(|| self.request.get("previous-image"));
-        let name = name.unwrap_or("");
+        let names = ["cache-name", "image", "previous-image"];
+        let name = names.into_iter().find_map(|name| self.request.get(name)).unwrap_or("");
         let platform = cofferdam_graph::platform_string(&self.request.platform);
         format!("{}\n{platform}\n{}\n{name}", setting.flow().name(), self.request.workspace)
     }

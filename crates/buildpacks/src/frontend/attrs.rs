@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use cofferdam_cnb::ApiVersion;
 use cofferdam_graph::{default_platform, normalize_platform, parse_platform};
 use cofferdam_lifecycle::EPOCH;
 use cofferdam_wire::pb;
@@ -65,6 +66,8 @@ pub(crate) struct Request {
     pub(crate) exec_env: String,
     pub(crate) network: pb::NetMode,
     pub(crate) no_cache: bool,
+    /// The Platform API to build by; the builder's latest, when missing.
+    pub(crate) platform_api: Option<ApiVersion>,
 }
 
 impl Request {
@@ -121,6 +124,7 @@ impl Request {
             exec_env: exec_env(text("exec-env").unwrap_or("production"))?,
             network,
             no_cache: attrs.contains_key("no-cache"),
+            platform_api: platform_api(text("platform-api"))?,
             attrs: attrs.clone(),
         })
     }
@@ -168,6 +172,12 @@ fn json<T: DeserializeOwned + Default>(
         Some(text) => serde_json::from_str(text)
             .map_err(|error| BuildErrorKind::attribute(name, error.to_string())),
     }
+}
+
+fn platform_api(text: Option<&str>) -> Result<Option<ApiVersion>, BuildErrorKind> {
+    let Some(text) = text else { return Ok(None) };
+    let version = text.parse::<ApiVersion>().and_then(ApiVersion::platform);
+    Ok(Some(version.map_err(BuildErrorKind::PlatformApi)?))
 }
 
 /// When the image is said to be made: pack's `--creation-time`, or `SOURCE_DATE_EPOCH`.

@@ -54,7 +54,7 @@ impl Bench<'_> {
             modules: setting.modules.clone(),
             target: analysis.target.clone(),
             exec_env: self.request.exec_env.clone(),
-            platform_api: cofferdam_cnb::PLATFORM_API,
+            platform_api: setting.platform_api,
         };
         let sandboxes = Sandboxes { bench: self, setting, analysis, root: Mutex::new(*root) };
         let result = detect(&request, &sandboxes).await;

@@ -3,7 +3,7 @@
 //! Messages say what, where and how to mend it; where the specification has an exit code for the
 //! phase, it ends the message, for clients that pass it on.
 
-use cofferdam_cnb::{DescriptorError, FileError};
+use cofferdam_cnb::{ApiError, DescriptorError, FileError};
 use cofferdam_graph::LoadError;
 use cofferdam_lifecycle::{
     DetectError, ExportError, ExtendError, LookupError, RebaseError, TargetError,
@@ -26,6 +26,8 @@ pub(crate) enum BuildErrorKind {
     Attribute { name: String, problem: String },
     #[error("{0}")]
     Client(ClientError),
+    #[error("platform-api: {0}")]
+    PlatformApi(ApiError),
     #[error("{image}: not found, or access to it is denied")]
     NoImage { image: String },
     #[error("builder {image}: {source}")]
@@ -97,6 +99,8 @@ impl BuildError {
 impl BuildErrorKind {
     fn exit_code(&self) -> Option<i32> {
         Some(match self {
+            Self::PlatformApi(_)
+            | Self::Builder { source: BuilderImageError::PlatformApi { .. }, .. } => 11,
             Self::Descriptor(DescriptorError::Api { .. }) => 12,
             Self::Module { source, .. } => return source.exit_code(),
             Self::Detect(error) => error.exit_code(),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cofferdam_cnb::{
     CACHE_METADATA, GitSource, Launcher, LauncherSource, LayerTar, LayerTarError, MetadataFile,
-    ModuleRef, PLATFORM_API, RunImageMetadata,
+    ModuleRef, RunImageMetadata,
 };
 use cofferdam_lifecycle::{
     AppImage, ExportLayer, ExportRequest, LAUNCHER, LAUNCHER_PATH, LaunchSource, LayerKind,
@@ -63,7 +63,7 @@ impl Bench<'_> {
     ) -> Result<Exported, BuildErrorKind> {
         let modules: Vec<_> = built.outcomes.iter().map(|outcome| outcome.built.clone()).collect();
         let (metadata, warnings) =
-            assemble(&modules, &group.buildpacks, &group.extensions, PLATFORM_API);
+            assemble(&modules, &group.buildpacks, &group.extensions, setting.platform_api);
         warnings.iter().for_each(|warning| step.log(&format!("warning: {warning}")));
         let mut layers: Vec<(LayerKind, ImageLayer)> = Vec::new();
         let mut packed = Packed::new();
@@ -156,7 +156,7 @@ impl Bench<'_> {
             layers_dir: LAYERS,
             launcher: &launcher(),
             created: self.request.created,
-            platform_api: PLATFORM_API,
+            platform_api: setting.platform_api,
         })?)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use cofferdam_cnb::{Descriptor, Env, Kind, Order};
+use cofferdam_cnb::{ApiVersion, Descriptor, Env, Kind, Order};
 use cofferdam_lifecycle::{ATTEMPT as ATTEMPT_PROGRAM, Modules};
 
 use super::bench::{Bench, Wanted};
@@ -14,7 +14,7 @@ use super::session::{ATTEMPT, PLATFORM, Setting, phase_title};
 use crate::flow::{Flow, decide};
 use crate::order::{Asked, effective_order, ignores_pre_and_post};
 use crate::project::{GroupModule, is_for_exec_env};
-use crate::{BuilderImage, ProjectDescriptor, Trust, TrustEntry, Verdict};
+use crate::{BuilderImage, BuilderImageError, ProjectDescriptor, Trust, TrustEntry, Verdict};
 
 /// Name of the project descriptor.
 const DESCRIPTOR: &str = "project.toml";
@@ -40,7 +40,9 @@ impl Bench<'_> {
         let builder = BuilderImage::parse(&image.config).map_err(|source| {
             BuildErrorKind::Builder { image: builder_name.clone(), source }
         })?;
-        warnings.extend(builder.warnings.iter().cloned());
+        let platform_api = self.platform_api(&builder).map_err(|source| {
+            BuildErrorKind::Builder { image: builder_name.clone(), source }
+        })?;
         let verdict = self.judge(&builder_name, image.digest)?;
 
         let mut resolved = Resolved::default();
@@ -85,8 +87,16 @@ impl Bench<'_> {
             unusable,
             owner,
             platform_env,
+            platform_api,
         };
         Ok(Prepared { setting, order, order_extensions, warnings })
+    }
+
+    fn platform_api(&self, builder: &BuilderImage) -> Result<ApiVersion, BuilderImageError> {
+        match self.request.platform_api {
+            Some(asked) => Ok(asked),
+            None => builder.platform_api(),
+        }
     }
 
     async fn project(&self) -> Result<(ProjectDescriptor, Vec<String>), BuildErrorKind> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_cnb::{LayerTar, LayerTarError, PLATFORM_API, SbomFormat, escape};
+use cofferdam_cnb::{LayerTar, LayerTarError, SbomFormat, escape};
 use cofferdam_lifecycle::{RestoreOptions, RestoredBuildpack, restore};
 
 use super::analyze::Cached;
@@ -30,7 +30,7 @@ impl Bench<'_> {
         let step = self.client.step(&setting.title("restore", "layers of earlier builds"));
         let app = analysis.previous.as_ref().map(|previous| &previous.metadata);
         let skip_layers = self.request.is("clear-cache");
-        let options = RestoreOptions { skip_layers, platform_api: PLATFORM_API };
+        let options = RestoreOptions { skip_layers, platform_api: setting.platform_api };
         let mut restored = restore(&group.buildpacks, app, Some(&cached.metadata), options);
         let mut trees = BTreeMap::new();
         for buildpack in &mut restored {

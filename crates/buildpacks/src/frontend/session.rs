@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cofferdam_cnb::{Descriptor, Env, Kind, LifecycleMetadata, PlanEntry, RunImage};
+use cofferdam_cnb::{ApiVersion, Descriptor, Env, Kind, LifecycleMetadata, PlanEntry, RunImage};
 use cofferdam_digest::Digest;
 use cofferdam_lifecycle::{BuiltModule, ImageTarget, Modules};
 
@@ -43,6 +43,7 @@ pub(crate) struct Setting {
     pub(crate) image_env: Env,
     /// Variables of user and project.
     pub(crate) platform_env: BTreeMap<String, String>,
+    pub(crate) platform_api: ApiVersion,
     /// The operator's variables, by file name.
     pub(crate) build_config: BTreeMap<String, Vec<u8>>,
     pub(crate) platform_tree: Tree,

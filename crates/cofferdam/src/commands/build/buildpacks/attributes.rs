@@ -62,6 +62,7 @@ pub(crate) fn plan(
     plan.mounts(args, builder, trust)?;
     let cache = cache(flags, pushes)?;
     plan.some("cache-image", cache.image.as_ref());
+    plan.some("cache-name", cache.name.as_ref());
     plan.notes.extend(cache.notes);
     plan.trust(trust)?;
     plan.entitlements.clone_from(&args.steps.allow);

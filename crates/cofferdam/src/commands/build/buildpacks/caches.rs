@@ -9,6 +9,8 @@ use super::arguments::BuildpackArgs;
 pub(super) struct Cache {
     /// In this image; in the builder without one.
     pub(super) image: Option<String>,
+    /// What the builder finds it by; the name of the image, without one. Each flow has its own.
+    pub(super) name: Option<String>,
     /// What the user should know about what was asked for.
     pub(super) notes: Vec<String>,
 }
@@ -35,11 +37,11 @@ pub(super) fn cache(args: &BuildpackArgs, pushes: bool) -> anyhow::Result<Cache>
                 cache.image = Some(name.to_owned());
             }
             ("build", "volume") => {
-                if one.name.is_some() {
-                    cache.notes.push(format!(
-                        "--cache {text:?}: the builder names its caches itself, by image and flow."
-                    ));
-                }
+                ensure!(
+                    cache.name.is_none() || one.name.is_none(),
+                    "--cache {text:?}: there can be only one name for the cache"
+                );
+                cache.name = one.name.map(str::to_owned).or(cache.name);
             }
             ("build", format) => {
                 bail!("--cache {text:?}: format {format:?}: use volume or image")
@@ -106,7 +108,8 @@ mod tests {
         assert_eq!(named.image.as_deref(), Some("r.example/c:1"));
         assert_eq!(of(&[], Some("r.example/c")).unwrap().image.as_deref(), Some("r.example/c"));
         let noted = of(&["type=launch;format=volume;name=x", "type=build;name=y"], None).unwrap();
-        assert_eq!((noted.image, noted.notes.len()), (None, 2));
+        assert_eq!((noted.image, noted.notes.len()), (None, 1));
+        assert_eq!(noted.name.as_deref(), Some("y"));
     }
 
     #[test]
