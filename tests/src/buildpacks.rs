@@ -17,7 +17,7 @@ use crate::build::Build;
 use crate::builder::{Builder, Options};
 use crate::client::Client;
 use crate::context::Context;
-use crate::image::{Blob, Image};
+use crate::image::{Image, digest};
 use crate::images;
 use crate::outcome::Outcome;
 use crate::places::{program, repository};
@@ -192,18 +192,17 @@ impl Workshop {
     /// Makes a builder image from the part of a `builder.toml` that is about modules.
     #[must_use]
     pub fn create(&self, name: &str, modules: &str) -> Outcome {
-        let text = format!(
-            "{modules}\n[build]\nimage = \"{}\"\n[[run.images]]\nimage = \"{}\"\n",
-            build_base(),
-            run_base()
-        );
+        self.create_on(&build_base(), &run_base(), name, modules)
+    }
+
+    /// Makes one on other base images.
+    #[must_use]
+    pub fn create_on(&self, build: &str, run: &str, name: &str, modules: &str) -> Outcome {
+        let text =
+            format!("{modules}\n[build]\nimage = \"{build}\"\n[[run.images]]\nimage = \"{run}\"\n");
         let config = self.write(&format!("{name}.toml"), &text);
-        self.command("builder-image create")
-            .arg(self.reference(name))
-            .arg("--config")
-            .arg(config)
-            .arg("--push")
-            .run()
+        let create = self.command("builder-image create").arg(self.reference(name));
+        create.arg("--config").arg(config).arg("--push").run()
     }
 
     /// `cofferdam` with these words, by this builder daemon.
@@ -311,19 +310,32 @@ pub fn run_base() -> String {
 fn bases() -> &'static Registry {
     static BASES: OnceLock<()> = OnceLock::new();
     BASES.get_or_init(|| {
-        push_base("cnb/run", &[], "");
+        let _ = push_base("cnb/run", &[], "");
         let (user, group) =
             (format!("CNB_USER_ID={}", OWNER.0), format!("CNB_GROUP_ID={}", OWNER.1));
-        push_base("cnb/build", &[&user, &group], "");
+        let _ = push_base("cnb/build", &[&user, &group], "");
     });
     images::registry()
 }
 
+/// A Debian with bash in place of busybox: to build in and to run on.
+#[must_use]
+pub fn debian_base() -> String {
+    static DEBIAN: OnceLock<String> = OnceLock::new();
+    let (user, group) = (format!("CNB_USER_ID={}", OWNER.0), format!("CNB_GROUP_ID={}", OWNER.1));
+    DEBIAN.get_or_init(|| push_root("python", "cnb/debian", &[&user, &group], "")).clone()
+}
+
 /// Pushes a base image with further variables, and with a file `/etc/base` of this content, as `name:1`.
+#[must_use]
 pub fn push_base(name: &str, env: &[&str], content: &str) -> String {
-    let (busybox, mut config) = images::parts("busybox");
+    push_root("busybox", name, env, content)
+}
+
+fn push_root(root: &str, name: &str, env: &[&str], content: &str) -> String {
+    let (root, mut config) = images::parts(root);
     let tar = user_layer(content);
-    let user: Blob = images::layer(&tar);
+    let user = images::layer(&tar);
     let mut all = vec![images::PATH];
     all.extend(env);
     config["config"] = json!({
@@ -334,17 +346,10 @@ pub fn push_base(name: &str, env: &[&str], content: &str) -> String {
             "io.buildpacks.base.distro.version": "1",
         },
     });
-    for (list, value) in [
-        ("history", json!({ "created_by": "the user that builds" })),
-        ("diff_ids", json!(crate::image::digest(&tar))),
-    ] {
-        let list = match list {
-            "history" => &mut config["history"],
-            _ => &mut config["rootfs"]["diff_ids"],
-        };
-        list.as_array_mut().unwrap().push(value);
-    }
-    images::registry().push_image(name, "1", &[busybox, user], &config);
+    let history = |what: &str| json!({ "created": "2001-01-01T00:00:00Z", "created_by": what });
+    config["history"] = json!([history("tests/images/make"), history("the user that builds")]);
+    config["rootfs"]["diff_ids"].as_array_mut().unwrap().push(digest(&tar).into());
+    images::registry().push_image(name, "1", &[root, user], &config);
     images::registry().reference(&format!("{name}:1"))
 }
 

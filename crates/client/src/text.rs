@@ -1,7 +1,7 @@
 //! Text from a daemon or a step on its way to a terminal.
 //!
-//! Nothing that reaches a terminal outside a plain log of the user's own build may move the
-//! cursor, set the title or hide what follows.
+//! Nothing that reaches a terminal may move the cursor, set the title or hide what follows. A plain
+//! log may be colored.
 
 use std::fmt::Write as _;
 
@@ -65,6 +65,56 @@ pub fn log_line(line: &str) -> String {
         }
     }
     out
+}
+
+/// A step's output for a plain log: colors stay, other escape sequences and control characters go,
+/// and so does what a carriage return would have written over. A color ends with its line.
+#[must_use]
+pub fn colored_line(line: &str) -> String {
+    let line = line.trim_end_matches('\r');
+    let line = line.rsplit('\r').next().unwrap_or(line);
+    let mut out = String::with_capacity(line.len());
+    let mut colored = false;
+    let mut rest = line.chars().peekable();
+    while let Some(character) = rest.next() {
+        if character == '\u{1b}' {
+            let mut ahead = rest.clone();
+            if let Some(color) = color(&mut ahead) {
+                colored = !matches!(color.as_str(), "" | "0");
+                out.push_str("\u{1b}[");
+                out.push_str(&color);
+                out.push('m');
+                rest = ahead;
+            } else {
+                skip_escape(&mut rest);
+            }
+        } else if character == '\t' || !is_hostile(character) {
+            out.push(character);
+        }
+    }
+    if colored {
+        out.push_str("\u{1b}[0m");
+    }
+    out
+}
+
+/// The parameters of a sequence that sets a color, where one follows: `[` digits and `;` and `m`. One
+/// that hides text (8) is none.
+fn color(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<String> {
+    /// `38;2;255;255;255` twice, with room.
+    const MAX_PARAMETERS: usize = 40;
+    rest.next_if_eq(&'[')?;
+    let mut parameters = String::new();
+    loop {
+        match rest.next()? {
+            'm' => {
+                let hides = parameters.split(';').any(|one| one.trim_start_matches('0') == "8");
+                return (!hides).then_some(parameters);
+            }
+            digit @ ('0'..='9' | ';') if parameters.len() < MAX_PARAMETERS => parameters.push(digit),
+            _ => return None,
+        }
+    }
 }
 
 /// Controls, and the invisible characters that reorder what is around them.
@@ -146,6 +196,16 @@ mod tests {
         assert_eq!(log_line("\x1b[31mred\x1b[0m \x1b]0;title\x07x\x1b]8;;u\x1b\\y"), "red xy");
         assert_eq!(log_line("10%\r20%\r30%\r"), "30%");
         assert_eq!(log_line("\x1b[unterminated"), "nterminated");
+    }
+
+    #[test]
+    fn plain_logs_keep_colors_only() {
+        assert_eq!(colored_line("\x1b[1;31mred\x1b[0m\tx"), "\x1b[1;31mred\x1b[0m\tx");
+        assert_eq!(colored_line("\x1b[31mred"), "\x1b[31mred\x1b[0m");
+        let hostile = "a\x1b[2J\x1b[1;1Hb\x1b]0;title\x07c\x1b[8mhidden\x1b[?25l\x07d\u{9b}2Je";
+        assert_eq!(colored_line(hostile), "abchiddend2Je");
+        assert_eq!(colored_line("10%\r20%\r"), "20%");
+        assert_eq!(colored_line(&format!("\x1b[{}mx", "1;".repeat(100))), "x");
     }
 
     #[test]

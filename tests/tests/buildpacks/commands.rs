@@ -1,7 +1,7 @@
 //! Commands that tell what is in an image.
 
 use cofferdam_tests::Context;
-use cofferdam_tests::buildpacks::{Flow, Workshop, run_base};
+use cofferdam_tests::buildpacks::{Flow, Workshop, debian_base, run_base};
 
 fn built() -> Workshop {
     let workshop = Workshop::new();
@@ -57,12 +57,16 @@ fn sboms_are_downloaded() {
 
 #[test]
 fn a_new_buildpack_builds() {
-    let workshop = built();
+    let workshop = Workshop::new();
     let path = workshop.path("fresh");
     let _ = workshop.plain_command("buildpack new test/fresh --path").arg(&path).success();
+    // Its programs want a bash.
+    let text = "[[buildpacks]]\nuri = \"fresh\"\n[[order]]\n[[order.group]]\nid = \"test/fresh\"\n";
+    let base = debian_base();
+    let _ = workshop.create_on(&base, &base, "builder", text).success();
     let app = Context::new(&[]);
     let build = workshop.build(&app, &workshop.reference("builder"), Flow::Untrusted);
-    let outcome = build.arg("--buildpack").arg(&path).run().success();
+    let outcome = build.run().success();
     assert!(outcome.mentions("[build] test/fresh@"), "{}", outcome.stderr);
 }
 

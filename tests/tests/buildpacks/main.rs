@@ -16,5 +16,6 @@ mod packages;
 mod project;
 mod rebase;
 mod second;
+mod shells;
+mod system;
 mod walls;
-mod walls_resources;

@@ -24,7 +24,7 @@ impl Setup {
     fn build(&self, locator: &str) -> Outcome {
         let app = Context::new(&[]);
         let build = self.workshop.build(&app, &self.builder, Flow::Trusted);
-        build.arg("--buildpack").arg(locator).run()
+        build.args("--no-cache --buildpack").arg(locator).run()
     }
 
     fn ran(&self, locator: &str) {
@@ -117,7 +117,7 @@ fn a_builder_can_be_made_of_each() {
         let _ = setup.workshop.create(&name, &text).success();
         let app = Context::new(&[]);
         let build = setup.workshop.build(&app, &setup.workshop.reference(&name), Flow::Trusted);
-        let outcome = build.run().success();
+        let outcome = build.args("--no-cache").run().success();
         assert_eq!(outcome.log("[build] test/packed@1.0.0"), "packed ran", "{uri}");
         layers.push(
             setup.workshop.pull(&name).config["config"]["Labels"]["io.buildpacks.buildpack.layers"]

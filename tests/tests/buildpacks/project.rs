@@ -13,7 +13,7 @@ fn show() -> (Workshop, String) {
 }
 
 fn said(build: Build) -> String {
-    build.run().success().log("[build] test/show@1.0.0")
+    build.args("--no-cache").run().success().log("[build] test/show@1.0.0")
 }
 
 const HEAD: &str = "[_]\nschema-version = \"0.2\"\n";
@@ -105,7 +105,7 @@ fn buildpacks_in_the_app_and_inline_scripts_replace_the_order() {
     app.write("project.toml", format!("{HEAD}[[io.buildpacks.group]]\nuri = \"bp\"\n{script}[[io.buildpacks.group]]\nid = \"test/show\"\n"));
     for flow in FLOWS {
         // What is in the app is not in the builder: both builds are untrusted.
-        let outcome = workshop.build(&app, &builder, flow).run().success();
+        let outcome = workshop.build(&app, &builder, flow).args("--no-cache").run().success();
         let places = ["local ran", "script ran in /workspace", "SHOWN"]
             .map(|text| outcome.stderr.find(text));
         assert!(places[0].is_some() && places[0] < places[1], "{}", outcome.stderr);

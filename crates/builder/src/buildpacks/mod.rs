@@ -20,7 +20,7 @@ use cofferdam_digest::Digest;
 use cofferdam_image::layer::Compression;
 use cofferdam_image::{Descriptor, ImageConfig, Manifest, Reference, media};
 use cofferdam_solver::VertexLog;
-use cofferdam_store::Document;
+use cofferdam_store::{Document, Store};
 use cofferdam_wire::pb;
 use connectrpc::ErrorCode;
 use rustix::fs::{AtFlags, FileType};
@@ -37,6 +37,10 @@ use crate::source::image::platform_of;
 
 /// Kind of store documents that hold what builds save for the next one.
 const SAVED: &str = "buildpacks-cache";
+/// Bytes at the start of such a document that say when it was saved.
+const STAMP: usize = 8;
+/// Documents that are kept: the last used names of images. Each holds blobs.
+const MAX_SAVED: usize = 100;
 /// Most entries one call lists.
 const MAX_ENTRIES: usize = 100_000;
 /// Paths that a walk gives: those of a large application.
@@ -298,7 +302,8 @@ impl Client for FrontendClient {
         let key = key.to_owned();
         let load = async {
             let found = blocking(move || store.document(SAVED, &key)).await?;
-            Ok(found.map_err(Failure::store)?.map(|document| document.bytes))
+            let found = found.map_err(Failure::store)?;
+            Ok(found.and_then(|document| document.bytes.get(STAMP..).map(<[u8]>::to_vec)))
         };
         self.cancellable(load).await
     }
@@ -311,10 +316,10 @@ impl Client for FrontendClient {
     ) -> Result<(), ClientError> {
         let store = Arc::clone(&self.bridge.context.store);
         let blobs = layers.iter().map(|layer| layer.digest).collect();
-        let document = Document { key: key.to_owned(), bytes: value, blobs };
-        let save = async {
-            blocking(move || store.put_document(SAVED, &document)).await?.map_err(Failure::store)
-        };
+        let mut bytes = chrono::Utc::now().timestamp().to_be_bytes().to_vec();
+        bytes.extend(value);
+        let document = Document { key: key.to_owned(), bytes, blobs };
+        let save = async { blocking(move || save(&store, &document)).await? };
         self.cancellable(save).await
     }
 
@@ -394,6 +399,18 @@ impl FrontendClient {
             .map_err(Failure::of)?;
         Ok(digest)
     }
+}
+
+/// Saves a document and forgets the oldest, when there are many.
+fn save(store: &Store, document: &Document) -> Result<(), Failure> {
+    store.put_document(SAVED, document).map_err(Failure::store)?;
+    let mut all = store.documents(SAVED).map_err(Failure::store)?;
+    all.sort_by(|one, other| one.bytes.get(..STAMP).cmp(&other.bytes.get(..STAMP)));
+    let many = all.len().saturating_sub(MAX_SAVED);
+    for old in all.iter().take(many) {
+        store.remove_document(SAVED, &old.key).map_err(Failure::store)?;
+    }
+    Ok(())
 }
 
 fn kind_of(mode: u32) -> EntryKind {

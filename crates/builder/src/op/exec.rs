@@ -32,6 +32,8 @@ const DISK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200)
 const DISK_SHARE: u64 = 50;
 /// The most that is kept free.
 const MAX_RESERVE: u64 = 1 << 30;
+/// Description of a vertex whose programs cannot gain privileges, not even by set-user-id files.
+const NO_NEW_PRIVILEGES: &str = "cofferdam.no-new-privileges";
 /// As BuildKit names its sandboxes; images and scripts have come to expect it.
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
@@ -87,7 +89,9 @@ async fn spec(
     spec.mounts = std::mem::take(&mut prepared.mounts);
     spec.env = env;
     spec.cwd = if meta.cwd.is_empty() { "/".to_owned() } else { meta.cwd.clone() };
-    spec.no_new_privileges = user.uid == 0;
+    // Programs that change their user work in Dockerfiles as they do elsewhere; a frontend may forbid it.
+    let forbidden = vertex.metadata.description.contains_key(NO_NEW_PRIVILEGES);
+    spec.no_new_privileges = user.uid == 0 || forbidden;
     spec.user = User { uid: user.uid, gid: user.gid, groups: user.groups };
     let hostname = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
     spec.hostname = hostname.to_owned();

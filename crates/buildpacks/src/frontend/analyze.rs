@@ -173,6 +173,8 @@ impl Bench<'_> {
     pub(crate) fn cache_key(&self, setting: &Setting) -> String {
         let names = ["cache-name", "image", "previous-image"];
         let name = names.into_iter().find_map(|name| self.request.get(name)).unwrap_or("");
+        // By repository: tags are often as many as builds.
+        let name = ImageName::parse(name).map_or_else(|_| name.to_owned(), |name| name.repository());
         let platform = cofferdam_graph::platform_string(&self.request.platform);
         format!("{}\n{platform}\n{}\n{name}", setting.flow().name(), self.request.workspace)
     }

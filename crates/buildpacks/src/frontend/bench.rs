@@ -14,6 +14,10 @@ use crate::locator::{GitLocator, HttpLocator};
 const CONTEXT: &str = "context";
 /// Name of the local source that has `builder.toml` or `package.toml`.
 const CONFIG: &str = "config";
+/// Bytes of one directory of small files, such as variables: they are held in memory.
+const MAX_FILES: usize = 8 << 20;
+/// Files of one such directory.
+const MAX_COUNT: usize = 10_000;
 /// Secrets that git sources may ask the session for, as for Dockerfiles.
 const GIT_SECRETS: [(&str, &str); 2] =
     [("git.authtokensecret", "GIT_AUTH_TOKEN"), ("git.authheadersecret", "GIT_AUTH_HEADER")];
@@ -153,8 +157,9 @@ impl Bench<'_> {
         &self,
         tree: Tree,
         path: &str,
-    ) -> Result<std::collections::BTreeMap<String, Vec<u8>>, ClientError> {
+    ) -> Result<std::collections::BTreeMap<String, Vec<u8>>, BuildErrorKind> {
         let mut files = std::collections::BTreeMap::new();
+        let mut total = 0;
         for entry in self.list(tree, path).await? {
             if !matches!(entry.kind, EntryKind::File | EntryKind::Link) {
                 continue;
@@ -163,10 +168,16 @@ impl Bench<'_> {
             // What a link leads to may be a directory; that is no variable.
             match self.read(tree, &file).await {
                 Ok(Some(bytes)) => {
+                    total += bytes.len();
+                    if total > MAX_FILES || files.len() >= MAX_COUNT {
+                        let problem =
+                            format!("has more than {MAX_FILES} bytes or {MAX_COUNT} files");
+                        return Err(BuildErrorKind::attribute(path, problem));
+                    }
                     files.insert(entry.name, bytes.to_vec());
                 }
                 Ok(None) => {}
-                Err(error) if entry.kind == EntryKind::File => return Err(error),
+                Err(error) if entry.kind == EntryKind::File => return Err(error.into()),
                 Err(_) => {}
             }
         }

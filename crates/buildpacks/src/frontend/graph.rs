@@ -105,7 +105,7 @@ impl Graph {
         source: pb::SourceOp,
         platform: Option<pb::Platform>,
     ) -> Tree {
-        self.add(op(source, Vec::new(), platform), name, false, 0)
+        self.add(op(source, Vec::new(), platform), name)
     }
 
     /// Changes files of `base`.
@@ -137,7 +137,7 @@ impl Graph {
             input = count + i64::try_from(index).unwrap_or(i64::MAX);
         }
         let file = pb::FileOp { actions, ..Default::default() };
-        self.add(op(file, inputs.list, None), name, false, 0)
+        self.add(op(file, inputs.list, None), name)
     }
 
     /// Runs a process; gives the trees of its writable mounts in the order of `step.mounts`.
@@ -170,7 +170,11 @@ impl Graph {
             ..Default::default()
         };
         let op = op(exec, inputs.list, Some(step.platform));
-        let first = self.add(op, &step.name, step.ignore_cache, 0);
+        let mut metadata = named(&step.name);
+        metadata.ignore_cache = step.ignore_cache;
+        // Modules never need another user: a set-user-id program of the builder image gives them none.
+        metadata.description.insert("cofferdam.no-new-privileges".to_owned(), "1".to_owned());
+        let first = Some(Output::new(self.lock().add(op, metadata, None), 0));
         outputs
             .into_iter()
             .filter(|output| *output != NONE)
@@ -178,16 +182,20 @@ impl Graph {
             .collect()
     }
 
-    fn add(&self, op: pb::Op, name: &str, ignore_cache: bool, index: i64) -> Tree {
-        let mut metadata = pb::OpMetadata { ignore_cache, ..Default::default() };
-        metadata.description.insert("llb.customname".to_owned(), name.to_owned());
-        let digest = self.lock().add(op, metadata, None);
-        Some(Output::new(digest, index))
+    fn add(&self, op: pb::Op, name: &str) -> Tree {
+        let digest = self.lock().add(op, named(name), None);
+        Some(Output::new(digest, 0))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Assembler> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn named(name: &str) -> pb::OpMetadata {
+    let mut metadata = pb::OpMetadata::default();
+    metadata.description.insert("llb.customname".to_owned(), name.to_owned());
+    metadata
 }
 
 fn op(

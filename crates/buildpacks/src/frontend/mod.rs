@@ -112,7 +112,11 @@ impl Bench<'_> {
         });
         let mut tags: Vec<String> = self.request.get("image").map(str::to_owned).into_iter().collect();
         tags.extend(self.request.tags.iter().filter(|tag| !tags.contains(tag)).cloned().collect::<Vec<_>>());
-        let mut built_image = self.finished(exported.tree, exported.image.config);
+        let mut config: serde_json::Value = serde_json::from_slice(&exported.image.config)?;
+        for (name, value) in &self.request.labels {
+            config["config"]["Labels"][name] = value.clone().into();
+        }
+        let mut built_image = self.finished(exported.tree, serde_json::to_vec(&config)?);
         let metadata = &mut built_image.metadata;
         metadata.insert("frontend.buildpacks.flow".to_owned(), flow.to_string().into_bytes());
         let report = report_toml(&tags, None, None).into_bytes();

@@ -156,11 +156,15 @@ impl Bench<'_> {
             let asking = Asking { option: file, kind, modules };
             let items = self.resolve(None, asking, resolved).await?;
             let Some(OrderItem::Module(found)) = items.first() else { continue };
-            let id_fits = source.id.as_deref().is_none_or(|id| id == found.id.as_str());
-            let version = source.version.as_deref();
-            if !id_fits || version.is_some_and(|version| version != found.version.as_str()) {
-                let problem = format!("{:?} is {found}, which is not what the file says", source.uri);
-                return Err(BuildErrorKind::attribute(file, problem));
+            let said = [
+                ("id", source.id.as_deref(), found.id.as_str()),
+                ("version", source.version.as_deref(), found.version.as_str()),
+            ];
+            for (key, said, is) in said {
+                if let Some(said) = said.filter(|said| *said != is) {
+                    let problem = format!("{key} = {said:?} of {:?}: it is {found}", source.uri);
+                    return Err(BuildErrorKind::attribute(file, problem));
+                }
             }
         }
         // A module that several packages bring is there once.
@@ -254,7 +258,13 @@ impl Bench<'_> {
         let mut layers = base.map(|base| base.layers.clone()).unwrap_or_default();
         let mut history = config.get("history").and_then(Value::as_array).cloned().unwrap_or_default();
         history.retain(|entry| entry.get("empty_layer") != Some(&Value::Bool(true)));
-        history.resize(layers.len(), json!({ "created": created }));
+        history.resize(layers.len(), json!({}));
+        for entry in &mut history {
+            // Equal builders have equal histories: no time is made up for what has none.
+            if entry.get("created").is_none() {
+                entry["created"] = created.clone().into();
+            }
+        }
         history.extend(stack.history.iter().map(|what| json!({ "created": created, "created_by": what })));
         config["history"] = history.into();
         config["created"] = created.into();

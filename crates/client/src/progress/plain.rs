@@ -3,7 +3,7 @@
 //! One step speaks at a time. A silent one gives way to others after a moment, so that logs of
 //! steps that run side by side stay readable.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use super::bytes;
 use super::tracker::{Change, Step, Tracker};
 use crate::status::StatusEntry;
+use crate::text;
 
 /// How long a silent step keeps the word.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,9 +39,19 @@ pub(super) struct Plain {
     /// When each transfer was last mentioned.
     mentioned: HashMap<(usize, String), DateTime<Utc>>,
     printed_any: bool,
+    /// Steps whose end was said.
+    ended: HashSet<usize>,
 }
 
 impl Plain {
+    /// Whether a step that ended before ends again with nothing to say: many are looked up first, and
+    /// asked for their result later.
+    fn repeats(&self, index: usize, step: &Step) -> bool {
+        let queue = self.queues.get(&index);
+        let silent = queue.is_none_or(|queue| queue.lines.is_empty() && !queue.announced);
+        silent && step.error.is_empty() && self.ended.contains(&index)
+    }
+
     /// Queues what has changed.
     pub(super) fn take(&mut self, tracker: &Tracker, changes: Vec<Change>) {
         for change in changes {
@@ -49,6 +60,7 @@ impl Plain {
                     self.queue(index);
                 }
                 Change::Line(index, at, line) => {
+                    let line = text::colored_line(&line);
                     self.queue(index).lines.push_back(format!("{:.3} {line}", at.as_secs_f64()));
                 }
                 Change::Status(index, entry) => {
@@ -58,6 +70,11 @@ impl Plain {
                 }
                 Change::Ended(index) => {
                     let step = &tracker.steps[index];
+                    if self.repeats(index, step) {
+                        self.queues.remove(&index);
+                        continue;
+                    }
+                    self.ended.insert(index);
                     let queue = self.queue(index);
                     queue.ended = true;
                     queue.lines.push_back(ending(step));
@@ -174,7 +191,7 @@ fn ending(step: &Step) -> String {
     if step.error.ends_with("context canceled") {
         "CANCELED".to_string()
     } else if !step.error.is_empty() {
-        format!("ERROR: {}", crate::text::printable(&step.error))
+        format!("ERROR: {}", text::printable(&step.error))
     } else if step.cached {
         "CACHED".to_string()
     } else {

@@ -57,6 +57,9 @@ pub(super) async fn show(
     Ok(())
 }
 
+/// How the step begins that says which flow of buildpacks ran, and why.
+const FLOW: &str = "[flow] ";
+
 fn describe(report: &Report) -> String {
     let build = &report.build;
     let mut lines = vec![
@@ -70,6 +73,9 @@ fn describe(report: &Report) -> String {
         let saved = build.saved_seconds.filter(|saved| *saved > 0);
         let saved = saved.map(|saved| format!(", which saved about {}", seconds(Some(saved))));
         lines.push(("cached steps", format!("{cached}{}", saved.unwrap_or_default())));
+    }
+    if let Some(flow) = report.steps.iter().find_map(|step| step.name.strip_prefix(FLOW)) {
+        lines.push(("flow", flow.to_owned()));
     }
     if !report.url.is_empty() {
         lines.push(("page", report.url.clone()));
@@ -130,6 +136,14 @@ mod tests {
             "build         b1\nproject       p\nstatus        failed\ncreated       -\ntook          7s\n\
              cached steps  1/2, which saved about 1m15s\npage          http://h/builds/b1[2J\n"
         );
+    }
+
+    #[test]
+    fn the_flow_is_said_with_its_reason() {
+        let mut report = report();
+        report.steps[0].name = "[flow] untrusted (analyze, detect): x was added\x1b[2J".into();
+        let text = describe(&report);
+        assert!(text.contains("flow          untrusted (analyze, detect): x was added[2J\n"), "{text}");
     }
 
     #[test]

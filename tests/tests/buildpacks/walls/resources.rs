@@ -1,4 +1,4 @@
-//! What a hostile buildpack uses up and reaches: processes, networks.
+//! What it uses up and reaches: processes, networks.
 
 use std::net::TcpListener;
 
@@ -101,4 +101,24 @@ fn forks_without_end_end_with_their_step() {
     workshop.buildpack("good", "exit 0", "exit 0");
     let builder = workshop.image("good-builder", &["good"]);
     let _ = workshop.build(&app, &builder, Flow::Trusted).run().success();
+}
+
+#[test]
+fn what_it_starts_ends_with_it() {
+    let mark = format!("4{:06}", std::process::id() % 1_000_000);
+    let start =
+        format!("(setsid sleep {mark} </dev/null >/dev/null 2>&1 &); ls -d /proc/[0-9]* | wc -l");
+    let look = format!(
+        "grep -l {mark} /proc/[0-9]*/cmdline 2>/dev/null | grep -v -e self -e /$$/ | wc -l"
+    );
+    let workshop = Workshop::new();
+    workshop.buildpack("first", &start, &start);
+    workshop.buildpack("second", "exit 0", &look);
+    let builder = workshop.image("builder", &["first", "second"]);
+    let app = Context::new(&[]);
+    for flow in FLOWS {
+        let outcome = workshop.build(&app, &builder, flow).run().success();
+        assert_eq!(outcome.log("[build] test/second@1.0.0"), "0");
+        assert!(leftovers::marked(&mark).is_empty(), "{flow:?}");
+    }
 }
