@@ -181,6 +181,44 @@ TOML"#;
 }
 
 #[test]
+fn the_user_that_builds_can_be_another() {
+    let workshop = Workshop::new();
+    workshop.buildpack("who", "exit 0", "id -u; id -g; mkdir $CNB_LAYERS_DIR/l; printf '[types]\\nlaunch = true\\n' > $CNB_LAYERS_DIR/l.toml");
+    let builder = workshop.image("builder", &["who"]);
+    for flow in FLOWS {
+        let app = Context::new(&[("file", "")]);
+        let build = workshop.build(&app, &builder, flow).args("--uid 2000 --gid 2001");
+        assert_eq!(build.run().success().log("[build] test/who@1.0.0"), "2000\n2001");
+        let files = workshop.app(flow).files();
+        for path in ["workspace/file", "layers/test_who/l"] {
+            assert_eq!((files[path].uid, files[path].gid), (2000, 2001), "{path}");
+        }
+    }
+}
+
+#[test]
+fn modules_may_be_for_one_execution_environment() {
+    let workshop = Workshop::new();
+    let script = "printf '[[processes]]\\ntype = \"web\"\\ncommand = [\"x\"]\\n' > $CNB_LAYERS_DIR/launch.toml; echo \"for $CNB_EXEC_ENV\"";
+    for (name, environment) in [("always", "production\", \"test"), ("tester", "test")] {
+        let descriptor = format!(
+            "api = \"0.12\"\n[buildpack]\nid = \"test/{name}\"\nversion = \"1.0.0\"\nexec-env = [\"{environment}\"]\n"
+        );
+        workshop.module(name, "buildpack", &descriptor, &[("detect", "exit 0"), ("build", script)]);
+    }
+    let builder = workshop.image("builder", &["always", "tester"]);
+    for flow in FLOWS {
+        for (environment, both) in [("production", false), ("test", true)] {
+            let app = Context::new(&[]);
+            let build = workshop.build(&app, &builder, flow).arg("--exec-env").arg(environment);
+            let outcome = build.run().success();
+            assert_eq!(outcome.log("[build] test/always@1.0.0"), format!("for {environment}"));
+            assert_eq!(outcome.mentions("[build] test/tester@1.0.0"), both, "{}", outcome.stderr);
+        }
+    }
+}
+
+#[test]
 fn flags_of_dockerfiles_are_refused() {
     let setup = Setup::new();
     let error = setup.run(Flow::Trusted, "--target x --build-arg A=1").failure();

@@ -8,6 +8,7 @@
 mod commands;
 mod detection;
 mod export;
+mod extensions;
 mod flags;
 mod flow;
 mod launch;

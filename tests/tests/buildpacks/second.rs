@@ -123,6 +123,20 @@ fn flows_have_caches_of_their_own() {
 }
 
 #[test]
+fn images_have_caches_of_their_own() {
+    for flow in FLOWS {
+        let setup = Setup::new();
+        let trust = if flow == Flow::Trusted { "--trust-builder" } else { "" };
+        for (name, found) in [("one", false), ("other", false), ("one", true)] {
+            setup.app.write("file", format!("{:?}", std::time::Instant::now()));
+            let build = setup.workshop.build_as(name, &setup.app, &setup.builder).args(trust);
+            let said = build.run().success().log("[build] test/memory@1.0.0");
+            assert_eq!(said.contains("cached contents: of the first"), found, "{name}: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_lost_image_loses_launch_layers_and_not_the_cache() {
     let setup = Setup::new();
     let _ = setup.build(Flow::Trusted, "");

@@ -13,9 +13,13 @@ printf '[types]\nlaunch = true\n' > "$CNB_LAYERS_DIR/l.toml"
 cat > "$CNB_LAYERS_DIR/launch.toml" <<'TOML'
 [[processes]]
 type = "shell"
-command = "echo $FROM_PROFILE $APP_PROFILE and"
-args = ["argument"]
+command = "echo"
+args = ["$FROM_PROFILE", "$APP_PROFILE", "$(echo computed)"]
 default = true
+
+[[processes]]
+type = "script"
+command = "echo $FROM_PROFILE; echo two"
 
 [[processes]]
 type = "direct"
@@ -38,7 +42,8 @@ fn profiles_are_read_where_a_shell_is_wanted() {
 
     let (podman, image) = (Podman::new(), workshop.reference("app-trusted"));
     let ran = |flags: &str, args: &[&str]| podman.run(&image, flags, args).success().text();
-    assert_eq!(ran("", &[]), "evaluated app and argument\n");
+    assert_eq!(ran("", &[]), "evaluated app computed\n");
+    assert_eq!(ran("--entrypoint script", &[]), "evaluated\ntwo\n");
     assert_eq!(ran("--entrypoint direct", &[]), "$FROM_PROFILE stays\n");
     assert_eq!(ran("--entrypoint direct", &["more"]), "$FROM_PROFILE stays more\n");
     assert_eq!(ran("--entrypoint launcher", &["echo $FROM_PROFILE typed"]), "evaluated typed\n");

@@ -46,6 +46,7 @@ impl Bench<'_> {
         root: &mut Tree,
     ) -> Result<BuiltApp, BuildErrorKind> {
         let mut layers_env = start_env(&setting.image_env);
+        setting.extended_env.iter().for_each(|(name, value)| layers_env.set(name, value));
         let mut met = Vec::new();
         let mut built = BuiltApp { outcomes: Vec::new(), app: setting.app };
         let skeleton = self.skeleton(setting, group);
@@ -176,7 +177,7 @@ impl Bench<'_> {
                         "build.toml" => output.build = bytes,
                         "store.toml" => output.store = bytes,
                         name => {
-                            let layer = name.trim_end_matches(".toml").to_owned();
+                            let layer = name.strip_suffix(".toml").unwrap_or(name).to_owned();
                             output.layers.entry(layer).or_default().toml = bytes;
                         }
                     }

@@ -56,6 +56,12 @@ pub(crate) enum BuildErrorKind {
     BuildpackFailed { module: String, code: i32, source: ClientError },
     #[error("{module}: bin/generate failed with exit code {code}")]
     GenerateFailed { module: String, code: i32, source: ClientError },
+    #[error("{module}: {source}")]
+    ExtensionFailed { module: String, source: ClientError },
+    #[error("{module}: {problem}")]
+    Generated { module: String, problem: String },
+    #[error("{module}: {problem}")]
+    Extended { module: String, problem: String },
     #[error(transparent)]
     Build(#[from] cofferdam_lifecycle::BuildError),
     #[error(transparent)]
@@ -84,6 +90,7 @@ impl BuildError {
             BuildErrorKind::Client(source)
             | BuildErrorKind::BuildpackFailed { source, .. }
             | BuildErrorKind::GenerateFailed { source, .. }
+            | BuildErrorKind::ExtensionFailed { source, .. }
             | BuildErrorKind::Detect(DetectError::Detector { source, .. }) => Some(source),
             _ => None,
         }
@@ -106,6 +113,8 @@ impl BuildErrorKind {
             Self::Detect(error) => error.exit_code(),
             Self::BuildpackFailed { .. } => 51,
             Self::GenerateFailed { .. } => 91,
+            Self::Generated { .. } => 92,
+            Self::ExtensionFailed { .. } | Self::Extended { .. } => 102,
             Self::Build(error) => error.exit_code(),
             Self::Export(error) => error.exit_code(),
             Self::Extend(error) => error.exit_code(),

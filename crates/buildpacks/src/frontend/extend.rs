@@ -95,8 +95,8 @@ impl Bench<'_> {
             .filter(|name| matches!(name.as_str(), "context" | "context.build" | "context.run"))
             .collect::<Vec<_>>();
         if contexts.len() > 1 && contexts.iter().any(|name| name == "context") {
-            let problem = "has both a shared context and one of its own for build or run";
-            return Err(BuildErrorKind::attribute(&name.to_string(), problem));
+            let problem = "has both a shared context and one of its own for build or run".to_owned();
+            return Err(BuildErrorKind::Generated { module: name.to_string(), problem });
         }
         Ok(Generated {
             config: extend_config(&format!("{name}: extend-config.toml"), &config)?,
@@ -184,8 +184,11 @@ impl Bench<'_> {
             let config: Value = serde_json::from_slice(&state.config)?;
             let variables = config.pointer("/config/Env").and_then(Value::as_array);
             for pair in variables.into_iter().flatten().filter_map(Value::as_str) {
-                if let Some((name, value)) = pair.split_once('=') {
+                if let Some((name, value)) = pair.split_once('=')
+                    && setting.image_env.get(name) != Some(value)
+                {
                     setting.image_env.set(name, value);
+                    setting.extended_env.set(name, value);
                 }
             }
         }
@@ -222,15 +225,20 @@ impl Bench<'_> {
         let tree = self.image(&analysis.run, &setting.title("extend", "pull the run image"));
         let mut state = Extending { tree, config: analysis.run.config.to_vec() };
         let mut rebasable = true;
+        let mut last = None;
         for index in change.execute {
             let extension = with_run[index];
+            last = Some(format!("{}: run.Dockerfile", extension.module.module()));
             let text = extension.run.as_deref().unwrap_or_default();
             state.config = without_label(&state.config, REBASABLE)?;
             state = self.apply(setting, extension, "run", text, &extension.config.run, state).await?;
             rebasable &= super::analyze::label(&state.config, REBASABLE).as_deref() == Some("true");
         }
         let mut config: Value = serde_json::from_slice(&state.config)?;
-        refuse_root(&config)?;
+        if let (Some(user), Some(last)) = (root_user(&config), last) {
+            let problem = format!("leaves the user {user:?}; end it with USER of the run image's user");
+            return Err(BuildErrorKind::Extended { module: last, problem });
+        }
         config["config"]["Labels"][REBASABLE] = rebasable.to_string().into();
         let layers = self.client.layers(&self.graph.definition(state.tree)).await?;
         let made = layers.len().saturating_sub(base_layers.len());
@@ -288,11 +296,18 @@ impl Bench<'_> {
             ("context".to_owned(), self.graph.definition(context)),
             ("dockerfile".to_owned(), self.graph.definition(dockerfile)),
         ]);
-        let result = self.client.dockerfile(DockerfileRequest { attrs, inputs }).await?;
+        let failed = |source| BuildErrorKind::ExtensionFailed {
+            module: format!("{name}: {kind}.Dockerfile"),
+            source,
+        };
+        let request = DockerfileRequest { attrs, inputs };
+        let result = self.client.dockerfile(request).await.map_err(failed)?;
         let tree = match &result.definition {
             Some(definition) => self.graph.import(definition)?,
             None => None,
         };
+        // Now, so that what fails in it is not laid at the door of whoever runs on top of it.
+        self.client.solve(&self.graph.definition(tree)).await.map_err(failed)?;
         Ok(Extending { tree, config: result.config })
     }
 
@@ -314,15 +329,12 @@ fn without_label(config: &[u8], name: &str) -> Result<Vec<u8>, BuildErrorKind> {
     Ok(serde_json::to_vec(&config)?)
 }
 
-/// An app image must not start as root because an extension forgot to say who runs it.
-fn refuse_root(config: &Value) -> Result<(), BuildErrorKind> {
+/// The user of a config, when it is root: an app image must not start as root because an extension
+/// forgot to say who runs it.
+fn root_user(config: &Value) -> Option<String> {
     let user = config.pointer("/config/User").and_then(Value::as_str).unwrap_or_default();
     let name = user.split(':').next().unwrap_or_default();
-    if matches!(name, "" | "0" | "root") {
-        let problem = format!("leaves the user {name:?}; end it with USER of the run image's user");
-        return Err(BuildErrorKind::attribute("run.Dockerfile", problem));
-    }
-    Ok(())
+    matches!(name, "" | "0" | "root").then(|| name.to_owned())
 }
 
 fn build_id() -> String {

@@ -88,6 +88,7 @@ impl Bench<'_> {
             owner,
             platform_env,
             platform_api,
+            extended_env: Env::new(),
         };
         Ok(Prepared { setting, order, order_extensions, warnings })
     }

@@ -41,6 +41,8 @@ pub(crate) struct Setting {
     pub(crate) owner: (u32, u32),
     /// Variables of the builder image.
     pub(crate) image_env: Env,
+    /// Those that extensions changed: buildpacks see them whatever they are called.
+    pub(crate) extended_env: Env,
     /// Variables of user and project.
     pub(crate) platform_env: BTreeMap<String, String>,
     pub(crate) platform_api: ApiVersion,

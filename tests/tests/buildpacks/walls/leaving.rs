@@ -98,9 +98,23 @@ fn devices_cannot_be_made() {
     }
 }
 
+/// Colours are harmless, and what people expect to see.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| !c.is_ascii_digit() && c != ';');
+        match end.filter(|end| part[*end..].starts_with('m')) {
+            Some(end) => text.push_str(&part[end + 1..]),
+            None => text.push_str(&format!("\x1b[{part}")),
+        }
+    }
+    text
+}
+
 #[test]
 fn escape_sequences_do_not_reach_a_terminal() {
-    let evil = r#"printf '\033[2J\033]0;title\007 \233 colour \033[31m and \r over\n'"#;
+    let evil = r#"printf '\033[2J\033]0;title\007 \233 colour \033[31m\n covered \r over\n'"#;
     let script = format!(
         r#"{evil}; {evil} >&2
         printf '[[processes]]\ntype = "\\u001b[2Jevil/"\ncommand = ["x"]\n' > "$CNB_LAYERS_DIR/launch.toml""#
@@ -115,8 +129,10 @@ fn escape_sequences_do_not_reach_a_terminal() {
         );
         let text = format!("{}{}", outcome.stderr, outcome.text());
         for line in text.lines() {
-            let raw = line.chars().find(|c| c.is_control() && *c != '\t');
+            let raw = without_colours(line).chars().find(|c| c.is_control() && *c != '\t');
             assert_eq!(raw, None, "{flow:?}: {line:?}");
+            // A colour ends with its line.
+            assert!(!line.contains("\x1b[31m") || line.ends_with("\x1b[0m"), "{line:?}");
         }
         assert!(outcome.failure().contains("launch.toml"));
     }
@@ -199,5 +215,20 @@ fn names_of_layers_lead_nowhere() {
                 assert!(!path.contains("/../") && !path.contains("/./"), "{name}: {path}");
             }
         }
+    }
+}
+
+#[test]
+fn one_layer_cannot_pass_for_another() {
+    let script = r#"
+        cd "$CNB_LAYERS_DIR"; mkdir a
+        echo kept > a/file
+        printf '[types]\nlaunch = true\n' > a.toml
+        printf '[types]\n' > a.toml.toml
+    "#;
+    let attack = Attack::new("true", script);
+    for flow in FLOWS {
+        let _ = attack.build(flow).success();
+        assert_eq!(attack.workshop.app(flow).text("layers/test_hostile/a/file"), "kept\n");
     }
 }

@@ -106,11 +106,10 @@ fn forks_without_end_end_with_their_step() {
 #[test]
 fn what_it_starts_ends_with_it() {
     let mark = format!("4{:06}", std::process::id() % 1_000_000);
-    let start =
-        format!("(setsid sleep {mark} </dev/null >/dev/null 2>&1 &); ls -d /proc/[0-9]* | wc -l");
-    let look = format!(
-        "grep -l {mark} /proc/[0-9]*/cmdline 2>/dev/null | grep -v -e self -e /$$/ | wc -l"
-    );
+    // In a form that does not find the search itself.
+    let look =
+        format!("grep -l 'sleep.[4]{}' /proc/[0-9]*/cmdline 2>/dev/null | wc -l", &mark[1..]);
+    let start = format!("setsid sleep {mark} </dev/null >/dev/null 2>&1 &\n{look}");
     let workshop = Workshop::new();
     workshop.buildpack("first", &start, &start);
     workshop.buildpack("second", "exit 0", &look);
@@ -118,7 +117,35 @@ fn what_it_starts_ends_with_it() {
     let app = Context::new(&[]);
     for flow in FLOWS {
         let outcome = workshop.build(&app, &builder, flow).run().success();
+        assert_eq!(outcome.log("[build] test/first@1.0.0"), "1", "control: it was started");
         assert_eq!(outcome.log("[build] test/second@1.0.0"), "0");
         assert!(leftovers::marked(&mark).is_empty(), "{flow:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_build_and_not_the_builder() {
+    need_root();
+    let fill = "head -c 200000000 /dev/zero > $CNB_LAYERS_DIR/fill || exit 8; rm $CNB_LAYERS_DIR/fill; echo filled";
+    // Control: where there is room the same ends well.
+    for disk in [Some("128m"), None] {
+        let workshop = Workshop::with(&Options { disk, ..Options::default() });
+        workshop.buildpack("filler", "exit 0", fill);
+        workshop.buildpack("good", "exit 0", "exit 0");
+        let builder = workshop.image("builder", &["filler"]);
+        let good = workshop.image("good-builder", &["good"]);
+        let app = Context::new(&[]);
+        for flow in FLOWS {
+            let outcome = workshop.build(&app, &builder, flow).run();
+            assert_eq!(outcome.code == Some(0), disk.is_none(), "{disk:?}: {}", outcome.stderr);
+            if disk.is_some() {
+                let error = outcome.failure();
+                assert!(error.contains("disk") || error.contains("No space"), "{error}");
+                assert!(!workshop.has(&format!("app-{}", flow.name())));
+            }
+            // What it wrote is gone with it.
+            let build = workshop.build_as("good", &app, &good).args("--no-cache");
+            let _ = build.run().success();
+        }
     }
 }
