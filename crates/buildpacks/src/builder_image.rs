@@ -10,8 +10,8 @@ mod modules;
 use std::collections::BTreeMap;
 
 use cofferdam_cnb::{
-    ApiVersion, BuilderMetadata, Descriptor, DescriptorError, FileError, IdError, Kind, ModuleLayers,
-    ModuleRef, Order, PLATFORM_API, RunImage, SystemOrder, Target,
+    ApiVersion, BuilderMetadata, Descriptor, DescriptorError, FileError, IdError, Kind,
+    ModuleLayers, ModuleRef, Order, PLATFORM_API, RunImage, SystemOrder, Target,
 };
 
 pub use modules::{Descriptors, merge};
@@ -71,7 +71,9 @@ pub enum BuilderImageError {
     #[error("builder label {0}")]
     Label(#[source] LabelError),
     /// Made for other lifecycles.
-    #[error("the builder supports Platform API {declared}; supported here are 0.7 to {PLATFORM_API}")]
+    #[error(
+        "the builder supports Platform API {declared}; supported here are 0.7 to {PLATFORM_API}"
+    )]
     PlatformApi {
         /// What it supports.
         declared: String,

@@ -221,7 +221,8 @@ pub trait Client: Send + Sync {
     async fn has(&self, layer: &ImageLayer) -> bool;
 
     /// Runs the Dockerfile frontend.
-    async fn dockerfile(&self, request: DockerfileRequest) -> Result<DockerfileResult, ClientError>;
+    async fn dockerfile(&self, request: DockerfileRequest)
+    -> Result<DockerfileResult, ClientError>;
 
     /// Shows a step of the frontend's own.
     fn step(&self, name: &str) -> Box<dyn Progress>;

@@ -1,10 +1,10 @@
 //! Frontend: an application and a builder image to a build graph, by way of buildpacks.
 
 mod builder_image;
-mod client;
-mod frontend;
 mod builder_toml;
+mod client;
 mod flow;
+mod frontend;
 mod image_name;
 mod inline;
 mod known;
@@ -15,14 +15,14 @@ mod project;
 mod text;
 mod trust;
 
+pub use builder_image::{BuilderImage, BuilderImageError, Descriptors, merge};
+pub use builder_toml::{BuildEnv, BuilderToml, LifecycleSource, ModuleSource, Suffix};
 pub use client::{
     Client, ClientError, DockerfileRequest, DockerfileResult, Entry, EntryKind, Image, ImageLayer,
     Pack, Progress, Selection,
 };
-pub use frontend::{BuildError, Built, build};
-pub use builder_image::{BuilderImage, BuilderImageError, Descriptors, merge};
-pub use builder_toml::{BuildEnv, BuilderToml, LifecycleSource, ModuleSource, Suffix};
 pub use flow::{DOWNGRADE_WARNING, Decision, Flow, ModuleOrigin, Source, decide};
+pub use frontend::{BuildError, Built, build};
 pub use image_name::{ImageName, ImageNameError};
 pub use inline::{InlineBuildpack, InlineError, InlineFile, Script, inline_buildpack};
 pub use known::{KNOWN_BUILDERS, KnownBuilder};

@@ -111,7 +111,9 @@ fn color(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<String> 
                 let hides = parameters.split(';').any(|one| one.trim_start_matches('0') == "8");
                 return (!hides).then_some(parameters);
             }
-            digit @ ('0'..='9' | ';') if parameters.len() < MAX_PARAMETERS => parameters.push(digit),
+            digit @ ('0'..='9' | ';') if parameters.len() < MAX_PARAMETERS => {
+                parameters.push(digit)
+            }
             _ => return None,
         }
     }

@@ -72,7 +72,8 @@ pub fn parse_toml<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, Fi
         let before = error.span().and_then(|span| text.get(..span.start));
         let line = before.map(|before| before.matches('\n').count() + 1);
         let line = line.map_or_else(String::new, |line| format!("line {line}: "));
-        let key = if matches!(key, "" | ".") { String::new() } else { format!("{}: ", printable(key)) };
+        let key =
+            if matches!(key, "" | ".") { String::new() } else { format!("{}: ", printable(key)) };
         let message = format!("{line}{key}{}", printable(error.message()));
         FileError::Toml { file: file.to_owned(), message }
     };

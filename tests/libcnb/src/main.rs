@@ -5,8 +5,8 @@ use std::fs;
 
 use libcnb::build::{BuildContext, BuildResult, BuildResultBuilder};
 use libcnb::data::build_plan::BuildPlanBuilder;
-use libcnb::data::layer_name;
 use libcnb::data::launch::{LaunchBuilder, ProcessBuilder};
+use libcnb::data::layer_name;
 use libcnb::data::process_type;
 use libcnb::detect::{DetectContext, DetectResult, DetectResultBuilder};
 use libcnb::generic::{GenericMetadata, GenericPlatform};
@@ -66,7 +66,8 @@ impl Buildpack for Written {
             LayerState::Restored { .. } => println!("cached layer: restored"),
             LayerState::Empty { .. } => {
                 println!("cached layer: made");
-                fs::write(cached.path().join("data"), "kept").map_err(libcnb::Error::BuildpackError)?;
+                fs::write(cached.path().join("data"), "kept")
+                    .map_err(libcnb::Error::BuildpackError)?;
                 cached.write_metadata(Remembered { version: "1".to_owned() })?;
             }
         }

@@ -41,7 +41,13 @@ fn a_buildpack_written_with_libcnb_builds_and_remembers() {
         let image = workshop.reference(&format!("app-{}", flow.name()));
         let dockerfile = format!("FROM {image}\nRUN [\"/cnb/process/web\"]\n");
         let run = Context::new(&[("Dockerfile", &dockerfile)]);
-        let said = workshop.daemon().build(&run).args("--no-cache").run().success().log("[2/2] RUN [\"/cnb/process/web\"]");
+        let said = workshop
+            .daemon()
+            .build(&run)
+            .args("--no-cache")
+            .run()
+            .success()
+            .log("[2/2] RUN [\"/cnb/process/web\"]");
         assert_eq!(said, "by libcnb kept");
     }
 }

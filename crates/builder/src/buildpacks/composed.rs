@@ -95,7 +95,8 @@ pub(crate) fn snapshot(
             origins.insert(layer.digest, origin);
         }
     }
-    let blobs = Origins { context: Arc::clone(context), sessions: context.sessions_of(step), origins };
+    let blobs =
+        Origins { context: Arc::clone(context), sessions: context.sessions_of(step), origins };
     let layers = found
         .layers
         .iter()

@@ -34,7 +34,6 @@ use crate::rooted::{Root, clean, is_absent};
 use crate::snapshot::Snapshot;
 use crate::source::image::platform_of;
 
-
 /// Kind of store documents that hold what builds save for the next one.
 const SAVED: &str = "buildpacks-cache";
 /// Bytes at the start of such a document that say when it was saved.
@@ -327,7 +326,10 @@ impl Client for FrontendClient {
         self.bridge.context.store.blob(&layer.digest).is_some()
     }
 
-    async fn dockerfile(&self, request: DockerfileRequest) -> Result<DockerfileResult, ClientError> {
+    async fn dockerfile(
+        &self,
+        request: DockerfileRequest,
+    ) -> Result<DockerfileResult, ClientError> {
         let run = async {
             let inputs = request.inputs;
             let answer = self.bridge.frontend("dockerfile.v0", request.attrs, inputs).await?;

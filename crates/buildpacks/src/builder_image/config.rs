@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use cofferdam_cnb::{
     BUILDER_METADATA, BUILDPACK_LAYERS, BUILDPACK_ORDER, BuilderMetadata, DISTRO_NAME,
     DISTRO_VERSION, EXTENSION_LAYERS, FileError, Id, ModuleLayers, ORDER_EXTENSIONS, Order,
-    RunImage, STACK_ID, STACK_MIXINS, SYSTEM, Target, TargetDistro, Version,
-    parse_json,
+    RunImage, STACK_ID, STACK_MIXINS, SYSTEM, Target, TargetDistro, Version, parse_json,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -184,7 +184,9 @@ fn the_latest_platform_api_that_both_speak_is_used() {
         let labels = [("io.buildpacks.builder.metadata", json!({"lifecycle": lifecycle}))];
         let image = BuilderImage::parse(&config(ids(), &labels)).unwrap();
         match (image.platform_api(), expected) {
-            (Ok(version), Some(expected)) => assert_eq!(version.to_string(), expected, "{lifecycle}"),
+            (Ok(version), Some(expected)) => {
+                assert_eq!(version.to_string(), expected, "{lifecycle}")
+            }
             (Err(error), None) => assert!(!error.to_string().contains('\u{1b}'), "{error}"),
             (other, _) => panic!("{lifecycle}: {other:?}"),
         }

@@ -112,7 +112,9 @@ impl Bench<'_> {
                 let known = setting.builder.run_images.iter().find(|image| {
                     image.image == name || image.mirrors.iter().any(|mirror| mirror == name)
                 });
-                known.cloned().unwrap_or_else(|| RunImage { image: name.to_owned(), mirrors: vec![] })
+                known
+                    .cloned()
+                    .unwrap_or_else(|| RunImage { image: name.to_owned(), mirrors: vec![] })
             }
             None => setting.builder.run_images.first().cloned().ok_or_else(|| {
                 BuildErrorKind::RunImage("the builder names none; give --run-image".to_owned())
@@ -123,7 +125,8 @@ impl Bench<'_> {
             None => std::iter::once(&wanted.image).chain(&wanted.mirrors).cloned().collect(),
         };
         // One on the registry of the output needs no copying.
-        if let Some(output) = self.request.get("image").and_then(|name| ImageName::parse(name).ok()) {
+        if let Some(output) = self.request.get("image").and_then(|name| ImageName::parse(name).ok())
+        {
             let elsewhere = |name: &String| {
                 ImageName::parse(name).map_or(true, |name| name.domain != output.domain)
             };
@@ -135,7 +138,9 @@ impl Bench<'_> {
             }
         }
         let names = candidates.join(", ");
-        Err(BuildErrorKind::RunImage(format!("none of {names} is there, or access to it is denied")))
+        Err(BuildErrorKind::RunImage(format!(
+            "none of {names} is there, or access to it is denied"
+        )))
     }
 
     /// The image of the last build. One that cannot be read or understood gives nothing back.
@@ -154,7 +159,8 @@ impl Bench<'_> {
             return Ok(None);
         };
         let metadata = label(&image.config, LIFECYCLE_METADATA);
-        let metadata = metadata.map(|text| parse_json::<LifecycleMetadata>(LIFECYCLE_METADATA, &text));
+        let metadata =
+            metadata.map(|text| parse_json::<LifecycleMetadata>(LIFECYCLE_METADATA, &text));
         match metadata {
             Some(Ok(metadata)) => {
                 step.log(&format!("previous image is {}", image.pinned));
@@ -174,7 +180,8 @@ impl Bench<'_> {
         let names = ["cache-name", "image", "previous-image"];
         let name = names.into_iter().find_map(|name| self.request.get(name)).unwrap_or("");
         // By repository: tags are often as many as builds.
-        let name = ImageName::parse(name).map_or_else(|_| name.to_owned(), |name| name.repository());
+        let name =
+            ImageName::parse(name).map_or_else(|_| name.to_owned(), |name| name.repository());
         let platform = cofferdam_graph::platform_string(&self.request.platform);
         format!("{}\n{platform}\n{}\n{name}", setting.flow().name(), self.request.workspace)
     }

@@ -79,7 +79,8 @@ impl Request {
             Some("buildpackage") => Operation::Buildpackage,
             Some("rebase") => Operation::Rebase,
             Some(other) => {
-                let problem = format!("{other:?} is none of build, builder-image, buildpackage, rebase");
+                let problem =
+                    format!("{other:?} is none of build, builder-image, buildpackage, rebase");
                 return Err(BuildErrorKind::attribute("operation", problem));
             }
         };
@@ -158,7 +159,8 @@ impl Request {
     pub(crate) fn id(&self, name: &str) -> Result<Option<u32>, BuildErrorKind> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let id = text.parse::<u32>().ok().filter(|id| (1..65_536).contains(id));
-        let problem = || BuildErrorKind::attribute(name, format!("{text:?} is not an id from 1 to 65535"));
+        let problem =
+            || BuildErrorKind::attribute(name, format!("{text:?} is not an id from 1 to 65535"));
         id.map(Some).ok_or_else(problem)
     }
 }
@@ -192,18 +194,19 @@ fn created(attrs: &BTreeMap<String, String>) -> Result<i64, BuildErrorKind> {
             Ok(now.ok().and_then(|now| i64::try_from(now.as_secs()).ok()).unwrap_or(EPOCH))
         }
         Some((name, text)) => text.parse::<i64>().ok().filter(|time| *time >= 0).ok_or_else(|| {
-            BuildErrorKind::attribute(name, format!("{text:?} is neither seconds since 1970 nor now"))
+            BuildErrorKind::attribute(
+                name,
+                format!("{text:?} is neither seconds since 1970 nor now"),
+            )
         }),
     }
 }
 
 fn workspace(path: &str) -> Result<String, BuildErrorKind> {
-    let refuse = |problem: &str| {
-        BuildErrorKind::attribute("workspace", format!("{path:?} {problem}"))
-    };
-    let parts_fit = |rest: &str| {
-        rest.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
-    };
+    let refuse =
+        |problem: &str| BuildErrorKind::attribute("workspace", format!("{path:?} {problem}"));
+    let parts_fit =
+        |rest: &str| rest.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     if !path.strip_prefix('/').is_some_and(parts_fit) || path.chars().any(char::is_control) {
         return Err(refuse("is not an absolute path"));
     }

@@ -15,7 +15,9 @@ use cofferdam_lifecycle::{
 use super::bench::Bench;
 use super::error::BuildErrorKind;
 use super::graph::{Access, Change, Step, StepMount, Tree};
-use super::session::{Analysis, BuiltApp, Group, LAYERS, Outcome, PLAN, PLATFORM, Setting, program};
+use super::session::{
+    Analysis, BuiltApp, Group, LAYERS, Outcome, PLAN, PLATFORM, Setting, program,
+};
 use crate::Flow;
 use crate::client::EntryKind;
 
@@ -101,9 +103,8 @@ impl Bench<'_> {
         let name = module.module();
         let own = format!("{LAYERS}/{}", name.id.escaped());
         let plan_path = format!("{PLAN}/plan.toml");
-        let plan_text = toml::to_string(given).map_err(|error| {
-            BuildErrorKind::attribute("plan.toml", error.to_string())
-        })?;
+        let plan_text = toml::to_string(given)
+            .map_err(|error| BuildErrorKind::attribute("plan.toml", error.to_string()))?;
         let plan = self.plan_directory(setting, &[("plan.toml", plan_text.as_bytes())]);
         let mount = |tree, path: &str, access| StepMount {
             tree,
@@ -125,7 +126,12 @@ impl Bench<'_> {
         let env = self.module_env(setting, &analysis.target, module, phase, layers_env);
         let mut outputs = self.graph.step(Step {
             name: setting.title("build", &name.to_string()),
-            args: vec![program(module, "build"), own.clone(), PLATFORM.to_owned(), plan_path.clone()],
+            args: vec![
+                program(module, "build"),
+                own.clone(),
+                PLATFORM.to_owned(),
+                plan_path.clone(),
+            ],
             env: env.pairs().collect(),
             cwd: workspace.clone(),
             user: setting.user(),

@@ -218,7 +218,12 @@ impl Bench<'_> {
         let paths: BTreeMap<&str, String> =
             files.iter().map(|(name, _)| (*name, format!("{PLAN}/{name}"))).collect();
         for (name, data) in files {
-            changes.push(Change::File { path: &paths[name], mode: 0o644, data, owner: setting.owner });
+            changes.push(Change::File {
+                path: &paths[name],
+                mode: 0o644,
+                data,
+                owner: setting.owner,
+            });
         }
         self.graph.files(&setting.title("detect", "make room for a plan"), None, &changes)
     }

@@ -78,10 +78,16 @@ impl Bench<'_> {
                 }
                 LaunchSource::Previous(sha) => {
                     let layers = previous.map(|previous| &previous.image.layers);
-                    let found = layers.into_iter().flatten().find(|layer| layer.diff_id.to_string() == *sha);
+                    let found = layers
+                        .into_iter()
+                        .flatten()
+                        .find(|layer| layer.diff_id.to_string() == *sha);
                     found.cloned().ok_or_else(|| {
                         let name = format!("{}:{}", launch.module, launch.name);
-                        BuildErrorKind::attribute(&name, "the previous image has no layer of its digest")
+                        BuildErrorKind::attribute(
+                            &name,
+                            "the previous image has no layer of its digest",
+                        )
                     })?
                 }
             };
@@ -92,13 +98,17 @@ impl Bench<'_> {
         }
         let sbom = self.sbom_tree(setting, built, "launch");
         if sbom.is_some() {
-            let pack = self.below_layers(setting, sbom, &format!("{LAYERS}/sbom/launch"), Some("sbom"));
+            let pack =
+                self.below_layers(setting, sbom, &format!("{LAYERS}/sbom/launch"), Some("sbom"));
             layers.push((LayerKind::Sbom, self.client.pack(pack).await?));
         }
         layers.extend(self.app_layers(setting, &metadata, built.app).await?);
         layers.push((LayerKind::Launcher, self.client.keep(launcher_tar()?).await?));
         let config = metadata_toml(&metadata)?;
-        layers.push((LayerKind::Config, self.client.keep(config_tar(setting.owner, &config)?).await?));
+        layers.push((
+            LayerKind::Config,
+            self.client.keep(config_tar(setting.owner, &config)?).await?,
+        ));
         let types = process_types(&metadata);
         if !types.is_empty() {
             layers.push((LayerKind::ProcessTypes, self.client.keep(process_tar(&types)?).await?));
@@ -133,7 +143,10 @@ impl Bench<'_> {
     ) -> Result<AppImage, BuildErrorKind> {
         let export: Vec<ExportLayer> = layers
             .iter()
-            .map(|(kind, layer)| ExportLayer { kind: kind.clone(), diff_id: layer.diff_id.to_string() })
+            .map(|(kind, layer)| ExportLayer {
+                kind: kind.clone(),
+                diff_id: layer.diff_id.to_string(),
+            })
             .collect();
         let run_config: serde_json::Value = serde_json::from_slice(&extended.run_config)?;
         let run_image = RunImageMetadata {
@@ -219,7 +232,8 @@ impl Bench<'_> {
         app: Tree,
     ) -> Result<Vec<(LayerKind, ImageLayer)>, BuildErrorKind> {
         let workspace = &self.request.workspace;
-        let above: Vec<_> = workspace.match_indices('/').skip(1).map(|(at, _)| &workspace[..at]).collect();
+        let above: Vec<_> =
+            workspace.match_indices('/').skip(1).map(|(at, _)| &workspace[..at]).collect();
         let pack = |selection| Pack {
             definition: self.graph.definition(app),
             path: workspace.clone(),
@@ -266,7 +280,8 @@ impl Bench<'_> {
         let sbom = self.sbom_tree(setting, built, "cache");
         let mut sbom_sha = None;
         if sbom.is_some() {
-            let pack = self.below_layers(setting, sbom, &format!("{LAYERS}/sbom/cache"), Some("sbom"));
+            let pack =
+                self.below_layers(setting, sbom, &format!("{LAYERS}/sbom/cache"), Some("sbom"));
             let layer = self.client.pack(pack).await?;
             sbom_sha = Some(layer.diff_id.to_string());
             layers.push(layer);

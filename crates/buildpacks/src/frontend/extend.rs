@@ -83,7 +83,9 @@ impl Bench<'_> {
         let has_program = programs.iter().any(|entry| entry.name == "generate");
         let (tree, directory) = match has_program {
             false => (setting.build_tree, format!("{place}/generate")),
-            true => (self.run_generate(setting, group, analysis, module).await?, GENERATED.to_owned()),
+            true => {
+                (self.run_generate(setting, group, analysis, module).await?, GENERATED.to_owned())
+            }
         };
         let file = |file: &str| format!("{directory}/{file}");
         let config = self.read(tree, &file("extend-config.toml")).await?.unwrap_or_default();
@@ -95,7 +97,8 @@ impl Bench<'_> {
             .filter(|name| matches!(name.as_str(), "context" | "context.build" | "context.run"))
             .collect::<Vec<_>>();
         if contexts.len() > 1 && contexts.iter().any(|name| name == "context") {
-            let problem = "has both a shared context and one of its own for build or run".to_owned();
+            let problem =
+                "has both a shared context and one of its own for build or run".to_owned();
             return Err(BuildErrorKind::Generated { module: name.to_string(), problem });
         }
         Ok(Generated {
@@ -139,7 +142,12 @@ impl Bench<'_> {
         let env = self.module_env(setting, &analysis.target, module, phase, &Env::new());
         let mut outputs = self.graph.step(Step {
             name: setting.title("generate", &name.to_string()),
-            args: vec![program(module, "generate"), GENERATED.to_owned(), PLATFORM.to_owned(), plan_path.clone()],
+            args: vec![
+                program(module, "generate"),
+                GENERATED.to_owned(),
+                PLATFORM.to_owned(),
+                plan_path.clone(),
+            ],
             env: env.pairs().collect(),
             cwd: workspace.clone(),
             user: setting.user(),
@@ -152,7 +160,9 @@ impl Bench<'_> {
         match self.client.solve(&self.graph.definition(tree)).await {
             Ok(()) => Ok(tree),
             Err(source) => Err(match source.exit_code {
-                Some(code) => BuildErrorKind::GenerateFailed { module: name.to_string(), code, source },
+                Some(code) => {
+                    BuildErrorKind::GenerateFailed { module: name.to_string(), code, source }
+                }
                 None => source.into(),
             }),
         }
@@ -175,7 +185,9 @@ impl Bench<'_> {
             let Some(text) = &extension.build else { continue };
             let file = format!("{}: build.Dockerfile", extension.module.module());
             self.warn(setting, check_build_dockerfile(&file, text)?);
-            state = self.apply(setting, extension, "build", text, &extension.config.build, state).await?;
+            state = self
+                .apply(setting, extension, "build", text, &extension.config.build, state)
+                .await?;
             changed = true;
         }
         if changed {
@@ -213,7 +225,9 @@ impl Bench<'_> {
         }
         let change = run_change(&checked);
         if let Some(name) = &change.switch_to {
-            analysis.run = self.need_image(name, &setting.title("analyze", &format!("switched run image {name}"))).await?;
+            analysis.run = self
+                .need_image(name, &setting.title("analyze", &format!("switched run image {name}")))
+                .await?;
             analysis.target = self.target(&analysis.run).await?;
             analysis.run_image = RunImage { image: name.clone(), mirrors: Vec::new() };
         }
@@ -231,12 +245,14 @@ impl Bench<'_> {
             last = Some(format!("{}: run.Dockerfile", extension.module.module()));
             let text = extension.run.as_deref().unwrap_or_default();
             state.config = without_label(&state.config, REBASABLE)?;
-            state = self.apply(setting, extension, "run", text, &extension.config.run, state).await?;
+            state =
+                self.apply(setting, extension, "run", text, &extension.config.run, state).await?;
             rebasable &= super::analyze::label(&state.config, REBASABLE).as_deref() == Some("true");
         }
         let mut config: Value = serde_json::from_slice(&state.config)?;
         if let (Some(user), Some(last)) = (root_user(&config), last) {
-            let problem = format!("leaves the user {user:?}; end it with USER of the run image's user");
+            let problem =
+                format!("leaves the user {user:?}; end it with USER of the run image's user");
             return Err(BuildErrorKind::Extended { module: last, problem });
         }
         config["config"]["Labels"][REBASABLE] = rebasable.to_string().into();
@@ -244,9 +260,14 @@ impl Bench<'_> {
         let made = layers.len().saturating_sub(base_layers.len());
         let mut run_layers = base_layers;
         run_layers.extend(layers.into_iter().skip(run_layers.len()));
-        let diff_ids: Vec<String> = run_layers.iter().map(|layer| layer.diff_id.to_string()).collect();
+        let diff_ids: Vec<String> =
+            run_layers.iter().map(|layer| layer.diff_id.to_string()).collect();
         config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
-        Ok(Extended { run_config: serde_json::to_vec(&config)?, run_layers, run_extension_layers: made })
+        Ok(Extended {
+            run_config: serde_json::to_vec(&config)?,
+            run_layers,
+            run_extension_layers: made,
+        })
     }
 
     /// Executes one Dockerfile upon `state`.
@@ -264,7 +285,9 @@ impl Bench<'_> {
         let title = setting.title("extend", &format!("{kind}.Dockerfile of {name}"));
         let dockerfile = self.graph.files(&title, None, &[file]);
         let own = format!("context.{kind}");
-        let chosen = [own.as_str(), "context"].into_iter().find(|wanted| extension.contexts.iter().any(|has| has == wanted));
+        let chosen = [own.as_str(), "context"]
+            .into_iter()
+            .find(|wanted| extension.contexts.iter().any(|has| has == wanted));
         let (source, path) = match chosen {
             Some(context) => (extension.tree, format!("{}/{context}", extension.directory)),
             None => (setting.app, self.request.workspace.clone()),
@@ -338,8 +361,10 @@ fn root_user(config: &Value) -> Option<String> {
 }
 
 fn build_id() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let digest = cofferdam_digest::Digest::of(format!("{}:{}", std::process::id(), now.as_nanos())).hex();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let digest =
+        cofferdam_digest::Digest::of(format!("{}:{}", std::process::id(), now.as_nanos())).hex();
     let part = |range: std::ops::Range<usize>| digest.get(range).unwrap_or_default().to_owned();
     format!("{}-{}-4{}-8{}-{}", part(0..8), part(8..12), part(12..15), part(15..18), part(18..30))
 }

@@ -270,12 +270,10 @@ fn action(change: &Change<'_>) -> Action {
             ..Default::default()
         }
         .into(),
-        Change::Remove { path } => pb::FileActionRm {
-            path: (*path).to_owned(),
-            allowNotFound: true,
-            ..Default::default()
+        Change::Remove { path } => {
+            pb::FileActionRm { path: (*path).to_owned(), allowNotFound: true, ..Default::default() }
+                .into()
         }
-        .into(),
         Change::Directory { path, mode, owner } => pb::FileActionMkDir {
             path: (*path).to_owned(),
             mode: *mode,

@@ -73,12 +73,8 @@ impl Bench<'_> {
         let mut prepared = self.prepare().await?;
         let decision = &prepared.setting.decision;
         let phases = decision.flow.phases();
-        let shown = format!(
-            "[flow] {} ({}): {}",
-            decision.flow.name(),
-            phases.join(", "),
-            decision.reason
-        );
+        let shown =
+            format!("[flow] {} ({}): {}", decision.flow.name(), phases.join(", "), decision.reason);
         let step = self.client.step(&shown);
         prepared.warnings.iter().for_each(|warning| step.log(&format!("warning: {warning}")));
         step.done();
@@ -87,8 +83,7 @@ impl Bench<'_> {
         let cached = self.cached(&prepared.setting).await?;
         let mut root = prepared.setting.build_tree;
         let group = self.detect(&prepared, &analysis, &mut root).await?;
-        let extended =
-            self.extend(&mut prepared.setting, &group, &mut analysis, &mut root).await?;
+        let extended = self.extend(&mut prepared.setting, &group, &mut analysis, &mut root).await?;
         let setting = &prepared.setting;
         let restored = self.restore(setting, &group, &analysis, &cached).await?;
         let built = self.build(setting, &group, &analysis, &restored, &mut root).await?;
@@ -110,8 +105,11 @@ impl Bench<'_> {
             "modules": decision.modules,
             "builder": format!("{}@{}", setting.builder_name, setting.builder_digest),
         });
-        let mut tags: Vec<String> = self.request.get("image").map(str::to_owned).into_iter().collect();
-        tags.extend(self.request.tags.iter().filter(|tag| !tags.contains(tag)).cloned().collect::<Vec<_>>());
+        let mut tags: Vec<String> =
+            self.request.get("image").map(str::to_owned).into_iter().collect();
+        tags.extend(
+            self.request.tags.iter().filter(|tag| !tags.contains(tag)).cloned().collect::<Vec<_>>(),
+        );
         let mut config: serde_json::Value = serde_json::from_slice(&exported.image.config)?;
         for (name, value) in &self.request.labels {
             config["config"]["Labels"][name] = value.clone().into();
@@ -166,7 +164,8 @@ impl Bench<'_> {
                 };
                 total += bytes.len();
                 if total > MAX_SBOM {
-                    let problem = format!("more than {MAX_SBOM} bytes; use `cofferdam sbom download`");
+                    let problem =
+                        format!("more than {MAX_SBOM} bytes; use `cofferdam sbom download`");
                     return Err(BuildErrorKind::attribute("sbom", problem));
                 }
                 tar.file(&path, 0, 0, 0o644, bytes.len() as u64, &mut &*bytes)?;

@@ -86,10 +86,12 @@ impl Bench<'_> {
                             owner: (0, 0),
                         })
                         .collect();
-                    let mut all = vec![Change::Directory { path: "/bin", mode: 0o755, owner: (0, 0) }];
+                    let mut all =
+                        vec![Change::Directory { path: "/bin", mode: 0o755, owner: (0, 0) }];
                     all.extend(changes);
                     let tree = self.graph.files(&format!("write {}", inline.module), None, &all);
-                    let descriptor = self.descriptor(tree, "", Kind::Buildpack, &inline.module).await?;
+                    let descriptor =
+                        self.descriptor(tree, "", Kind::Buildpack, &inline.module).await?;
                     resolved.added.push(Added { descriptor, tree, path: String::new() });
                 }
                 GroupModule::Locator(text) => {
@@ -135,7 +137,8 @@ impl Bench<'_> {
             }
             other => self.fetch(other, asking.kind).await?,
         };
-        let source = Source::Fetched { locator: locator.to_string(), option: asking.option.to_owned() };
+        let source =
+            Source::Fetched { locator: locator.to_string(), option: asking.option.to_owned() };
         for added in found {
             resolved.origins.push(ModuleOrigin {
                 module: added.descriptor.module().to_string(),
@@ -160,7 +163,8 @@ impl Bench<'_> {
         } else if self.request.local_file(path).is_some() {
             local = Some(LocalKind::File);
         } else if let Some(inside) = inside(path) {
-            let descriptors = [format!("{inside}/buildpack.toml"), format!("{inside}/extension.toml")];
+            let descriptors =
+                [format!("{inside}/buildpack.toml"), format!("{inside}/extension.toml")];
             let follow: Vec<&str> = descriptors.iter().map(String::as_str).collect();
             let wanted = Wanted { follow: &follow, ..Wanted::default() };
             let tree = self.context("look for local modules", &wanted)?;
@@ -215,7 +219,10 @@ impl Bench<'_> {
 
     fn directory(&self, path: &str) -> Result<(Tree, String), BuildErrorKind> {
         if let Some(local) = self.request.local(path) {
-            return Ok((self.local(local, &format!("load {path}"), &Wanted::default()), String::new()));
+            return Ok((
+                self.local(local, &format!("load {path}"), &Wanted::default()),
+                String::new(),
+            ));
         }
         let inside = inside(path).ok_or_else(|| {
             BuildErrorKind::attribute(path, "lies outside the app, and the client did not offer it")
@@ -233,8 +240,11 @@ impl Bench<'_> {
     ) -> Result<(ModuleRef, Vec<Added>), BuildErrorKind> {
         let platform = &self.request.platform;
         let base = if path.is_empty() { String::new() } else { format!("/{path}") };
-        let places =
-            [format!("{base}/{}/{}", platform.OS, platform.Architecture), format!("{base}/{}", platform.OS), base];
+        let places = [
+            format!("{base}/{}/{}", platform.OS, platform.Architecture),
+            format!("{base}/{}", platform.OS),
+            base,
+        ];
         for place in &places {
             let file = format!("{place}/{}", file_name(kind));
             if let Some(bytes) = self.read(tree, &file).await? {
@@ -276,10 +286,13 @@ impl Bench<'_> {
         index: &[u8],
     ) -> Result<(Vec<u8>, Vec<String>), BuildErrorKind> {
         let malformed = |problem: &str| BuildErrorKind::attribute("index.json", problem);
-        let digest_of = |value: &serde_json::Value| -> Result<cofferdam_digest::Digest, BuildErrorKind> {
-            let text = value.get("digest").and_then(serde_json::Value::as_str).unwrap_or_default();
-            cofferdam_digest::Digest::parse(text).map_err(|_| malformed("a descriptor has no digest"))
-        };
+        let digest_of =
+            |value: &serde_json::Value| -> Result<cofferdam_digest::Digest, BuildErrorKind> {
+                let text =
+                    value.get("digest").and_then(serde_json::Value::as_str).unwrap_or_default();
+                cofferdam_digest::Digest::parse(text)
+                    .map_err(|_| malformed("a descriptor has no digest"))
+            };
         let mut document: serde_json::Value = serde_json::from_slice(index)?;
         // An index may name an index, as archives of several tools do.
         for _ in 0..3 {
@@ -322,11 +335,14 @@ impl Bench<'_> {
             let labels = config.get("config").and_then(|config| config.get("Labels"));
             labels.and_then(|labels| labels.get(name)).and_then(serde_json::Value::as_str)
         };
-        let metadata = label(BUILDPACKAGE_METADATA)
-            .ok_or_else(|| BuildErrorKind::attribute(BUILDPACKAGE_METADATA, "the image is no buildpackage"))?;
+        let metadata = label(BUILDPACKAGE_METADATA).ok_or_else(|| {
+            BuildErrorKind::attribute(BUILDPACKAGE_METADATA, "the image is no buildpackage")
+        })?;
         let metadata: BuildpackageMetadata = parse_json(BUILDPACKAGE_METADATA, metadata)?;
         let mut found = Vec::new();
-        for (kind, name) in [(Kind::Buildpack, BUILDPACK_LAYERS), (Kind::Extension, EXTENSION_LAYERS)] {
+        for (kind, name) in
+            [(Kind::Buildpack, BUILDPACK_LAYERS), (Kind::Extension, EXTENSION_LAYERS)]
+        {
             let layers: ModuleLayers = match label(name) {
                 Some(text) => parse_json(name, text)?,
                 None => BTreeMap::new(),
@@ -365,9 +381,8 @@ impl Bench<'_> {
         };
         let file = format!("{path}/{}", file_name(kind));
         let bytes = self.read(tree, &file).await?;
-        let bytes = bytes.ok_or_else(|| {
-            named(BuildErrorKind::attribute(file_name(kind), "is missing"))
-        })?;
+        let bytes =
+            bytes.ok_or_else(|| named(BuildErrorKind::attribute(file_name(kind), "is missing")))?;
         let descriptor = Descriptor::parse(kind, file_name(kind), &bytes);
         let descriptor = descriptor.map_err(|error| named(error.into()))?;
         if descriptor.module() != *module {
@@ -412,8 +427,8 @@ pub(crate) const fn file_name(kind: Kind) -> &'static str {
 /// A module by the texts of a label.
 pub(crate) fn module_ref(kind: Kind, id: &str, version: &str) -> Result<ModuleRef, BuildErrorKind> {
     let text = format!("{id}@{version}");
-    let parsed = parse_module(&text)
-        .map_err(|error| BuildErrorKind::attribute(&text, error.to_string()))?;
+    let parsed =
+        parse_module(&text).map_err(|error| BuildErrorKind::attribute(&text, error.to_string()))?;
     match parsed {
         (id, Some(version)) => Ok(ModuleRef { kind, id, version }),
         (id, None) => Err(BuildErrorKind::attribute(id.as_str(), "has no version")),

@@ -54,7 +54,9 @@ impl Bench<'_> {
         let tree = self.context(&format!("load {name}"), &wanted)?;
         match self.read(tree, name).await? {
             Some(bytes) => Ok((name.to_owned(), bytes.to_vec())),
-            None => Err(BuildErrorKind::attribute("config-file", format!("there is no file {name:?}"))),
+            None => {
+                Err(BuildErrorKind::attribute("config-file", format!("there is no file {name:?}")))
+            }
         }
     }
 
@@ -65,7 +67,9 @@ impl Bench<'_> {
         let step = self.client.step(&format!("read {name}"));
         warnings.iter().for_each(|warning| step.log(&format!("warning: {warning}")));
         step.done();
-        let base = self.need_image(&builder.build_image, &format!("look up {}", builder.build_image)).await?;
+        let base = self
+            .need_image(&builder.build_image, &format!("look up {}", builder.build_image))
+            .await?;
         let mut config: Value = serde_json::from_slice(&base.config)?;
         let owner = user(&config, &builder.build_image)?;
         let mut resolved = Resolved::default();
@@ -115,11 +119,16 @@ impl Bench<'_> {
         self.sources(&dependencies, Kind::Buildpack, &name, &mut resolved).await?;
         for group in &root.order {
             for element in &group.group {
-                let has = resolved.added.iter().any(|added| names(&added.descriptor, &element.id, &element.version));
+                let has = resolved
+                    .added
+                    .iter()
+                    .any(|added| names(&added.descriptor, &element.id, &element.version));
                 if !has {
                     let problem = format!(
                         "{}@{} is in the order of {} and among no dependencies",
-                        element.id, element.version, root.module()
+                        element.id,
+                        element.version,
+                        root.module()
                     );
                     return Err(BuildErrorKind::attribute(&name, problem));
                 }
@@ -129,9 +138,9 @@ impl Bench<'_> {
         let mut stack = Stack::default();
         let (buildpacks, extensions) = self.module_layers(&resolved.added, &mut stack).await?;
         step.done();
-        let metadata =
-            BuildpackageMetadata { module: info(&root), stacks: root.stacks.clone() };
-        let mut labels = BTreeMap::from([(BUILDPACKAGE_METADATA, serde_json::to_string(&metadata)?)]);
+        let metadata = BuildpackageMetadata { module: info(&root), stacks: root.stacks.clone() };
+        let mut labels =
+            BTreeMap::from([(BUILDPACKAGE_METADATA, serde_json::to_string(&metadata)?)]);
         if !buildpacks.is_empty() {
             labels.insert(BUILDPACK_LAYERS, serde_json::to_string(&buildpacks)?);
         }
@@ -139,7 +148,8 @@ impl Bench<'_> {
             labels.insert(EXTENSION_LAYERS, serde_json::to_string(&extensions)?);
         }
         let platform = &self.request.platform;
-        let config = json!({ "os": platform.OS, "architecture": platform.Architecture, "config": {} });
+        let config =
+            json!({ "os": platform.OS, "architecture": platform.Architecture, "config": {} });
         self.image_of(None, config, stack, labels).await
     }
 
@@ -209,13 +219,18 @@ impl Bench<'_> {
     }
 
     /// The layer of what a lifecycle reads in a builder: order, run images, variables.
-    async fn settings(&self, builder: &BuilderToml, stack: &mut Stack) -> Result<(), BuildErrorKind> {
+    async fn settings(
+        &self,
+        builder: &BuilderToml,
+        stack: &mut Stack,
+    ) -> Result<(), BuildErrorKind> {
         let order = OrderFile {
             order: builder.order.clone(),
             order_extensions: builder.order_extensions.clone(),
         };
         let text = |value: &Value| {
-            toml::to_string(value).map_err(|error| BuildErrorKind::attribute("builder.toml", error.to_string()))
+            toml::to_string(value)
+                .map_err(|error| BuildErrorKind::attribute("builder.toml", error.to_string()))
         };
         let run = text(&json!({ "images": builder.run_images }))?;
         let order = toml::to_string(&order)
@@ -224,7 +239,8 @@ impl Bench<'_> {
         let old = text(&json!({ "run-image": first }))?;
         let mut files = vec![("/cnb/order.toml".to_owned(), order)];
         if builder.system != Default::default() {
-            files.push(("/cnb/system.toml".to_owned(), text(&json!({ "system": builder.system }))?));
+            files
+                .push(("/cnb/system.toml".to_owned(), text(&json!({ "system": builder.system }))?));
         }
         files.push(("/cnb/stack.toml".to_owned(), old));
         files.push(("/cnb/run.toml".to_owned(), run));
@@ -256,7 +272,8 @@ impl Bench<'_> {
         }
         let created = rfc3339(self.request.created);
         let mut layers = base.map(|base| base.layers.clone()).unwrap_or_default();
-        let mut history = config.get("history").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut history =
+            config.get("history").and_then(Value::as_array).cloned().unwrap_or_default();
         history.retain(|entry| entry.get("empty_layer") != Some(&Value::Bool(true)));
         history.resize(layers.len(), json!({}));
         for entry in &mut history {
@@ -265,7 +282,9 @@ impl Bench<'_> {
                 entry["created"] = created.clone().into();
             }
         }
-        history.extend(stack.history.iter().map(|what| json!({ "created": created, "created_by": what })));
+        history.extend(
+            stack.history.iter().map(|what| json!({ "created": created, "created_by": what })),
+        );
         config["history"] = history.into();
         config["created"] = created.into();
         layers.extend(stack.layers);
@@ -284,9 +303,11 @@ fn user(config: &Value, image: &str) -> Result<(u32, u32), BuildErrorKind> {
         let prefix = format!("{name}=");
         let entries = env.into_iter().flatten().filter_map(Value::as_str);
         let value = entries.filter_map(|entry| entry.strip_prefix(&prefix)).next_back();
-        let id = value.and_then(|value| value.parse::<u32>().ok()).filter(|id| (1..65_536).contains(id));
+        let id =
+            value.and_then(|value| value.parse::<u32>().ok()).filter(|id| (1..65_536).contains(id));
         id.ok_or_else(|| {
-            let problem = format!("the build image {image} must set it to a number from 1 to 65535");
+            let problem =
+                format!("the build image {image} must set it to a number from 1 to 65535");
             BuildErrorKind::attribute(name, problem)
         })
     };
@@ -305,7 +326,8 @@ fn check_order(builder: &BuilderToml, added: &[Added], file: &str) -> Result<(),
             let mut known = added.iter().filter(|added| added.descriptor.kind == kind);
             if !known.any(|added| names(&added.descriptor, &element.id, &element.version)) {
                 let version = if element.version.is_empty() { "(any)" } else { &element.version };
-                let problem = format!("{key}: {kind} {}@{version} is not among the builder's", element.id);
+                let problem =
+                    format!("{key}: {kind} {}@{version} is not among the builder's", element.id);
                 return Err(BuildErrorKind::attribute(file, problem));
             }
         }
@@ -364,7 +386,10 @@ fn metadata(builder: &BuilderToml, added: &[Added]) -> BuilderMetadata {
         lifecycle: LifecycleInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api: LifecycleApis { buildpack: "0.7".to_owned(), platform: "0.7".to_owned() },
-            apis: ApiRanges { buildpack: versions(&BUILDPACK_APIS), platform: versions(&PLATFORM_APIS) },
+            apis: ApiRanges {
+                buildpack: versions(&BUILDPACK_APIS),
+                platform: versions(&PLATFORM_APIS),
+            },
         },
         created_by: CreatedBy {
             name: "Cofferdam".to_owned(),
@@ -381,8 +406,13 @@ fn directories_tar((uid, gid): (u32, u32)) -> Result<Vec<u8>, LayerTarError> {
         tar.directory(path, uid, gid, 0o755)?;
     }
     let own = [
-        "/cnb", "/cnb/buildpacks", "/cnb/extensions", "/cnb/build-config", "/cnb/build-config/env",
-        "/platform", "/platform/env",
+        "/cnb",
+        "/cnb/buildpacks",
+        "/cnb/extensions",
+        "/cnb/build-config",
+        "/cnb/build-config/env",
+        "/platform",
+        "/platform/env",
     ];
     for path in own {
         tar.directory(path, 0, 0, 0o755)?;

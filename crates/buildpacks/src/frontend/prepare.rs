@@ -34,28 +34,29 @@ impl Bench<'_> {
         let builder_name = self.request.get("builder").map(str::to_owned);
         let builder_name = builder_name.or_else(|| project.builder.clone());
         let builder_name = builder_name.ok_or_else(|| {
-            BuildErrorKind::attribute("builder", "is missing: give --builder, or name one in project.toml")
+            BuildErrorKind::attribute(
+                "builder",
+                "is missing: give --builder, or name one in project.toml",
+            )
         })?;
-        let image = self.need_image(&builder_name, &format!("look up builder {builder_name}")).await?;
-        let builder = BuilderImage::parse(&image.config).map_err(|source| {
-            BuildErrorKind::Builder { image: builder_name.clone(), source }
-        })?;
-        let platform_api = self.platform_api(&builder).map_err(|source| {
-            BuildErrorKind::Builder { image: builder_name.clone(), source }
-        })?;
+        let image =
+            self.need_image(&builder_name, &format!("look up builder {builder_name}")).await?;
+        let builder = BuilderImage::parse(&image.config)
+            .map_err(|source| BuildErrorKind::Builder { image: builder_name.clone(), source })?;
+        let platform_api = self
+            .platform_api(&builder)
+            .map_err(|source| BuildErrorKind::Builder { image: builder_name.clone(), source })?;
         let verdict = self.judge(&builder_name, image.digest)?;
 
         let mut resolved = Resolved::default();
         let (asked, from_project) = self.asked(&builder, &project, &mut resolved).await?;
         if ignores_pre_and_post(&asked, &from_project) {
-            warnings.push("pre- and post-buildpacks are ignored, since buildpacks are declared".to_owned());
+            warnings.push(
+                "pre- and post-buildpacks are ignored, since buildpacks are declared".to_owned(),
+            );
         }
-        let (order, order_extensions) = effective_order(
-            &builder.order,
-            &builder.order_extensions,
-            &asked,
-            &from_project,
-        )?;
+        let (order, order_extensions) =
+            effective_order(&builder.order, &builder.order_extensions, &asked, &from_project)?;
         let trust_extra = self.request.is("trust-extra-buildpacks");
         let extensions = order_extensions.iter().any(|group| !group.group.is_empty());
         let decision = decide(&verdict, &resolved.origins, trust_extra, extensions);
@@ -124,7 +125,11 @@ impl Bench<'_> {
     ) -> Result<Verdict, BuildErrorKind> {
         let (operator_trusted, operator_denied) = self.client.operator_trust();
         let entries = |operator: &[String], request: &[String]| {
-            operator.iter().chain(request).map(|text| TrustEntry::parse(text)).collect::<Result<Vec<_>, _>>()
+            operator
+                .iter()
+                .chain(request)
+                .map(|text| TrustEntry::parse(text))
+                .collect::<Result<Vec<_>, _>>()
         };
         let trusted = entries(&operator_trusted, &self.request.trusted)?;
         let denied = entries(&operator_denied, &self.request.denied)?;
@@ -140,21 +145,25 @@ impl Bench<'_> {
         resolved: &mut Resolved,
     ) -> Result<(Asked, Asked), BuildErrorKind> {
         let request = &self.request;
-        let command_line = async |option: &'static str, kind, list: &[String], resolved: &mut Resolved| {
-            let modules = list.iter().cloned().map(GroupModule::Locator).collect();
-            self.resolve(Some(builder), Asking { option, kind, modules }, resolved).await
-        };
+        let command_line =
+            async |option: &'static str, kind, list: &[String], resolved: &mut Resolved| {
+                let modules = list.iter().cloned().map(GroupModule::Locator).collect();
+                self.resolve(Some(builder), Asking { option, kind, modules }, resolved).await
+            };
         let pack = Kind::Buildpack;
         let asked = Asked {
             buildpacks: command_line("--buildpack", pack, &request.buildpacks, resolved).await?,
             pre: command_line("--pre-buildpack", pack, &request.pre, resolved).await?,
             post: command_line("--post-buildpack", pack, &request.post, resolved).await?,
-            extensions: command_line("--extension", Kind::Extension, &request.extensions, resolved).await?,
+            extensions: command_line("--extension", Kind::Extension, &request.extensions, resolved)
+                .await?,
         };
         let listed = async |list: &[crate::GroupEntry], used: bool, resolved: &mut Resolved| {
-            let wanted = list.iter().filter(|entry| is_for_exec_env(&entry.exec_env, &request.exec_env));
+            let wanted =
+                list.iter().filter(|entry| is_for_exec_env(&entry.exec_env, &request.exec_env));
             // What the command line replaces takes no part, and does not decide the flow either.
-            let modules = if used { wanted.map(|entry| entry.module.clone()).collect() } else { Vec::new() };
+            let modules =
+                if used { wanted.map(|entry| entry.module.clone()).collect() } else { Vec::new() };
             let asking = Asking { option: DESCRIPTOR, kind: pack, modules };
             self.resolve(Some(builder), asking, resolved).await
         };
@@ -246,7 +255,13 @@ impl Bench<'_> {
         let options = Copying { contents: true, include, ..Copying::default() };
         let paths: Vec<String> = env.keys().map(|name| format!("{directory}/{name}")).collect();
         let mut changes = vec![
-            Change::Copy { source: base, path: PLATFORM, dest: PLATFORM, owner: Some((0, 0)), options },
+            Change::Copy {
+                source: base,
+                path: PLATFORM,
+                dest: PLATFORM,
+                owner: Some((0, 0)),
+                options,
+            },
             make(directory.as_str()),
         ];
         changes.extend(env.values().zip(&paths).map(|(value, path)| Change::File {
@@ -255,7 +270,11 @@ impl Bench<'_> {
             data: value.as_bytes(),
             owner: (0, 0),
         }));
-        self.graph.files(&phase_title(flow, "analyze", "write the platform directory"), None, &changes)
+        self.graph.files(
+            &phase_title(flow, "analyze", "write the platform directory"),
+            None,
+            &changes,
+        )
     }
 
     fn attempt_tree(&self, flow: Flow) -> Tree {

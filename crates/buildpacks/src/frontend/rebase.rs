@@ -63,8 +63,11 @@ impl Bench<'_> {
         names.push(old.image.clone());
         names.extend(old.mirrors.iter().cloned());
         names.retain(|name| !name.is_empty());
-        if let Some(output) = self.request.get("image").and_then(|name| ImageName::parse(name).ok()) {
-            names.sort_by_key(|name| ImageName::parse(name).map_or(true, |name| name.domain != output.domain));
+        if let Some(output) = self.request.get("image").and_then(|name| ImageName::parse(name).ok())
+        {
+            names.sort_by_key(|name| {
+                ImageName::parse(name).map_or(true, |name| name.domain != output.domain)
+            });
         }
         for name in &names {
             if let Some(image) = self.client.image(name, &self.request.platform, "").await? {

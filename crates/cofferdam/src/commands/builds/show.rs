@@ -143,7 +143,10 @@ mod tests {
         let mut report = report();
         report.steps[0].name = "[flow] untrusted (analyze, detect): x was added\x1b[2J".into();
         let text = describe(&report);
-        assert!(text.contains("flow          untrusted (analyze, detect): x was added[2J\n"), "{text}");
+        assert!(
+            text.contains("flow          untrusted (analyze, detect): x was added[2J\n"),
+            "{text}"
+        );
     }
 
     #[test]
