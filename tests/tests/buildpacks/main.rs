@@ -5,18 +5,22 @@
     reason = "a test that cannot go on should stop where it is"
 )]
 
+mod clients;
 mod commands;
 mod detection;
 mod export;
 mod extensions;
 mod flags;
 mod flow;
+mod hostile_images;
 mod launch;
 mod malformed;
 mod packages;
 mod project;
 mod rebase;
 mod second;
+mod served;
 mod shells;
+mod sources;
 mod system;
 mod walls;

@@ -192,7 +192,7 @@ impl Bench<'_> {
             return Ok(Cached::default());
         }
         if let Some(name) = self.request.get("cache-image") {
-            return self.cache_image(name).await;
+            return self.cache_image(setting, name).await;
         }
         let Some(bytes) = self.client.load(&self.cache_key(setting)).await? else {
             return Ok(Cached::default());
@@ -207,12 +207,25 @@ impl Bench<'_> {
         Ok(cached)
     }
 
-    async fn cache_image(&self, name: &str) -> Result<Cached, BuildErrorKind> {
+    /// A cache image. One that cannot be understood gives nothing back, and that is said.
+    async fn cache_image(&self, setting: &Setting, name: &str) -> Result<Cached, BuildErrorKind> {
+        let step = self.client.step(&setting.title("analyze", &format!("look up cache {name}")));
         let Some(image) = self.client.image(name, &self.request.platform, "").await? else {
+            step.log("there is no such image yet");
             return Ok(Cached::default());
         };
-        let Some(text) = label(&image.config, CACHE_METADATA) else { return Ok(Cached::default()) };
-        let metadata = parse_json(CACHE_METADATA, &text).unwrap_or_default();
+        let text = label(&image.config, CACHE_METADATA);
+        let Some(text) = text else {
+            step.log(&format!("it has no label {CACHE_METADATA}"));
+            return Ok(Cached::default());
+        };
+        let metadata = match parse_json(CACHE_METADATA, &text) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                step.log(&error.to_string());
+                return Ok(Cached::default());
+            }
+        };
         let layers = image.layers.into_iter().map(|layer| (layer.diff_id.to_string(), layer));
         Ok(Cached { metadata, layers: layers.collect() })
     }

@@ -58,7 +58,7 @@ impl Bench<'_> {
                 module,
                 given: &given,
                 layers_env: &layers_env,
-                restored: restored.get(module.info.id.as_str()).copied().flatten(),
+                restored: restored.get(module.info.id.as_str()).copied().unwrap_or(skeleton),
                 skeleton,
                 app: built.app,
                 before: &built.outcomes,
@@ -92,20 +92,15 @@ impl Bench<'_> {
         self.graph.files(&setting.title("build", "make room for layers"), None, &changes)
     }
 
-    async fn run_build(
+    /// What a build sees: its plan, layers of those before it, its own, the app.
+    fn build_mounts(
         &self,
         setting: &Setting,
-        analysis: &Analysis,
-        call: Call<'_>,
-        root: &mut Tree,
-    ) -> Result<(Tree, Tree), BuildErrorKind> {
-        let Call { module, given, layers_env, restored, skeleton, app, before } = call;
-        let name = module.module();
-        let own = format!("{LAYERS}/{}", name.id.escaped());
-        let plan_path = format!("{PLAN}/plan.toml");
-        let plan_text = toml::to_string(given)
-            .map_err(|error| BuildErrorKind::attribute("plan.toml", error.to_string()))?;
-        let plan = self.plan_directory(setting, &[("plan.toml", plan_text.as_bytes())]);
+        call: &Call<'_>,
+        plan: Tree,
+        root: Tree,
+    ) -> Vec<StepMount> {
+        let own = format!("{LAYERS}/{}", call.module.info.id.escaped());
         let mount = |tree, path: &str, access| StepMount {
             tree,
             selector: path.to_owned(),
@@ -113,17 +108,36 @@ impl Bench<'_> {
             access,
         };
         let workspace = &self.request.workspace;
-        let mut mounts = setting.mounts(self, *root);
+        let mut mounts = setting.mounts(self, root);
         mounts.push(mount(plan, PLAN, Access::Read));
-        mounts.push(mount(skeleton, LAYERS, Access::Read));
-        for other in before {
+        mounts.push(mount(call.skeleton, LAYERS, Access::Read));
+        for other in call.before {
             let path = format!("{LAYERS}/{}", other.built.module.id.escaped());
             mounts.push(mount(other.layers, &path, Access::Read));
         }
-        mounts.push(mount(restored, &own, Access::Write));
-        mounts.push(mount(app, workspace, Access::Write));
+        mounts.push(mount(call.restored, &own, Access::Write));
+        mounts.push(mount(call.app, workspace, Access::Write));
+        mounts
+    }
+
+    async fn run_build(
+        &self,
+        setting: &Setting,
+        analysis: &Analysis,
+        call: Call<'_>,
+        root: &mut Tree,
+    ) -> Result<(Tree, Tree), BuildErrorKind> {
+        let Call { module, given, layers_env, .. } = call;
+        let name = module.module();
+        let own = format!("{LAYERS}/{}", name.id.escaped());
+        let plan_path = format!("{PLAN}/plan.toml");
+        let plan_text = toml::to_string(given)
+            .map_err(|error| BuildErrorKind::attribute("plan.toml", error.to_string()))?;
+        let plan = self.plan_tree(setting, "build", &name.to_string(), &plan_text);
+        let mounts = self.build_mounts(setting, &call, plan, *root);
         let phase = Phase::Build { layers_dir: &own, plan_path: &plan_path };
         let env = self.module_env(setting, &analysis.target, module, phase, layers_env);
+        let workspace = &self.request.workspace;
         let mut outputs = self.graph.step(Step {
             name: setting.title("build", &name.to_string()),
             args: vec![

@@ -4,7 +4,6 @@
 //! one after the other. The exit code comes out through a file, next to the plan: a program can lie
 //! about itself alone.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -131,7 +130,8 @@ impl Sandboxes<'_, '_> {
     ) -> Result<(Attempt, Tree), ClientError> {
         let (setting, bench) = (self.setting, self.bench);
         let name = module.module();
-        let plan = bench.plan_directory(setting, &[]);
+        // Its own directory for a plan: an output of this step alone.
+        let plan = setting.attempt_tree;
         let mount = |tree, selector: &str, dest: &str, access| StepMount {
             tree,
             selector: selector.to_owned(),
@@ -212,19 +212,14 @@ impl Bench<'_> {
         })
     }
 
-    /// A directory for a plan, owned by the user that builds.
-    pub(crate) fn plan_directory(&self, setting: &Setting, files: &[(&str, &[u8])]) -> Tree {
-        let mut changes = vec![Change::Directory { path: PLAN, mode: 0o755, owner: setting.owner }];
-        let paths: BTreeMap<&str, String> =
-            files.iter().map(|(name, _)| (*name, format!("{PLAN}/{name}"))).collect();
-        for (name, data) in files {
-            changes.push(Change::File {
-                path: &paths[name],
-                mode: 0o644,
-                data,
-                owner: setting.owner,
-            });
-        }
-        self.graph.files(&setting.title("detect", "make room for a plan"), None, &changes)
+    /// The plan that a module is given, where its program finds it.
+    pub(crate) fn plan_tree(&self, setting: &Setting, step: &str, name: &str, plan: &str) -> Tree {
+        let path = format!("{PLAN}/plan.toml");
+        let changes = [
+            Change::Directory { path: PLAN, mode: 0o755, owner: setting.owner },
+            Change::File { path: &path, mode: 0o644, data: plan.as_bytes(), owner: setting.owner },
+        ];
+        let title = setting.title(step, &format!("write the plan of {name}"));
+        self.graph.files(&title, None, &changes)
     }
 }

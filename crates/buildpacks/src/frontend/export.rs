@@ -65,10 +65,46 @@ impl Bench<'_> {
         let (metadata, warnings) =
             assemble(&modules, &group.buildpacks, &group.extensions, setting.platform_api);
         warnings.iter().for_each(|warning| step.log(&format!("warning: {warning}")));
-        let mut layers: Vec<(LayerKind, ImageLayer)> = Vec::new();
         let mut packed = Packed::new();
+        let mut layers =
+            self.launch_layers(setting, analysis, built, &modules, &mut packed, step).await?;
+        let sbom = self.sbom_tree(setting, built, "launch");
+        if sbom.is_some() {
+            let pack =
+                self.below_layers(setting, sbom, &format!("{LAYERS}/sbom/launch"), Some("sbom"));
+            layers.push((LayerKind::Sbom, self.client.pack(pack).await?));
+        }
+        layers.extend(self.app_layers(setting, &metadata, built.app).await?);
+        layers.push((LayerKind::Launcher, self.client.keep(launcher_tar()?).await?));
+        let config = metadata_toml(&metadata)?;
+        layers.push((
+            LayerKind::Config,
+            self.client.keep(config_tar(setting.owner, &config)?).await?,
+        ));
+        let types = process_types(&metadata);
+        if !types.is_empty() {
+            layers.push((LayerKind::ProcessTypes, self.client.keep(process_tar(&types)?).await?));
+        }
+        let image = self.config(setting, analysis, extended, &modules, &metadata, &layers)?;
+        image.warnings.iter().for_each(|warning| step.log(&format!("warning: {warning}")));
+        let tree = self.composed(setting, extended, layers).await?;
+        self.save_cache(setting, built, &modules, packed, step).await?;
+        Ok(Exported { image, tree, sbom })
+    }
+
+    /// Launch layers, packed or taken from the previous image.
+    async fn launch_layers(
+        &self,
+        setting: &Setting,
+        analysis: &Analysis,
+        built: &BuiltApp,
+        modules: &[cofferdam_lifecycle::BuiltModule],
+        packed: &mut Packed,
+        step: &dyn Progress,
+    ) -> Result<Vec<(LayerKind, ImageLayer)>, BuildErrorKind> {
+        let mut layers: Vec<(LayerKind, ImageLayer)> = Vec::new();
         let previous = analysis.previous.as_ref();
-        for launch in launch_layers(&modules, previous.map(|previous| &previous.metadata))? {
+        for launch in launch_layers(modules, previous.map(|previous| &previous.metadata))? {
             let layer = match &launch.source {
                 LaunchSource::Contents => {
                     let name = (launch.module.clone(), launch.name.clone());
@@ -96,28 +132,7 @@ impl Bench<'_> {
             step.log(&format!("{verb} layer {}:{}", launch.module.id, launch.name));
             layers.push((LayerKind::Launch { module: launch.module, name: launch.name }, layer));
         }
-        let sbom = self.sbom_tree(setting, built, "launch");
-        if sbom.is_some() {
-            let pack =
-                self.below_layers(setting, sbom, &format!("{LAYERS}/sbom/launch"), Some("sbom"));
-            layers.push((LayerKind::Sbom, self.client.pack(pack).await?));
-        }
-        layers.extend(self.app_layers(setting, &metadata, built.app).await?);
-        layers.push((LayerKind::Launcher, self.client.keep(launcher_tar()?).await?));
-        let config = metadata_toml(&metadata)?;
-        layers.push((
-            LayerKind::Config,
-            self.client.keep(config_tar(setting.owner, &config)?).await?,
-        ));
-        let types = process_types(&metadata);
-        if !types.is_empty() {
-            layers.push((LayerKind::ProcessTypes, self.client.keep(process_tar(&types)?).await?));
-        }
-        let image = self.config(setting, analysis, extended, &modules, &metadata, &layers)?;
-        image.warnings.iter().for_each(|warning| step.log(&format!("warning: {warning}")));
-        let tree = self.composed(setting, extended, layers).await?;
-        self.save_cache(setting, built, &modules, packed, step).await?;
-        Ok(Exported { image, tree, sbom })
+        Ok(layers)
     }
 
     async fn composed(

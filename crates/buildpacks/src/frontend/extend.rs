@@ -124,9 +124,13 @@ impl Bench<'_> {
         let given = plan_for(&group.plan, &name, &[]);
         let text = toml::to_string(&given)
             .map_err(|error| BuildErrorKind::attribute("plan.toml", error.to_string()))?;
-        let plan = self.plan_directory(setting, &[("plan.toml", text.as_bytes())]);
+        let plan = self.plan_tree(setting, "generate", &name.to_string(), &text);
         let make = Change::Directory { path: GENERATED, mode: 0o755, owner: setting.owner };
-        let room = self.graph.files(&setting.title("generate", "make room"), None, &[make]);
+        let room = self.graph.files(
+            &setting.title("generate", &format!("make room for {name}")),
+            None,
+            &[make],
+        );
         let mount = |tree, path: &str, access| StepMount {
             tree,
             selector: path.to_owned(),
@@ -295,25 +299,7 @@ impl Bench<'_> {
         let options = Copying { contents: true, ..Copying::default() };
         let copy = Change::Copy { source, path: &path, dest: "/", owner: None, options };
         let context = self.graph.files(&format!("{title}: context"), None, &[copy]);
-        let metadata = json!({
-            "containerimage.config": base64::engine::general_purpose::STANDARD.encode(&state.config),
-        });
-        let mut attrs = BTreeMap::from([
-            (format!("context:{BASE}"), "input:base".to_owned()),
-            ("input-metadata:base".to_owned(), metadata.to_string()),
-            ("platform".to_owned(), cofferdam_graph::platform_string(&self.request.platform)),
-        ]);
-        let mut arg = |name: &str, value: String| attrs.insert(format!("build-arg:{name}"), value);
-        for given in args {
-            arg(&given.name, given.value.clone());
-        }
-        // Findings are for whoever wrote the extension, not for whoever uses it.
-        arg("BUILDKIT_DOCKERFILE_CHECK", "skip=all".to_owned());
-        arg("base_image", BASE.to_owned());
-        arg("user_id", setting.owner.0.to_string());
-        arg("group_id", setting.owner.1.to_string());
-        // Meant to defeat caching where it is used: equal for equal Dockerfiles would be stale.
-        arg("build_id", build_id());
+        let attrs = self.dockerfile_attrs(setting, args, &state.config);
         let inputs = HashMap::from([
             ("base".to_owned(), self.graph.definition(state.tree)),
             ("context".to_owned(), self.graph.definition(context)),
@@ -332,6 +318,35 @@ impl Bench<'_> {
         // Now, so that what fails in it is not laid at the door of whoever runs on top of it.
         self.client.solve(&self.graph.definition(tree)).await.map_err(failed)?;
         Ok(Extending { tree, config: result.config })
+    }
+
+    /// What the Dockerfile frontend is told: the base and its config, arguments.
+    fn dockerfile_attrs(
+        &self,
+        setting: &Setting,
+        args: &[BuildArg],
+        config: &[u8],
+    ) -> BTreeMap<String, String> {
+        let metadata = json!({
+            "containerimage.config": base64::engine::general_purpose::STANDARD.encode(config),
+        });
+        let mut attrs = BTreeMap::from([
+            (format!("context:{BASE}"), "input:base".to_owned()),
+            ("input-metadata:base".to_owned(), metadata.to_string()),
+            ("platform".to_owned(), cofferdam_graph::platform_string(&self.request.platform)),
+        ]);
+        let mut arg = |name: &str, value: String| attrs.insert(format!("build-arg:{name}"), value);
+        for given in args {
+            arg(&given.name, given.value.clone());
+        }
+        // Findings are for whoever wrote the extension, not for whoever uses it.
+        arg("BUILDKIT_DOCKERFILE_CHECK", "skip=all".to_owned());
+        arg("base_image", BASE.to_owned());
+        arg("user_id", setting.owner.0.to_string());
+        arg("group_id", setting.owner.1.to_string());
+        // Meant to defeat caching where it is used: equal for equal Dockerfiles would be stale.
+        arg("build_id", build_id());
+        attrs
     }
 
     fn warn(&self, setting: &Setting, warnings: Vec<String>) {

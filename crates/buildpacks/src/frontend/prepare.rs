@@ -10,7 +10,7 @@ use super::bench::{Bench, Wanted};
 use super::error::BuildErrorKind;
 use super::graph::{Change, Copying, Tree};
 use super::modules::{Asking, Resolved};
-use super::session::{ATTEMPT, PLATFORM, Setting, phase_title};
+use super::session::{ATTEMPT, PLAN, PLATFORM, Setting, phase_title};
 use crate::flow::{Flow, decide};
 use crate::order::{Asked, effective_order, ignores_pre_and_post};
 use crate::project::{GroupModule, is_for_exec_env};
@@ -76,7 +76,7 @@ impl Bench<'_> {
             image_env: self.image_env(&builder, base).await?,
             build_config: self.files(base, "/cnb/build-config/env").await?,
             platform_tree: self.platform_tree(base, &platform_env, decision.flow),
-            attempt_tree: self.attempt_tree(decision.flow),
+            attempt_tree: self.attempt_tree(decision.flow, owner),
             app: self.app(&project, owner, decision.flow)?,
             project,
             builder_name,
@@ -277,10 +277,12 @@ impl Bench<'_> {
         )
     }
 
-    fn attempt_tree(&self, flow: Flow) -> Tree {
+    /// The program that notes exit codes, and room for what it notes and for a plan.
+    fn attempt_tree(&self, flow: Flow, owner: (u32, u32)) -> Tree {
         let path = format!("{ATTEMPT}/attempt");
         let changes = [
             Change::Directory { path: ATTEMPT, mode: 0o755, owner: (0, 0) },
+            Change::Directory { path: PLAN, mode: 0o755, owner },
             Change::File { path: &path, mode: 0o755, data: ATTEMPT_PROGRAM, owner: (0, 0) },
         ];
         self.graph.files(&phase_title(flow, "analyze", "place programs"), None, &changes)

@@ -11,7 +11,7 @@ use cofferdam_lifecycle::{RestoreOptions, RestoredBuildpack, restore};
 use super::analyze::Cached;
 use super::bench::Bench;
 use super::error::BuildErrorKind;
-use super::graph::{Change, Tree};
+use super::graph::Tree;
 use super::session::{Analysis, Group, LAYERS, Setting};
 use crate::client::ImageLayer;
 
@@ -19,7 +19,7 @@ use crate::client::ImageLayer;
 type Sboms = BTreeMap<String, Vec<u8>>;
 
 impl Bench<'_> {
-    /// A tree for each buildpack, by id; its directory is at `/layers/<id>`.
+    /// A tree for each buildpack that gets something back, by id; its directory is at `/layers/<id>`.
     pub(crate) async fn restore(
         &self,
         setting: &Setting,
@@ -43,8 +43,10 @@ impl Bench<'_> {
                 let what = if layer.contents.is_some() { "contents" } else { "metadata" };
                 step.log(&format!("{}:{} ({what})", buildpack.id, layer.name));
             }
-            let tree = self.restored_tree(setting, buildpack, cached, &sboms).await?;
-            trees.insert(buildpack.id.to_string(), tree);
+            if !buildpack.layers.is_empty() || buildpack.store.is_some() {
+                let tree = self.restored_tree(setting, buildpack, cached, &sboms).await?;
+                trees.insert(buildpack.id.to_string(), tree);
+            }
         }
         step.done();
         Ok(trees)
@@ -58,11 +60,6 @@ impl Bench<'_> {
         sboms: &Sboms,
     ) -> Result<Tree, BuildErrorKind> {
         let directory = format!("{LAYERS}/{}", buildpack.id.escaped());
-        if buildpack.layers.is_empty() && buildpack.store.is_none() {
-            let make = Change::Directory { path: &directory, mode: 0o755, owner: setting.owner };
-            let title = setting.title("restore", &format!("nothing for {}", buildpack.id));
-            return Ok(self.graph.files(&title, None, &[make]));
-        }
         let contents = buildpack.layers.iter().filter_map(|layer| layer.contents.as_ref());
         let mut layers: Vec<ImageLayer> =
             contents.filter_map(|sha| cached.layers.get(sha).cloned()).collect();

@@ -41,7 +41,8 @@ pub(crate) fn run(args: SbomArgs) -> anyhow::Result<ExitCode> {
     remote::run(async {
         let image = wanted.open().await?;
         let files = download(&image, &output_dir).await.context(wanted.image.clone())?;
-        note(&format!("{files} files written to {}.", output_dir.display()));
+        let noun = if files == 1 { "file" } else { "files" };
+        note(&format!("{files} {noun} written to {}.", output_dir.display()));
         Ok(ExitCode::SUCCESS)
     })
 }
