@@ -106,6 +106,8 @@ fn an_address_that_is_not_open_is_not_reached() {
     files.buildpack("own", "exit 0", "exit 0");
     let builder = files.image("builder", &["own"]);
     let server = Server::start(|_| Response::status(404));
+    let _ = build(&files, &builder, &server.url("packed.tgz")).failure();
+    assert!(server.seen().is_empty(), "{:?}", server.seen());
     let error = build(&open_to(&server), &builder, &server.url("packed.tgz")).failure();
     assert!(error.contains("404"), "{error}");
 }

@@ -165,7 +165,8 @@ impl Client for FrontendClient {
                 Err(failure) => return Err(failure),
             };
             let pinned = parsed.with_digest(resolved.root).to_string();
-            let config = ImageConfig::parse(&resolved.config).map_err(Failure::of)?;
+            let config = ImageConfig::parse(&resolved.config)
+                .map_err(|error| Failure::of(error).during(reference))?;
             let layers = resolved.manifest.layers.iter().zip(&config.rootfs.diff_ids);
             let layers = layers
                 .map(|(descriptor, diff_id)| ImageLayer {

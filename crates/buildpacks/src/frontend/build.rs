@@ -162,7 +162,8 @@ impl Bench<'_> {
                 Some(code) => {
                     BuildErrorKind::BuildpackFailed { module: name.to_string(), code, source }
                 }
-                None => source.into(),
+                // Not its program: what it was to get back, or the sandbox.
+                None => BuildErrorKind::During { attempt: name.to_string(), source },
             });
         }
         if setting.flow() == Flow::Trusted {

@@ -26,6 +26,8 @@ pub(crate) enum BuildErrorKind {
     Attribute { name: String, problem: String },
     #[error("{0}")]
     Client(ClientError),
+    #[error("{attempt}: {source}")]
+    During { attempt: String, source: ClientError },
     #[error("platform-api: {0}")]
     PlatformApi(ApiError),
     #[error("{image}: not found, or access to it is denied")]
@@ -88,6 +90,7 @@ impl BuildError {
     pub fn client_error(&self) -> Option<&ClientError> {
         match &self.kind {
             BuildErrorKind::Client(source)
+            | BuildErrorKind::During { source, .. }
             | BuildErrorKind::BuildpackFailed { source, .. }
             | BuildErrorKind::GenerateFailed { source, .. }
             | BuildErrorKind::ExtensionFailed { source, .. }
