@@ -412,6 +412,8 @@ fn nulls_in_labels_of_a_builder_are_nothing() {
     }
 }
 
+type Change = fn(&mut Value);
+
 #[test]
 fn configs_that_are_not_of_their_layers_break_nothing() {
     let mut setup = Setup::new();
@@ -419,7 +421,7 @@ fn configs_that_are_not_of_their_layers_break_nothing() {
     let good = setup.workshop.pull("app-trusted");
     let own_builder = setup.workshop.pull("builder");
     let fine = setup.builder.clone();
-    let changes: [(&str, fn(&mut Value)); 6] = [
+    let changes: [(&str, Change); 6] = [
         ("no-ids", |config| config["rootfs"]["diff_ids"] = json!([])),
         ("other-ids", |config| config["rootfs"]["diff_ids"][0] = digest(b"other").into()),
         ("wrong-ids", |config| config["rootfs"]["diff_ids"][0] = "sha256:../../x".into()),
