@@ -26,7 +26,8 @@ enum Action {
 /// What a builder image is made of and where it goes.
 #[derive(Debug, Clone, Default, Args)]
 struct CreateArgs {
-    /// Name of the image, NAME[:TAG]
+    /// Name of the image.
+    #[arg(help = "Name of the image, NAME[:TAG]")]
     name: String,
 
     /// What it is made of: a builder.toml

@@ -50,8 +50,15 @@ struct NewArgs {
     #[arg(short = 'V', long, value_name = "VERSION", default_value = "1.0.0")]
     version: String,
 
-    /// Platform it runs on, OS/ARCH[/VARIANT][:DISTRO@VERSION]; may be repeated [default: linux/ARCH of this machine]
-    #[arg(short, long, value_name = "TARGET", value_delimiter = ',')]
+    /// Platforms it runs on.
+    #[arg(
+        short,
+        long,
+        value_name = "TARGET",
+        value_delimiter = ',',
+        help = "Platform it runs on, OS/ARCH[/VARIANT][:DISTRO@VERSION]; may be repeated \
+                [default: linux/ARCH of this machine]"
+    )]
     targets: Vec<String>,
 }
 

@@ -37,7 +37,8 @@ enum Action {
     Add(Whom),
     /// Never trust a builder image, whatever else is said
     Deny {
-        /// REGISTRY/REPOSITORY[:TAG][@DIGEST]
+        /// Which images.
+        #[arg(help = "REGISTRY/REPOSITORY[:TAG][@DIGEST]")]
         image: String,
     },
     /// Forget what was said about somebody or about a builder image
@@ -52,7 +53,8 @@ enum Action {
 enum Whom {
     /// A builder image, here and for this user only
     Builder {
-        /// REGISTRY/REPOSITORY[:TAG][@DIGEST]
+        /// Which images.
+        #[arg(help = "REGISTRY/REPOSITORY[:TAG][@DIGEST]")]
         image: String,
     },
     #[command(flatten)]
