@@ -121,24 +121,35 @@ async fn serve(control: OwnedFd, outside: Rc<Outside>) -> Result<(), ControlErro
     let mut buffer = [0; MAX_MESSAGE];
     loop {
         tokio::select! {
-            received = control.receive::<Request>(&mut buffer), if !reports.is_full() => match received? {
-                Some((Some(Request::Attach { id, step }), Some(fd))) => steps.attach(id, step, fd),
-                Some((Some(Request::Detach { id }), _)) => steps.detach(id),
-                Some(_) => tracing::warn!("the builder sent a message that cannot be understood"),
-                None => return Ok(()),
+            received = control.receive::<Request>(&mut buffer), if !reports.is_full() => match received {
+                Ok(Some((Some(Request::Attach { id, step }), Some(fd)))) => steps.attach(id, step, fd),
+                Ok(Some((Some(Request::Detach { id }), _))) => steps.detach(id),
+                Ok(Some(_)) => tracing::warn!("the builder sent a message that cannot be understood"),
+                Ok(None) => return Ok(()),
+                Err(error) => return end_for(error),
             },
             Some(ended) = steps.tasks.join_next() => if let Err(error) = ended {
                 tracing::error!(%error, "a step lost its network");
             },
             failed = &mut writer => {
                 let failed: Result<std::convert::Infallible, ControlError> = failed;
-                // A builder that went away while it was being told is the ordinary end.
-                return match failed {
-                    Err(ControlError::Send(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                    Err(e) => Err(e),
-                };
+                return failed.map_or_else(end_for, |never| match never {});
             }
         }
+    }
+}
+
+/// What a failed exchange means. A builder that went away while it was being told is the ordinary end;
+/// one that left reports unread resets the connection.
+fn end_for(error: ControlError) -> Result<(), ControlError> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match &error {
+        ControlError::Send(cause) | ControlError::Receive(cause)
+            if matches!(cause.kind(), BrokenPipe | ConnectionReset) =>
+        {
+            Ok(())
+        }
+        _ => Err(error),
     }
 }
 
