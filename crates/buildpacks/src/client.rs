@@ -235,4 +235,7 @@ pub trait Client: Send + Sync {
 
     /// Builders that the operator trusts, and builders that nobody may trust.
     fn operator_trust(&self) -> (Vec<String>, Vec<String>);
+
+    /// The git repository of the operator's buildpack registry.
+    fn operator_registry(&self) -> Option<String>;
 }

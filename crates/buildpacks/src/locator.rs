@@ -81,7 +81,7 @@ pub enum LocatorError {
     #[error("locator {0:?} has control characters or spaces around it")]
     Characters(String),
     /// The registry of buildpacks is not asked.
-    #[error("locator {0:?}: buildpack registries are not supported; name the image with docker://")]
+    #[error("locator {0:?}: no buildpack registry is configured; name the image with docker://")]
     Registry(String),
     /// An unknown `urn:cnb:` or scheme.
     #[error("locator {0:?} is of no form that is known")]

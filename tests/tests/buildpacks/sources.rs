@@ -256,3 +256,41 @@ fn a_run_image_that_is_nowhere_is_an_error_with_every_name() {
         assert!(names.iter().all(|name| outcome.stderr.contains(name)), "{}", outcome.stderr);
     }
 }
+
+#[test]
+fn a_buildpack_registry_names_pinned_images() {
+    let files = Workshop::new();
+    files.buildpack("own", "exit 0", "exit 0");
+    files.buildpack("listed", "exit 0", "echo listed ran");
+    let builder = files.image("builder", &["own"]);
+    files.write("package.toml", "[buildpack]\nuri = \"listed\"\n");
+    let package = files.reference("listed");
+    let config = files.path("package.toml");
+    let made =
+        files.command("buildpack package").arg(&package).args("--push --config").arg(&config).run();
+    let _ = made.success();
+    let digest = files.pull("listed").digest;
+    let pinned = format!("{}@{digest}", package.trim_end_matches(":1"));
+    let line = |version: &str, yanked: bool| {
+        format!(
+            "{{\"ns\":\"test\",\"name\":\"listed\",\"version\":\"{version}\",\"yanked\":{yanked},\"addr\":\"{pinned}\"}}\n"
+        )
+    };
+    files.write("work/li/st/test_listed", &(line("1.0.0", false) + &line("2.0.0", true)));
+    repository(&files.path(""), "echo >> li/st/test_listed");
+    let server = Server::files(&files.path(""));
+    let workshop = Workshop::with(&Options {
+        config: format!("[buildpacks]\nregistry = \"{}\"\n", server.url("repo.git")),
+        ..Options::default()
+    });
+    for locator in ["urn:cnb:registry:test/listed", "urn:cnb:registry:test/listed@1.0.0"] {
+        let outcome = build(&workshop, &builder, locator).success();
+        assert_eq!(outcome.log("[build] test/listed@1.0.0"), "listed ran", "{locator}");
+    }
+    let withdrawn = build(&workshop, &builder, "urn:cnb:registry:test/listed@2.0.0").failure();
+    assert!(withdrawn.contains("withdrawn"), "{withdrawn}");
+    let unknown = build(&workshop, &builder, "urn:cnb:registry:test/other").failure();
+    assert!(unknown.contains("not in the registry"), "{unknown}");
+    let none = build(&files, &builder, "urn:cnb:registry:test/listed").failure();
+    assert!(none.contains("no buildpack registry is configured"), "{none}");
+}

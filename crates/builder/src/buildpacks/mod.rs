@@ -359,6 +359,10 @@ impl Client for FrontendClient {
         &self.bridge.platforms
     }
 
+    fn operator_registry(&self) -> Option<String> {
+        self.bridge.context.config.buildpacks.registry.clone()
+    }
+
     fn operator_trust(&self) -> (Vec<String>, Vec<String>) {
         let config = &self.bridge.context.config.buildpacks;
         (config.trusted.clone(), config.denied.clone())

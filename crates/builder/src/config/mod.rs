@@ -241,6 +241,8 @@ pub struct Buildpacks {
     pub trusted: Vec<String>,
     /// Never trusted, whatever a build says.
     pub denied: Vec<String>,
+    /// The git repository that `urn:cnb:registry:` names are looked up in.
+    pub registry: Option<String>,
 }
 
 /// `[isolation]`, our own.

@@ -17,6 +17,7 @@ mod modules;
 mod packaging;
 mod prepare;
 mod rebase;
+mod registry_index;
 mod restore;
 mod session;
 

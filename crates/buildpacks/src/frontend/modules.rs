@@ -156,6 +156,9 @@ impl Bench<'_> {
         text: &str,
         kind: Kind,
     ) -> Result<Located, BuildErrorKind> {
+        if let Some(image) = self.registry_image(text).await? {
+            return Ok(Locator::Image(image).into());
+        }
         let path = text.strip_prefix("file://").unwrap_or(text);
         let mut local = None;
         if self.request.local(path).is_some() {
