@@ -19,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     }
     if let Ok(image) = BuilderImage::parse(data) {
         assert!(image.uid > 0 && image.gid > 0);
-        let _ = image.descriptors();
+        let _ = image.platform_api();
     }
     if let Ok(text) = std::str::from_utf8(data) {
         let here = Surroundings {

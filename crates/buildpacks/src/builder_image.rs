@@ -10,11 +10,9 @@ mod modules;
 use std::collections::BTreeMap;
 
 use cofferdam_cnb::{
-    ApiVersion, BuilderMetadata, Descriptor, DescriptorError, FileError, IdError, Kind,
-    ModuleLayers, ModuleRef, Order, PLATFORM_API, RunImage, SystemOrder, Target,
+    ApiVersion, BuilderMetadata, FileError, IdError, Kind, ModuleLayers, ModuleRef, Order,
+    PLATFORM_API, RunImage, SystemOrder, Target,
 };
-
-pub use modules::{Descriptors, merge};
 
 use crate::text::printable;
 
@@ -109,19 +107,6 @@ pub enum BuilderImageError {
         /// Its versions.
         versions: String,
     },
-    /// A module's API is not supported, or its entry has not its form.
-    #[error(transparent)]
-    Module(#[from] DescriptorError),
-    /// The descriptor in the image is of another module than the label says.
-    #[error("{file} in the builder is of {found}, its label says {said}")]
-    Mismatch {
-        /// The descriptor.
-        file: String,
-        /// What it says.
-        found: Box<ModuleRef>,
-        /// What the label says.
-        said: Box<ModuleRef>,
-    },
 }
 
 /// What is wrong with a label; the text starts with the label's name.
@@ -190,23 +175,6 @@ impl BuilderImage {
         versions.is_some_and(|versions| {
             version.map_or(!versions.is_empty(), |version| versions.contains_key(version))
         })
-    }
-
-    /// The descriptor of a module, as far as labels have it.
-    ///
-    /// What makes a module's environment (`clear-env`), its SBOM formats and its execution
-    /// environments is not in labels: read its file from the image and [`merge`].
-    ///
-    /// # Errors
-    /// There is none, or its API is not supported.
-    pub fn descriptor(&self, module: &ModuleRef) -> Result<Descriptor, BuilderImageError> {
-        modules::descriptor(self, module)
-    }
-
-    /// The descriptors of all modules, as [`BuilderImage::descriptor`] gives them.
-    #[must_use]
-    pub fn descriptors(&self) -> Descriptors {
-        modules::descriptors(self)
     }
 
     fn layers_of(&self, kind: Kind) -> &ModuleLayers {

@@ -15,7 +15,7 @@ mod project;
 mod text;
 mod trust;
 
-pub use builder_image::{BuilderImage, BuilderImageError, Descriptors, merge};
+pub use builder_image::{BuilderImage, BuilderImageError};
 pub use builder_toml::{BuildEnv, BuilderToml, LifecycleSource, ModuleSource, Suffix};
 pub use client::{
     Client, ClientError, DockerfileRequest, DockerfileResult, Entry, EntryKind, Image, ImageLayer,
@@ -25,7 +25,7 @@ pub use flow::{DOWNGRADE_WARNING, Decision, Flow, ModuleOrigin, Source, decide};
 pub use frontend::{BuildError, Built, build};
 pub use image_name::{ImageName, ImageNameError};
 pub use inline::{InlineBuildpack, InlineError, InlineFile, Script, inline_buildpack};
-pub use known::{KNOWN_BUILDERS, KnownBuilder};
+pub use known::KNOWN_BUILDERS;
 pub use locator::{
     GitLocator, HttpLocator, LocalKind, Located, Locator, LocatorError, Surroundings,
     is_archive_name, parse_module, possible_local_path,

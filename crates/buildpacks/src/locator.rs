@@ -176,12 +176,6 @@ impl Locator {
             LocalKind::File => Self::LocalFile(path.to_owned()),
         }
     }
-
-    /// Whether the module lies in the builder already.
-    #[must_use]
-    pub const fn is_in_builder(&self) -> bool {
-        matches!(self, Self::Builder { .. } | Self::FromBuilder)
-    }
 }
 
 impl From<Locator> for Located {

@@ -107,7 +107,7 @@ impl Trust {
     /// The known builders and what is configured.
     #[must_use]
     pub fn new(trusted: Vec<TrustEntry>, denied: Vec<TrustEntry>, trust_builder: bool) -> Self {
-        let known = KNOWN_BUILDERS.iter().filter_map(|known| TrustEntry::parse(known.image).ok());
+        let known = KNOWN_BUILDERS.iter().filter_map(|known| TrustEntry::parse(known).ok());
         Self { known: known.collect(), trusted, denied, trust_builder }
     }
 

@@ -23,7 +23,7 @@ pub use detect::{
 };
 pub use export::{
     AppImage, EPOCH, ExportError, ExportLayer, ExportRequest, LAUNCHER_PATH, LaunchLayer,
-    LaunchSource, LayerKind, PROCESS_DIR, cache_metadata, cached_layers, image_config, is_reusable,
+    LaunchSource, LayerKind, PROCESS_DIR, cache_metadata, cached_layers, image_config,
     launch_layers, metadata_toml, process_types, report_toml, rfc3339, slice_paths,
 };
 pub use extend::{

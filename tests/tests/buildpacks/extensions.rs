@@ -63,6 +63,53 @@ fn a_run_dockerfile_changes_what_the_app_runs_on() {
     assert_eq!(said, "added by 0\n1001\n");
 }
 
+/// What the Dockerfile frontend gives to whoever has a session, and must not give to an extension.
+#[test]
+fn an_extension_has_no_use_of_the_clients_session() {
+    let image = push_base("cnb/foreign", &[], "foreign\n");
+    for (instruction, refused) in [
+        ("RUN --mount=type=secret,id=token cat /run/secrets/token; true".to_owned(), "a secret"),
+        ("RUN --mount=type=secret,id=token,env=TOKEN echo $TOKEN".to_owned(), "a secret"),
+        ("RUN --mount=type=ssh true".to_owned(), "an SSH agent"),
+        ("RUN --mount=type=cache,target=/c,id=shared true".to_owned(), "a cache"),
+        (format!("COPY --from={image} /etc/passwd /stolen"), "docker-image://"),
+        (
+            format!("RUN --mount=type=bind,from={image},target=/m cp /m/etc/passwd /"),
+            "docker-image://",
+        ),
+        ("ADD https://git.invalid/private.git /stolen".to_owned(), "git://"),
+    ] {
+        for kind in ["build", "run"] {
+            let text = format!(
+                "ARG base_image\nFROM ${{base_image}}\nUSER root\n{instruction}\nUSER 1001"
+            );
+            let (workshop, outcome) = build(&[(&format!("{kind}.Dockerfile"), &text)]);
+            assert_eq!(outcome.code, Some(92), "{instruction}: {}", outcome.stderr);
+            let error = outcome.failure();
+            let named = format!("test/ext@1.0.0: {kind}.Dockerfile");
+            assert!(error.contains(&named) && error.contains(refused), "{instruction}: {error}");
+            assert!(!workshop.has("app"), "{instruction}");
+        }
+    }
+}
+
+/// The same instructions in a user's own Dockerfile: without the wall an extension would get them.
+#[test]
+fn a_dockerfile_of_the_user_may_use_them() {
+    let image = run_base();
+    let workshop = Workshop::new();
+    let token = workshop.write("token", "planted");
+    let text = format!(
+        "FROM {image}\nUSER root\nRUN --mount=type=secret,id=token cat /run/secrets/token\n\
+         RUN --mount=type=cache,target=/c,id=shared true\nCOPY --from={image} /etc/passwd /stolen\n"
+    );
+    let app = Context::new(&[("Dockerfile", &text)]);
+    let secret = format!("id=token,src={}", token.display());
+    let outcome =
+        workshop.daemon().build(&app).args("--no-cache --secret").arg(secret).run().success();
+    assert!(outcome.stderr.contains("planted"), "{}", outcome.stderr);
+}
+
 #[test]
 fn a_run_dockerfile_can_name_another_run_image() {
     let other = push_base("cnb/switched", &[], "switched\n");

@@ -151,6 +151,28 @@ fn the_cache_can_be_an_image() {
 }
 
 #[test]
+fn a_cache_image_of_the_untrusted_flow_is_nothing_to_the_trusted_one() {
+    let workshop = Workshop::new();
+    let script = r#"cat "$CNB_LAYERS_DIR/c/data" 2>/dev/null || echo nothing
+        mkdir -p "$CNB_LAYERS_DIR/c"; echo of $CNB_EXEC_ENV > "$CNB_LAYERS_DIR/c/data"
+        printf '[types]\ncache = true\n' > "$CNB_LAYERS_DIR/c.toml""#;
+    workshop.buildpack("cacher", "exit 0", script);
+    let builder = workshop.image("builder", &["cacher"]);
+    let cache = workshop.reference("shared-cache");
+    let app = Context::new(&[]);
+    // One image for both, and each build with a daemon that has seen nothing.
+    let build = |flow, exec_env: &str| {
+        let fresh = Workshop::new();
+        let build = fresh.build(&app, &builder, flow).args("--exec-env").arg(exec_env);
+        build.arg("--cache-image").arg(&cache).run().success().log("[build] test/cacher@1.0.0")
+    };
+    assert_eq!(build(Flow::Untrusted, "one"), "nothing");
+    assert_eq!(build(Flow::Untrusted, "two"), "of one", "its own flow gets it back");
+    assert_eq!(build(Flow::Trusted, "three"), "nothing", "the other does not");
+    assert_eq!(build(Flow::Trusted, "four"), "of three");
+}
+
+#[test]
 fn slices_are_layers_of_their_own() {
     let workshop = Workshop::new();
     let script = r#"cat > "$CNB_LAYERS_DIR/launch.toml" <<'TOML'

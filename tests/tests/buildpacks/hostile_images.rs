@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 const LIFECYCLE: &str = "io.buildpacks.lifecycle.metadata";
 const CACHE: &str = "io.buildpacks.lifecycle.cache.metadata";
+/// Who can push can forge it, so the hostile images have it.
+const CACHE_FLOW: &str = "io.cofferdam.buildpacks.flow";
 const BUILDER: &str = "io.buildpacks.builder.metadata";
 const ORDER: &str = "io.buildpacks.buildpack.order";
 const LAYERS: &str = "io.buildpacks.buildpack.layers";
@@ -220,7 +222,7 @@ fn cache_image(setup: &Setup, name: &str, entries: Entries<'_>, after: Entries<'
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": { "Labels": { CACHE: metadata } },
+        "config": { "Labels": { CACHE: metadata, CACHE_FLOW: "trusted" } },
         "rootfs": { "type": "layers", "diff_ids": [sha] },
     });
     setup.push(name, &[images::layer(&tar)], &config)
@@ -338,7 +340,7 @@ fn a_cache_image_that_is_none_gives_nothing_back() {
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux",
-            "config": { "Labels": { CACHE: text } },
+            "config": { "Labels": { CACHE: text, CACHE_FLOW: "trusted" } },
             "rootfs": { "type": "layers", "diff_ids": [] },
         });
         for flow in FLOWS {

@@ -8,7 +8,7 @@ mod pack;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use cofferdam_digest::Digest;
 use cofferdam_image::layer::Compression;
 use cofferdam_image::{Descriptor, ImageConfig, Manifest, Reference, media};
 use cofferdam_solver::VertexLog;
-use cofferdam_store::{Document, Store};
+use cofferdam_store::{Blob, Document, Store};
 use cofferdam_wire::pb;
 use connectrpc::ErrorCode;
 use rustix::fs::{AtFlags, FileType};
@@ -52,12 +52,18 @@ const MAX_DEPTH: usize = 256;
 /// What the frontend may ask of the bridge.
 pub(crate) struct FrontendClient {
     bridge: Arc<Bridge>,
+    /// What this build packed, held until it is composed or saved: house keeping must not take it.
+    packed: Mutex<Vec<Blob>>,
 }
 
 impl FrontendClient {
     /// The bridge of a build.
     pub(crate) const fn new(bridge: Arc<Bridge>) -> Self {
-        Self { bridge }
+        Self { bridge, packed: Mutex::new(Vec::new()) }
+    }
+
+    fn hold(&self, blob: Blob) {
+        self.packed.lock().unwrap_or_else(PoisonError::into_inner).push(blob);
     }
 
     async fn snapshot(&self, definition: &pb::Definition) -> Result<Snapshot, Failure> {
@@ -167,7 +173,15 @@ impl Client for FrontendClient {
             let pinned = parsed.with_digest(resolved.root).to_string();
             let config = ImageConfig::parse(&resolved.config)
                 .map_err(|error| Failure::of(error).during(reference))?;
-            let layers = resolved.manifest.layers.iter().zip(&config.rootfs.diff_ids);
+            let (named, diff_ids) = (&resolved.manifest.layers, &config.rootfs.diff_ids);
+            if named.len() != diff_ids.len() {
+                return Err(Failure::unknown(format!(
+                    "{reference} has {} layers but its config names {}",
+                    named.len(),
+                    diff_ids.len()
+                )));
+            }
+            let layers = named.iter().zip(diff_ids);
             let layers = layers
                 .map(|(descriptor, diff_id)| ImageLayer {
                     diff_id: *diff_id,
@@ -242,12 +256,15 @@ impl Client for FrontendClient {
                 oci_types: true,
             };
             let packed = layers::pack(&self.bridge.context.store, &tree, packing).await?;
-            let layers = packed.into_iter().map(|layer| ImageLayer {
-                diff_id: layer.diff_id,
-                digest: layer.descriptor.digest,
-                size: layer.descriptor.size,
-                media_type: layer.descriptor.media_type,
-                origin: None,
+            let layers = packed.into_iter().map(|layer| {
+                self.hold(layer.blob);
+                ImageLayer {
+                    diff_id: layer.diff_id,
+                    digest: layer.descriptor.digest,
+                    size: layer.descriptor.size,
+                    media_type: layer.descriptor.media_type,
+                    origin: None,
+                }
             });
             Ok(layers.collect())
         };
@@ -258,7 +275,7 @@ impl Client for FrontendClient {
         let work = async {
             let view = self.snapshot(&pack.definition).await?.view().await?;
             let store = Arc::clone(&self.bridge.context.store);
-            blocking(move || {
+            let packed = blocking(move || {
                 let path = clean(&pack.path);
                 let root = view.directory(&path).map_err(|error| {
                     Failure::store(error).during(&format!("open {}", pack.name))
@@ -271,14 +288,21 @@ impl Client for FrontendClient {
                 };
                 pack::pack(&store, &root, &packing)
             })
-            .await?
+            .await?;
+            let (layer, blob) = packed?;
+            self.hold(blob);
+            Ok(layer)
         };
         self.cancellable(work).await
     }
 
     async fn keep(&self, tar: Vec<u8>) -> Result<ImageLayer, ClientError> {
         let store = Arc::clone(&self.bridge.context.store);
-        let work = async { blocking(move || pack::keep(&store, &tar)).await? };
+        let work = async {
+            let (layer, blob) = blocking(move || pack::keep(&store, &tar)).await??;
+            self.hold(blob);
+            Ok(layer)
+        };
         self.cancellable(work).await
     }
 
@@ -455,10 +479,10 @@ fn walk(
     depth: usize,
     found: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    if depth > MAX_DEPTH || found.len() > MAX_PATHS {
-        return Err(Failure::invalid("the directory is too deep or has too many files"));
-    }
     for name in directory.names().map_err(Failure::store)? {
+        if depth > MAX_DEPTH || found.len() >= MAX_PATHS {
+            return Err(Failure::invalid("the directory is too deep or has too many files"));
+        }
         let path = format!("{prefix}{}", name.to_string_lossy());
         let stat = rustix::fs::statat(directory.as_fd(), &name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(Failure::of)?;

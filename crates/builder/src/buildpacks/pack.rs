@@ -15,7 +15,7 @@ use cofferdam_buildpacks::{ImageLayer, Selection};
 use cofferdam_cnb::LayerTar;
 use cofferdam_digest::Digesting;
 use cofferdam_image::media;
-use cofferdam_store::{IdRange, Store};
+use cofferdam_store::{Blob, IdRange, Store};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
@@ -42,12 +42,12 @@ pub(super) struct Packing<'a> {
 
 type Tar = LayerTar<Digesting<GzEncoder<cofferdam_store::BlobWriter>>>;
 
-/// Packs `root`. Blocking.
+/// Packs `root`; the blob stays while it is held. Blocking.
 pub(super) fn pack(
     store: &Arc<Store>,
     root: &Root,
     packing: &Packing<'_>,
-) -> Result<ImageLayer, Failure> {
+) -> Result<(ImageLayer, Blob), Failure> {
     let mut tar = open(store)?;
     for (name, (uid, gid), mode) in packing.parents {
         tar.directory(name, *uid, *gid, *mode).map_err(Failure::of)?;
@@ -62,7 +62,7 @@ pub(super) fn pack(
 }
 
 /// Keeps a tar that is complete. Blocking.
-pub(super) fn keep(store: &Arc<Store>, bytes: &[u8]) -> Result<ImageLayer, Failure> {
+pub(super) fn keep(store: &Arc<Store>, bytes: &[u8]) -> Result<(ImageLayer, Blob), Failure> {
     let mut sink = sink(store)?;
     sink.write_all(bytes).map_err(Failure::store)?;
     finish(sink)
@@ -79,21 +79,22 @@ fn open(store: &Arc<Store>) -> Result<Tar, Failure> {
     Ok(LayerTar::new(sink(store)?))
 }
 
-fn close(tar: Tar) -> Result<ImageLayer, Failure> {
+fn close(tar: Tar) -> Result<(ImageLayer, Blob), Failure> {
     finish(tar.finish().map_err(Failure::of)?)
 }
 
-fn finish(sink: Sink) -> Result<ImageLayer, Failure> {
+fn finish(sink: Sink) -> Result<(ImageLayer, Blob), Failure> {
     let (encoder, diff_id, _) = sink.finish();
     let writer = encoder.finish().map_err(Failure::store)?;
     let blob = writer.commit().map_err(Failure::store)?;
-    Ok(ImageLayer {
+    let layer = ImageLayer {
         diff_id,
         digest: blob.digest(),
         size: blob.size(),
         media_type: media::OCI_LAYER_GZIP.to_owned(),
         origin: None,
-    })
+    };
+    Ok((layer, blob))
 }
 
 struct Walk<'a, 'b> {

@@ -95,28 +95,6 @@ fn modules_are_found_by_id_and_version() {
 }
 
 #[test]
-fn descriptors_come_from_labels_and_from_files() {
-    let image = builder();
-    let Descriptors { usable, refused } = image.descriptors();
-    let names = usable.iter().map(|descriptor| descriptor.module().to_string()).collect::<Vec<_>>();
-    assert_eq!(names, ["a/all@1.0.0", "a/b@1.0.0", "a/c@1.0.0", "e@1"]);
-    assert!(usable[0].is_composite() && usable[3].kind == Kind::Extension);
-    assert_eq!((usable[1].info.name.as_str(), usable[1].info.homepage.as_str()), ("AB", "h"));
-    assert_eq!(usable[1].targets[0].arch, "amd64");
-    assert_eq!(refused.len(), 1);
-    assert!(refused[0].1.to_string().contains("a/c@2.0.0: Buildpack API 0.2 is not supported"));
-    let file = |id: &str| {
-        let text = format!(
-            "api = \"0.10\"\n[buildpack]\nid = \"{id}\"\nversion = \"1.0.0\"\nclear-env = true\n"
-        );
-        Descriptor::parse(Kind::Buildpack, "buildpack.toml", text.as_bytes()).unwrap()
-    };
-    assert!(merge("buildpack.toml", &usable[1], file("a/b")).unwrap().info.clear_env);
-    let error = merge("buildpack.toml", &usable[1], file("a/x")).unwrap_err();
-    assert!(matches!(error, BuilderImageError::Mismatch { .. }));
-}
-
-#[test]
 fn root_and_nobody_are_refused() {
     let labels = [("io.buildpacks.builder.metadata", metadata())];
     for (env, name) in [

@@ -11,8 +11,20 @@ use serde::{Deserialize, Serialize};
 use super::bench::Bench;
 use super::error::BuildErrorKind;
 use super::session::{Analysis, LayersBySha, Previous, Setting};
-use crate::ImageName;
 use crate::client::{Image, ImageLayer, Progress};
+use crate::{Flow, ImageName};
+
+/// Ends a step as its work did.
+pub(crate) fn ended<T>(
+    step: Box<dyn Progress>,
+    result: Result<T, BuildErrorKind>,
+) -> Result<T, BuildErrorKind> {
+    match &result {
+        Ok(_) => step.done(),
+        Err(error) => step.failed(&error.to_string()),
+    }
+    result
+}
 
 /// What earlier builds cached.
 #[derive(Default)]
@@ -59,6 +71,10 @@ impl SavedLayer {
     }
 }
 
+/// On a cache image: the flow that wrote it. What the untrusted flow cached never reaches a trusted
+/// build; an image that does not say, such as another platform's, is taken for untrusted.
+pub(crate) const CACHE_FLOW: &str = "io.cofferdam.buildpacks.flow";
+
 /// One label of an image's config.
 pub(crate) fn label(config: &[u8], name: &str) -> Option<String> {
     let config: serde_json::Value = serde_json::from_slice(config).ok()?;
@@ -69,11 +85,7 @@ impl Bench<'_> {
     pub(crate) async fn analyze(&self, setting: &Setting) -> Result<Analysis, BuildErrorKind> {
         let step = self.client.step(&setting.title("analyze", "find run and previous image"));
         let found = self.analysis(setting, &*step).await;
-        match &found {
-            Ok(_) => step.done(),
-            Err(error) => step.failed(&error.to_string()),
-        }
-        found
+        ended(step, found)
     }
 
     async fn analysis(
@@ -210,10 +222,25 @@ impl Bench<'_> {
     /// A cache image. One that cannot be understood gives nothing back, and that is said.
     async fn cache_image(&self, setting: &Setting, name: &str) -> Result<Cached, BuildErrorKind> {
         let step = self.client.step(&setting.title("analyze", &format!("look up cache {name}")));
+        let found = self.read_cache_image(setting, name, &*step).await;
+        ended(step, found)
+    }
+
+    async fn read_cache_image(
+        &self,
+        setting: &Setting,
+        name: &str,
+        step: &dyn Progress,
+    ) -> Result<Cached, BuildErrorKind> {
         let Some(image) = self.client.image(name, &self.request.platform, "").await? else {
             step.log("there is no such image yet");
             return Ok(Cached::default());
         };
+        let written_by = label(&image.config, CACHE_FLOW);
+        if setting.flow() == Flow::Trusted && written_by.as_deref() != Some(Flow::Trusted.name()) {
+            step.log("it was not written by the trusted flow, so nothing of it is used");
+            return Ok(Cached::default());
+        }
         let text = label(&image.config, CACHE_METADATA);
         let Some(text) = text else {
             step.log(&format!("it has no label {CACHE_METADATA}"));

@@ -14,10 +14,10 @@ use crate::locator::{GitLocator, HttpLocator};
 const CONTEXT: &str = "context";
 /// Name of the local source that has `builder.toml` or `package.toml`.
 const CONFIG: &str = "config";
-/// Bytes of one directory of small files, such as variables: they are held in memory.
-const MAX_FILES: usize = 8 << 20;
-/// Files of one such directory.
-const MAX_COUNT: usize = 10_000;
+/// Bytes of small files that a module or an image may have read, all together: they are held in memory.
+const MAX_BYTES: usize = 16 << 20;
+/// How many of them.
+const MAX_COUNT: usize = 20_000;
 /// Secrets that git sources may ask the session for, as for Dockerfiles.
 const GIT_SECRETS: [(&str, &str); 2] =
     [("git.authtokensecret", "GIT_AUTH_TOKEN"), ("git.authheadersecret", "GIT_AUTH_HEADER")];
@@ -27,6 +27,34 @@ pub(crate) struct Bench<'a> {
     pub(crate) client: &'a dyn Client,
     pub(crate) graph: Graph,
     pub(crate) request: Request,
+}
+
+/// What may still be read of a module's or an image's small files: each is small, and there may be many.
+pub(crate) struct Allowance {
+    bytes: usize,
+    files: usize,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { bytes: MAX_BYTES, files: MAX_COUNT }
+    }
+}
+
+impl Allowance {
+    fn take(&mut self, path: &str, bytes: usize) -> Result<(), BuildErrorKind> {
+        match (self.bytes.checked_sub(bytes), self.files.checked_sub(1)) {
+            (Some(bytes), Some(files)) => {
+                *self = Self { bytes, files };
+                Ok(())
+            }
+            _ => {
+                let problem =
+                    format!("there are more than {MAX_BYTES} bytes or {MAX_COUNT} files to read");
+                Err(BuildErrorKind::attribute(path, problem))
+            }
+        }
+    }
 }
 
 /// Which files of a directory of the client are wanted.
@@ -143,6 +171,18 @@ impl Bench<'_> {
         self.client.read_file(&self.graph.definition(tree), path, MAX_FILE + 1).await
     }
 
+    /// As [`Bench::read`], of what is left of an allowance.
+    pub(crate) async fn read_some(
+        &self,
+        tree: Tree,
+        path: &str,
+        allowance: &mut Allowance,
+    ) -> Result<Option<Vec<u8>>, BuildErrorKind> {
+        let Some(bytes) = self.read(tree, path).await? else { return Ok(None) };
+        allowance.take(path, bytes.len())?;
+        Ok(Some(bytes.to_vec()))
+    }
+
     /// The entries of a directory; none when it is not there.
     pub(crate) async fn list(&self, tree: Tree, path: &str) -> Result<Vec<Entry>, ClientError> {
         if tree.is_none() {
@@ -157,9 +197,9 @@ impl Bench<'_> {
         &self,
         tree: Tree,
         path: &str,
+        allowance: &mut Allowance,
     ) -> Result<std::collections::BTreeMap<String, Vec<u8>>, BuildErrorKind> {
         let mut files = std::collections::BTreeMap::new();
-        let mut total = 0;
         for entry in self.list(tree, path).await? {
             if !matches!(entry.kind, EntryKind::File | EntryKind::Link) {
                 continue;
@@ -168,12 +208,7 @@ impl Bench<'_> {
             // What a link leads to may be a directory; that is no variable.
             match self.read(tree, &file).await {
                 Ok(Some(bytes)) => {
-                    total += bytes.len();
-                    if total > MAX_FILES || files.len() >= MAX_COUNT {
-                        let problem =
-                            format!("has more than {MAX_FILES} bytes or {MAX_COUNT} files");
-                        return Err(BuildErrorKind::attribute(path, problem));
-                    }
+                    allowance.take(&file, bytes.len())?;
                     files.insert(entry.name, bytes.to_vec());
                 }
                 Ok(None) => {}

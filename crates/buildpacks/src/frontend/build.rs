@@ -12,7 +12,7 @@ use cofferdam_lifecycle::{
     BuildOutput, LayerOutput, Phase, apply_build_env, plan_for, read_build, start_env,
 };
 
-use super::bench::Bench;
+use super::bench::{Allowance, Bench};
 use super::error::BuildErrorKind;
 use super::graph::{Access, Change, Step, StepMount, Tree};
 use super::session::{
@@ -181,18 +181,19 @@ impl Bench<'_> {
             return Err(BuildErrorKind::attribute(&directory, problem));
         }
         let mut output = BuildOutput::default();
+        let mut allowance = Allowance::default();
         for entry in entries {
             let path = format!("{directory}/{}", entry.name);
             match entry.kind {
                 EntryKind::Directory => {
                     let layer = output.layers.entry(entry.name).or_default();
-                    self.layer(tree, &path, layer).await?;
+                    self.layer(tree, &path, layer, &mut allowance).await?;
                 }
                 EntryKind::File if SbomFormat::from_file_name(&entry.name).is_some() => {
                     output.sboms.push(entry.name);
                 }
                 EntryKind::File if entry.name.ends_with(".toml") => {
-                    let bytes = self.read(tree, &path).await?.map(|bytes| bytes.to_vec());
+                    let bytes = self.read_some(tree, &path, &mut allowance).await?;
                     match entry.name.as_str() {
                         "launch.toml" => output.launch = bytes,
                         "build.toml" => output.build = bytes,
@@ -214,15 +215,17 @@ impl Bench<'_> {
         tree: Tree,
         path: &str,
         layer: &mut LayerOutput,
+        allowance: &mut Allowance,
     ) -> Result<(), BuildErrorKind> {
         layer.exists = true;
         for entry in self.list(tree, path).await? {
             let is_root = ROOTS.contains(&entry.name.as_str());
             match entry.name.as_str() {
                 _ if entry.kind != EntryKind::Directory => {}
-                "env" => layer.env = self.files(tree, &format!("{path}/env")).await?,
+                "env" => layer.env = self.files(tree, &format!("{path}/env"), allowance).await?,
                 "env.build" => {
-                    layer.env_build = self.files(tree, &format!("{path}/env.build")).await?;
+                    layer.env_build =
+                        self.files(tree, &format!("{path}/env.build"), allowance).await?;
                 }
                 _ if is_root => layer.roots.push(entry.name),
                 _ => {}

@@ -88,7 +88,7 @@ impl BuildError {
     /// The builder's error, if it was one.
     #[must_use]
     pub fn client_error(&self) -> Option<&ClientError> {
-        match &self.kind {
+        match self.kind.innermost() {
             BuildErrorKind::Client(source)
             | BuildErrorKind::During { source, .. }
             | BuildErrorKind::BuildpackFailed { source, .. }
@@ -107,12 +107,19 @@ impl BuildError {
 }
 
 impl BuildErrorKind {
+    /// What went wrong with a module, where it was with one.
+    fn innermost(&self) -> &Self {
+        match self {
+            Self::Module { source, .. } => source.innermost(),
+            other => other,
+        }
+    }
+
     fn exit_code(&self) -> Option<i32> {
-        Some(match self {
+        Some(match self.innermost() {
             Self::PlatformApi(_)
             | Self::Builder { source: BuilderImageError::PlatformApi { .. }, .. } => 11,
             Self::Descriptor(DescriptorError::Api { .. }) => 12,
-            Self::Module { source, .. } => return source.exit_code(),
             Self::Detect(error) => error.exit_code(),
             Self::BuildpackFailed { .. } => 51,
             Self::GenerateFailed { .. } => 91,

@@ -15,7 +15,7 @@ use cofferdam_lifecycle::{
     metadata_toml, process_types, slice_paths,
 };
 
-use super::analyze::{SavedCache, SavedLayer};
+use super::analyze::{CACHE_FLOW, SavedCache, SavedLayer, ended};
 use super::bench::Bench;
 use super::error::BuildErrorKind;
 use super::extend::Extended;
@@ -45,11 +45,7 @@ impl Bench<'_> {
     ) -> Result<Exported, BuildErrorKind> {
         let step = self.client.step(&setting.title("export", "layers of the app"));
         let result = self.exported(setting, group, analysis, built, extended, &*step).await;
-        match &result {
-            Ok(_) => step.done(),
-            Err(error) => step.failed(&error.to_string()),
-        }
-        result
+        ended(step, result)
     }
 
     async fn exported(
@@ -303,7 +299,7 @@ impl Bench<'_> {
         }
         let metadata = cache_metadata(modules, &digests, sbom_sha.as_deref());
         let saved = match self.request.get("cache-image") {
-            Some(name) => self.push_cache(name, &metadata, layers).await,
+            Some(name) => self.push_cache(setting, name, &metadata, layers).await,
             None => {
                 let saved = layers.iter().map(SavedLayer::of).collect();
                 let value = serde_json::to_vec(&SavedCache { metadata, layers: saved })?;
@@ -319,6 +315,7 @@ impl Bench<'_> {
 
     async fn push_cache(
         &self,
+        setting: &Setting,
         name: &str,
         metadata: &cofferdam_cnb::CacheMetadata,
         mut layers: Vec<ImageLayer>,
@@ -334,7 +331,7 @@ impl Bench<'_> {
             "os": platform.OS,
             "architecture": platform.Architecture,
             "created": cofferdam_lifecycle::rfc3339(self.request.created),
-            "config": { "Labels": { CACHE_METADATA: text } },
+            "config": { "Labels": { CACHE_METADATA: text, CACHE_FLOW: setting.flow().name() } },
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         self.client.push(name, layers, serde_json::to_vec(&config)?).await?;

@@ -16,6 +16,7 @@ use cofferdam_wire::pb;
 use serde_json::{Value, json};
 
 use super::bench::Bench;
+use super::confine;
 use super::error::BuildErrorKind;
 use super::graph::{Access, Change, Copying, Step, StepMount, Tree};
 use super::session::{Analysis, Group, PLAN, PLATFORM, Setting, program};
@@ -229,6 +230,11 @@ impl Bench<'_> {
         }
         let change = run_change(&checked);
         if let Some(name) = &change.switch_to {
+            let known = |image: &RunImage| image.image == *name || image.mirrors.contains(name);
+            if !setting.builder.run_images.iter().any(known) {
+                let text = format!("the new run image {name} is not one that the builder names");
+                self.warn(setting, vec![text]);
+            }
             analysis.run = self
                 .need_image(name, &setting.title("analyze", &format!("switched run image {name}")))
                 .await?;
@@ -309,10 +315,16 @@ impl Bench<'_> {
             module: format!("{name}: {kind}.Dockerfile"),
             source,
         };
-        let request = DockerfileRequest { attrs, inputs };
+        let request = DockerfileRequest { attrs, inputs: inputs.clone() };
         let result = self.client.dockerfile(request).await.map_err(failed)?;
         let tree = match &result.definition {
-            Some(definition) => self.graph.import(definition)?,
+            Some(definition) => {
+                if let Some(problem) = confine::refusal(definition, inputs.values()) {
+                    let module = format!("{name}: {kind}.Dockerfile");
+                    return Err(BuildErrorKind::Generated { module, problem });
+                }
+                self.graph.import(definition)?
+            }
             None => None,
         };
         // Now, so that what fails in it is not laid at the door of whoever runs on top of it.

@@ -8,6 +8,7 @@ mod analyze;
 mod attrs;
 mod bench;
 mod build;
+mod confine;
 mod detect;
 mod error;
 mod export;

@@ -118,16 +118,11 @@ impl Bench<'_> {
         let (root, found) = match &locator {
             Locator::FromBuilder => return Ok(OrderItem::FromBuilder),
             Locator::Builder { id, version } => {
-                let version = match version {
-                    Some(version) => version.clone(),
-                    None => only_version(builder, asking.kind, id.as_str()).ok_or_else(|| {
-                        BuildErrorKind::attribute(
-                            id.as_str(),
-                            "the builder has several versions: add @<version>",
-                        )
-                    })?,
-                };
-                let module = ModuleRef { kind: asking.kind, id: id.clone(), version };
+                let no_builder = || BuildErrorKind::attribute(text, "there is no builder here");
+                let version = version.as_ref().map(|version| version.as_str());
+                let found = builder.ok_or_else(no_builder)?.find(asking.kind, id.as_str(), version);
+                let module =
+                    found.map_err(|error| BuildErrorKind::attribute(text, error.to_string()))?;
                 resolved.origins.push(ModuleOrigin {
                     module: module.to_string(),
                     source: Source::Builder,
@@ -178,9 +173,8 @@ impl Bench<'_> {
             }
         }
         let in_builder = |id: &cofferdam_cnb::Id, version: Option<&cofferdam_cnb::Version>| {
-            versions(builder, kind, id.as_str())
-                .iter()
-                .any(|known| version.is_none_or(|version| version.as_str() == *known))
+            let version = version.map(cofferdam_cnb::Version::as_str);
+            builder.is_some_and(|builder| builder.has(kind, id.as_str(), version))
         };
         let find = |asked: &str| if asked == path { local } else { None };
         Ok(Locator::parse(text, Surroundings { local: &find, in_builder: &in_builder })?)
@@ -435,26 +429,6 @@ pub(crate) fn module_ref(kind: Kind, id: &str, version: &str) -> Result<ModuleRe
     match parsed {
         (id, Some(version)) => Ok(ModuleRef { kind, id, version }),
         (id, None) => Err(BuildErrorKind::attribute(id.as_str(), "has no version")),
-    }
-}
-
-fn versions<'a>(builder: Option<&'a BuilderImage>, kind: Kind, id: &str) -> Vec<&'a str> {
-    let Some(builder) = builder else { return Vec::new() };
-    let layers = match kind {
-        Kind::Buildpack => &builder.layers,
-        Kind::Extension => &builder.extension_layers,
-    };
-    layers.get(id).into_iter().flat_map(BTreeMap::keys).map(String::as_str).collect()
-}
-
-fn only_version(
-    builder: Option<&BuilderImage>,
-    kind: Kind,
-    id: &str,
-) -> Option<cofferdam_cnb::Version> {
-    match versions(builder, kind, id).as_slice() {
-        [only] => cofferdam_cnb::Version::parse(only).ok(),
-        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cofferdam_cnb::{ApiVersion, Descriptor, Env, Kind, Order};
 use cofferdam_lifecycle::{ATTEMPT as ATTEMPT_PROGRAM, Modules};
 
-use super::bench::{Bench, Wanted};
+use super::bench::{Allowance, Bench, Wanted};
 use super::error::BuildErrorKind;
 use super::graph::{Change, Copying, Tree};
 use super::modules::{Asking, Resolved};
@@ -74,7 +74,9 @@ impl Bench<'_> {
         let platform_env = self.platform_env(&project);
         let setting = Setting {
             image_env: self.image_env(&builder, base).await?,
-            build_config: self.files(base, "/cnb/build-config/env").await?,
+            build_config: self
+                .files(base, "/cnb/build-config/env", &mut Allowance::default())
+                .await?,
             platform_tree: self.platform_tree(base, &platform_env, decision.flow),
             attempt_tree: self.attempt_tree(decision.flow, owner),
             app: self.app(&project, owner, decision.flow)?,

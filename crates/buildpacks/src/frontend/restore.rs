@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use cofferdam_cnb::{LayerTar, LayerTarError, SbomFormat, escape};
 use cofferdam_lifecycle::{RestoreOptions, RestoredBuildpack, restore};
 
-use super::analyze::Cached;
-use super::bench::Bench;
+use super::analyze::{Cached, ended};
+use super::bench::{Allowance, Bench};
 use super::error::BuildErrorKind;
 use super::graph::Tree;
 use super::session::{Analysis, Group, LAYERS, Setting};
-use crate::client::ImageLayer;
+use crate::client::{ImageLayer, Progress};
 
 /// Files of one restored layer's SBOM.
 type Sboms = BTreeMap<String, Vec<u8>>;
@@ -28,6 +28,18 @@ impl Bench<'_> {
         cached: &Cached,
     ) -> Result<BTreeMap<String, Tree>, BuildErrorKind> {
         let step = self.client.step(&setting.title("restore", "layers of earlier builds"));
+        let trees = self.restored(setting, group, analysis, cached, &*step).await;
+        ended(step, trees)
+    }
+
+    async fn restored(
+        &self,
+        setting: &Setting,
+        group: &Group,
+        analysis: &Analysis,
+        cached: &Cached,
+        step: &dyn Progress,
+    ) -> Result<BTreeMap<String, Tree>, BuildErrorKind> {
         let app = analysis.previous.as_ref().map(|previous| &previous.metadata);
         let skip_layers = self.request.is("clear-cache");
         let options = RestoreOptions { skip_layers, platform_api: setting.platform_api };
@@ -48,7 +60,6 @@ impl Bench<'_> {
                 trees.insert(buildpack.id.to_string(), tree);
             }
         }
-        step.done();
         Ok(trees)
     }
 
@@ -78,6 +89,7 @@ impl Bench<'_> {
         cached: &Cached,
     ) -> Result<Sboms, BuildErrorKind> {
         let mut sboms = Sboms::new();
+        let mut allowance = Allowance::default();
         let sha = cached.metadata.sbom.as_ref().map(|sbom| sbom.sha.clone());
         let cache = sha.and_then(|sha| cached.layers.get(&sha).cloned());
         let image = analysis.previous.as_ref().and_then(|previous| {
@@ -94,7 +106,7 @@ impl Bench<'_> {
                     escape(buildpack.id.as_str()),
                     restored.name
                 );
-                for (name, bytes) in self.files(tree, &directory).await? {
+                for (name, bytes) in self.files(tree, &directory, &mut allowance).await? {
                     if SbomFormat::from_file_name(&name).is_some() {
                         sboms.insert(format!("{}.{name}", restored.name), bytes);
                     }

@@ -11,7 +11,7 @@ use cofferdam_cnb::{
 };
 
 use crate::build::{BuiltLayer, BuiltModule};
-use crate::export::{ExportError, ExportLayer, LaunchLayer, LaunchSource, LayerKind};
+use crate::export::{ExportError, LaunchLayer, LaunchSource};
 use crate::restore::is_digest;
 use crate::value::{to_json, to_object};
 
@@ -40,27 +40,6 @@ pub fn launch_layers(
         }
     }
     Ok(all)
-}
-
-/// Whether the previous image has a layer of this digest in the same role, so that its blob can be
-/// used as it is.
-#[must_use]
-pub fn is_reusable(layer: &ExportLayer, previous: &LifecycleMetadata) -> bool {
-    let same = |known: &LayerSha| known.sha == layer.diff_id;
-    match &layer.kind {
-        LayerKind::Launch { module, name } => {
-            previous_sha(Some(previous), module, name).is_some_and(|sha| sha == layer.diff_id)
-        }
-        LayerKind::Application | LayerKind::Slice(_) => {
-            let app = previous.app.as_array().into_iter().flatten();
-            app.filter_map(|known| known.get("sha")?.as_str()).any(|sha| sha == layer.diff_id)
-        }
-        LayerKind::Sbom => previous.sbom.as_ref().is_some_and(same),
-        LayerKind::Launcher => same(&previous.launcher),
-        LayerKind::Config => same(&previous.config),
-        LayerKind::ProcessTypes => same(&previous.process_types),
-        LayerKind::Extension { .. } => false,
-    }
 }
 
 fn previous_sha(

@@ -20,7 +20,7 @@ use crate::build::BuiltModule;
 
 pub use config::image_config;
 pub(crate) use config::kept_history;
-pub use layers::{cache_metadata, cached_layers, is_reusable, launch_layers};
+pub use layers::{cache_metadata, cached_layers, launch_layers};
 pub use slice::slice_paths;
 
 /// 1980-01-01T00:00:01Z: when reproducible images are made.

@@ -379,20 +379,3 @@ fn files_of_the_launcher_and_the_report() {
     let bare: toml::Table = report_toml(&tags, None, None).parse().unwrap();
     assert!(bare["image"].get("digest").is_none());
 }
-
-#[test]
-fn layers_are_reused_in_their_role() {
-    let (_, image) = export(&Parts::default()).unwrap();
-    let all = layers();
-    assert!(all.iter().all(|layer| is_reusable(layer, &image.lifecycle)), "the same again");
-    for layer in &all {
-        let other = ExportLayer { diff_id: sha('f'), ..layer.clone() };
-        assert!(!is_reusable(&other, &image.lifecycle), "{other:?}");
-    }
-    let first_slice = ExportLayer { kind: LayerKind::Application, diff_id: sha('6') };
-    assert!(is_reusable(&first_slice, &image.lifecycle), "anywhere in the app");
-    let moved = ExportLayer { kind: LayerKind::Config, diff_id: sha('7') };
-    assert!(!is_reusable(&moved, &image.lifecycle));
-    let none = LifecycleMetadata::default();
-    assert!(all.iter().all(|layer| !is_reusable(layer, &none)));
-}

@@ -149,3 +149,23 @@ fn a_full_disk_ends_the_build_and_not_the_builder() {
         }
     }
 }
+
+/// The builder holds what it reads of a buildpack in memory, so it must not read all that a buildpack can write.
+#[test]
+fn many_small_files_do_not_fill_the_builders_memory() {
+    let write = |count: usize| {
+        format!(
+            "i=0; while [ $i -lt {count} ]; do i=$((i + 1)); mkdir -p \"$CNB_LAYERS_DIR/l$i/env\"\n\
+             head -c 1000000 /dev/zero | tr '\\0' x > \"$CNB_LAYERS_DIR/l$i/env/V\"; done"
+        )
+    };
+    let app = Context::new(&[]);
+    for flow in FLOWS {
+        let workshop = Workshop::new();
+        workshop.buildpack("few", "exit 0", &write(3));
+        workshop.buildpack("many", "exit 0", &write(20));
+        let _ = workshop.build(&app, &workshop.image("few", &["few"]), flow).run().success();
+        let error = workshop.build(&app, &workshop.image("many", &["many"]), flow).run().failure();
+        assert!(error.contains("there are more than 16777216 bytes"), "{error}");
+    }
+}

@@ -87,7 +87,7 @@ pub(super) fn lines(file: &TrustFile, with_known: bool) -> Vec<Line> {
     let trusted = file.trusted.iter().map(|entry| Line::new(entry.to_string(), "trusted"));
     let denied = file.denied.iter().map(|entry| Line::new(entry.to_string(), "denied"));
     let known = KNOWN_BUILDERS.iter().filter(|_| with_known);
-    let known = known.filter_map(|known| TrustEntry::parse(known.image).ok());
+    let known = known.filter_map(|known| TrustEntry::parse(known).ok());
     let known = known.map(|entry| {
         let denied = file.denied.iter().any(|denied| covers(denied, &entry));
         Line::new(entry.to_string(), if denied { "known, denied" } else { "known" })
