@@ -4,17 +4,17 @@
 //! credentials asks the client's session for them, and no sandbox ever holds one.
 
 pub(crate) mod composed;
+mod listing;
 mod pack;
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofferdam_buildpacks::{
-    Client, ClientError, DockerfileRequest, DockerfileResult, Entry, EntryKind, Image, ImageLayer,
-    Pack, Progress,
+    Client, ClientError, DockerfileRequest, DockerfileResult, Entry, Image, ImageLayer, Pack,
+    Progress,
 };
 use cofferdam_digest::Digest;
 use cofferdam_image::layer::Compression;
@@ -23,14 +23,13 @@ use cofferdam_solver::VertexLog;
 use cofferdam_store::{Blob, Document, Store};
 use cofferdam_wire::pb;
 use connectrpc::ErrorCode;
-use rustix::fs::{AtFlags, FileType};
 
 use crate::blocking::blocking;
 use crate::export::layers::{self, PackedLayer, Packing};
 use crate::failure::Failure;
 use crate::gateway::bridge::{AnswerRefs, Bridge};
 use crate::gateway::files;
-use crate::rooted::{Root, clean, is_absent};
+use crate::rooted::clean;
 use crate::snapshot::Snapshot;
 use crate::source::image::platform_of;
 
@@ -40,14 +39,8 @@ const SAVED: &str = "buildpacks-cache";
 const STAMP: usize = 8;
 /// Documents that are kept: the last used names of images. Each holds blobs.
 const MAX_SAVED: usize = 100;
-/// Most entries one call lists.
-const MAX_ENTRIES: usize = 100_000;
-/// Paths that a walk gives: those of a large application.
-const MAX_PATHS: usize = 2_000_000;
 /// Time of files in layers of buildpacks: 1980-01-01T00:00:01Z.
 const LAYER_TIME: i64 = 315_532_801;
-/// Directories below each other in a walk.
-const MAX_DEPTH: usize = 256;
 
 /// What the frontend may ask of the bridge.
 pub(crate) struct FrontendClient {
@@ -221,7 +214,7 @@ impl Client for FrontendClient {
         let list = async {
             let view = self.snapshot(definition).await?.view().await?;
             let path = clean(path);
-            blocking(move || entries(&view, &path)).await?
+            blocking(move || listing::entries(&view, &path)).await?
         };
         self.cancellable(list).await
     }
@@ -237,7 +230,7 @@ impl Client for FrontendClient {
             blocking(move || {
                 let mut found = Vec::new();
                 let directory = view.directory(&path).map_err(Failure::store)?;
-                walk(&directory, "", 0, &mut found)?;
+                listing::walk(&directory, "", 0, &mut found)?;
                 found.sort();
                 Ok(found)
             })
@@ -440,63 +433,6 @@ fn save(store: &Store, document: &Document) -> Result<(), Failure> {
     let many = all.len().saturating_sub(MAX_SAVED);
     for old in all.iter().take(many) {
         store.remove_document(SAVED, &old.key).map_err(Failure::store)?;
-    }
-    Ok(())
-}
-
-fn kind_of(mode: u32) -> EntryKind {
-    match FileType::from_raw_mode(mode) {
-        FileType::RegularFile => EntryKind::File,
-        FileType::Directory => EntryKind::Directory,
-        FileType::Symlink => EntryKind::Link,
-        _ => EntryKind::Other,
-    }
-}
-
-fn entries(view: &Root, path: &str) -> Result<Option<Vec<Entry>>, Failure> {
-    let directory = match view.directory(path) {
-        Ok(directory) => directory,
-        Err(error) if is_absent(&error) => return Ok(None),
-        Err(error) => return Err(Failure::store(error)),
-    };
-    let names = directory.names().map_err(Failure::store)?;
-    if names.len() > MAX_ENTRIES {
-        return Err(Failure::invalid(format!("{path:?} has more than {MAX_ENTRIES} entries")));
-    }
-    let mut entries = Vec::with_capacity(names.len());
-    for name in names.iter().filter_map(|name| name.to_str()) {
-        let stat = rustix::fs::statat(directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(Failure::of)?;
-        let mode = stat.st_mode & 0o7777;
-        entries.push(Entry { name: name.to_owned(), kind: kind_of(stat.st_mode), mode });
-    }
-    Ok(Some(entries))
-}
-
-fn walk(
-    directory: &Root,
-    prefix: &str,
-    depth: usize,
-    found: &mut Vec<String>,
-) -> Result<(), Failure> {
-    for name in directory.names().map_err(Failure::store)? {
-        if depth > MAX_DEPTH || found.len() >= MAX_PATHS {
-            return Err(Failure::invalid("the directory is too deep or has too many files"));
-        }
-        let path = format!("{prefix}{}", name.to_string_lossy());
-        let stat = rustix::fs::statat(directory.as_fd(), &name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(Failure::of)?;
-        if kind_of(stat.st_mode) == EntryKind::Directory {
-            let prefix = format!("{path}/");
-            found.push(prefix.clone());
-            use rustix::fs::{Mode, OFlags};
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(directory.as_fd(), &name, flags, Mode::empty())
-                .map_err(Failure::of)?;
-            walk(&Root::new(fd), &prefix, depth + 1, found)?;
-        } else {
-            found.push(path);
-        }
     }
     Ok(())
 }

@@ -109,7 +109,11 @@ fn what_it_starts_ends_with_it() {
     // In a form that does not find the search itself.
     let look =
         format!("grep -l 'sleep.[4]{}' /proc/[0-9]*/cmdline 2>/dev/null | wc -l", &mark[1..]);
-    let start = format!("setsid sleep {mark} </dev/null >/dev/null 2>&1 &\n{look}");
+    // The shell's child has its own name until it executes.
+    let start = format!(
+        "setsid sleep {mark} </dev/null >/dev/null 2>&1 &\n\
+         for try in $(seq 100); do [ $({look}) = 0 ] || break; sleep 0.1; done\n{look}"
+    );
     let workshop = Workshop::new();
     workshop.buildpack("first", &start, &start);
     workshop.buildpack("second", "exit 0", &look);
