@@ -15,6 +15,7 @@ mod doctor;
 mod enclosure;
 mod helper;
 mod identity;
+mod isolation;
 mod launcher;
 mod message;
 mod mounts;
@@ -31,6 +32,7 @@ pub use doctor::{Finding, doctor};
 pub use enclosure::{
     Bind, Enclosure, EnclosureError, EnclosureOptions, Entered, Supervised, SupervisedExit, enter,
 };
+pub use isolation::{Isolation, IsolationError};
 pub use launcher::{LaunchError, Launcher, LauncherConfig, Preforked, Running};
 pub use mounts::{MountError, detached_bind, detached_directory, detached_file, detached_part};
 pub use network::{

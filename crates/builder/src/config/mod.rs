@@ -249,6 +249,8 @@ pub struct Buildpacks {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Isolation {
+    /// `namespaces`, `gvisor` or `vm`. The builder does not start when the machine cannot have it.
+    pub level: cofferdam_sandbox::Isolation,
     /// First of the 131,072 host ids this builder owns when started as root; chosen from the
     /// root directory's path when absent.
     pub ids_base: Option<u32>,

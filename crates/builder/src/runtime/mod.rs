@@ -21,9 +21,6 @@ use crate::failure::Failure;
 use crate::snapshot::Snapshot;
 use crate::{op, source};
 
-/// Part of every key: what one isolation level built is not reused at another.
-const ISOLATION: &str = "namespaces";
-
 /// The builder as the solver sees it.
 pub(crate) struct OpRuntime {
     context: Arc<Context>,
@@ -41,7 +38,8 @@ impl OpRuntime {
             return Ok(CacheMap { digest: key.digest, inputs: Vec::new(), volatile: key.volatile });
         }
         let mut digester = Digester::new();
-        digester.field(ISOLATION);
+        // What one level built is not reused at another.
+        digester.field(self.context.config.isolation.level.name());
         digester.field(dependencies::operation_digest(vertex).as_bytes());
         let inputs = dependencies::dependencies(vertex)
             .into_iter()

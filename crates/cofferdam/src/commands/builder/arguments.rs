@@ -27,6 +27,10 @@ pub(crate) struct BuilderArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
+    /// Wall around the builds: namespaces, gvisor or vm; refused when this machine cannot have it
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) isolation: Option<cofferdam_sandbox::Isolation>,
+
     /// Group that may use the unix sockets, by name or number
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,

@@ -55,6 +55,8 @@ impl Settings {
 
     fn settle(args: BuilderArgs, mut config: Config, places: &Places) -> anyhow::Result<Self> {
         apply_worker(&args, &mut config)?;
+        // A flag can raise what the file says, never lower it.
+        config.isolation.level = config.isolation.level.max(args.isolation.unwrap_or_default());
         apply_logging(&args, &mut config);
         apply_tls(&args, &mut config)?;
         let addresses = addresses(&args, &mut config, places)?;
