@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::control::{ControlError, ControlSocket, MAX_MESSAGE, Report, Request};
+use crate::control::{ControlError, ControlSocket, MAX_MESSAGE, Party, Report, Request};
 use crate::record::{Connection, StepName, Unlisted};
 
 /// Connections listed per step; the rest are summed. A long dependency download makes some thousands.
@@ -99,6 +99,8 @@ enum Late {
 struct StepState {
     record: Mutex<StepRecord>,
     phase: watch::Sender<Phase>,
+    /// Flushes that are done.
+    flushed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,11 +150,29 @@ impl Gate {
         tun: OwnedFd,
         step: impl Into<StepName>,
     ) -> Result<Attachment, AttachError> {
-        let step = step.into();
+        self.attach_party(tun, step.into(), Party::Step).await
+    }
+
+    /// Gives the builder itself the network, likewise. What the operator vouches for is open to it as well.
+    ///
+    /// # Errors
+    ///
+    /// As for a step.
+    pub async fn attach_builder(&self, tun: OwnedFd) -> Result<Attachment, AttachError> {
+        self.attach_party(tun, StepName::new("builder"), Party::Builder).await
+    }
+
+    async fn attach_party(
+        &self,
+        tun: OwnedFd,
+        step: StepName,
+        party: Party,
+    ) -> Result<Attachment, AttachError> {
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let state = Arc::new(StepState {
             record: Mutex::default(),
             phase: watch::Sender::new(Phase::Asked),
+            flushed: watch::Sender::default(),
         });
         lock(&self.shared.steps).insert(id, Arc::clone(&state));
         // From here on a dropped future detaches too.
@@ -161,7 +181,7 @@ impl Gate {
         if self.is_gone() {
             return Err(AttachError::Gone { step });
         }
-        let request = Request::Attach { id, step: step.clone() };
+        let request = Request::Attach { id, step: step.clone(), party };
         if let Err(source) = self.shared.socket.send(&request, Some(tun.as_fd())).await {
             return Err(AttachError::Control { step, source });
         }
@@ -196,6 +216,21 @@ impl Attachment {
     /// Sum of the ended connections that [`Attachment::connections`] does not list.
     pub fn unlisted(&self) -> Unlisted {
         lock(&self.state.record).unlisted
+    }
+
+    /// Everything that was reported since the last call, open flows included as they stand. What is taken is not in the record
+    /// of [`Attachment::finish`] again. Waits a few seconds at most.
+    pub async fn take(&self) -> StepRecord {
+        let mut flushed = self.state.flushed.subscribe();
+        let before = *flushed.borrow_and_update();
+        let done = async {
+            self.shared.socket.send(&Request::Flush { id: self.id }, None).await.ok()?;
+            // Another caller's flush that ends first may miss what only ours asked for, which the next call will have.
+            flushed.wait_for(|count| *count > before).await.ok().map(drop)
+        };
+        let complete = matches!(tokio::time::timeout(FINISH_WAIT, done).await, Ok(Some(())));
+        let record = std::mem::take(&mut *lock(&self.state.record));
+        StepRecord { complete, ..record }
     }
 
     /// Detaches and returns the whole record, including the flows this ends. Waits a few seconds at most.
@@ -254,6 +289,7 @@ impl Shared {
         | Report::Refused { id, .. }
         | Report::Connection { id, .. }
         | Report::Unlisted { id, .. }
+        | Report::Flushed { id }
         | Report::Detached { id }) = &report;
         let Some(state) = lock(&self.steps).get(id).cloned() else { return };
         match report {
@@ -270,6 +306,7 @@ impl Shared {
                 }
             }
             Report::Unlisted { sum, .. } => lock(&state.record).unlisted.add(sum),
+            Report::Flushed { .. } => state.flushed.send_modify(|count| *count += 1),
             Report::Detached { .. } => {
                 lock(&state.record).complete = true;
                 state.phase.send_replace(Phase::Over);

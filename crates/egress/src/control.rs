@@ -20,12 +20,30 @@ use crate::record::{Connection, StepName, Unlisted};
 /// Largest message in bytes: a step name (256), a domain name (253, escaped at most fourfold) and fixed fields fit many times.
 pub(crate) const MAX_MESSAGE: usize = 8192;
 
+/// On whose behalf an interface is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Party {
+    /// Third-party code.
+    #[default]
+    Step,
+    /// The builder itself, which alone has use of what the operator vouches for.
+    Builder,
+}
+
 /// From the builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(crate) enum Request {
     /// Serve the TUN descriptor that comes with this message.
-    Attach { id: u32, step: StepName },
+    Attach {
+        id: u32,
+        step: StepName,
+        #[serde(default)]
+        party: Party,
+    },
+    /// Report the flows that are open as they stand, and go on.
+    Flush { id: u32 },
     /// End all flows of the step and close its descriptor.
     Detach { id: u32 },
 }
@@ -42,6 +60,8 @@ pub(crate) enum Report {
     Connection { id: u32, connection: Connection },
     /// Connections that are not reported one by one.
     Unlisted { id: u32, sum: Unlisted },
+    /// Everything that was open when a flush was asked for has been reported.
+    Flushed { id: u32 },
     /// The last message about a step.
     Detached { id: u32 },
 }
@@ -210,7 +230,7 @@ mod tests {
         let (a, b) = control_pair().unwrap();
         let (a, b) = (ControlSocket::new(a).unwrap(), ControlSocket::new(b).unwrap());
         let mut buffer = [0; MAX_MESSAGE];
-        let sent = Request::Attach { id: 7, step: StepName::new("step") };
+        let sent = Request::Attach { id: 7, step: StepName::new("step"), party: Party::Builder };
         let file = tempfile::tempfile().unwrap();
         a.send(&sent, Some(file.as_fd())).await.unwrap();
         a.send(&Request::Detach { id: 7 }, None).await.unwrap();

@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::control::{ControlError, ControlSocket, MAX_MESSAGE, Report, Request};
+use crate::control::{ControlError, ControlSocket, MAX_MESSAGE, Party, Report, Request};
 use crate::policy::Policy;
 use crate::privileges::{PrivilegeError, drop_privileges};
 use crate::record::StepName;
@@ -50,7 +50,7 @@ pub enum GateError {
     Control(#[source] ControlError),
 }
 
-/// What all steps of a gate share.
+/// What all steps of a gate share, or the builder has to itself.
 #[derive(Debug)]
 pub(crate) struct Outside {
     pub(crate) policy: Policy,
@@ -88,8 +88,10 @@ pub fn run_gate_with(
         .enable_all()
         .build()
         .map_err(GateError::Runtime)?;
-    let outside = Rc::new(Outside { policy, resolvers });
-    let result = LocalSet::new().block_on(&runtime, serve(control, outside));
+    let outside = Outside { policy: policy.for_steps(), resolvers: resolvers.clone() };
+    let outside_of_builder = Outside { policy, resolvers };
+    let serving = serve(control, Rc::new(outside), Rc::new(outside_of_builder));
+    let result = LocalSet::new().block_on(&runtime, serving);
     // Tasks may wait on the outside for long; nothing is left to report to.
     runtime.shutdown_background();
     result.map_err(GateError::Control)
@@ -97,12 +99,17 @@ pub fn run_gate_with(
 
 struct Steps {
     tasks: JoinSet<()>,
-    running: HashMap<u32, oneshot::Sender<()>>,
+    running: HashMap<u32, mpsc::UnboundedSender<step::Order>>,
     reports: Rc<Reports>,
     outside: Rc<Outside>,
+    outside_of_builder: Rc<Outside>,
 }
 
-async fn serve(control: OwnedFd, outside: Rc<Outside>) -> Result<(), ControlError> {
+async fn serve(
+    control: OwnedFd,
+    outside: Rc<Outside>,
+    outside_of_builder: Rc<Outside>,
+) -> Result<(), ControlError> {
     let control = Arc::new(ControlSocket::new(control)?);
     let reports = Rc::new(Reports::default());
     let mut steps = Steps {
@@ -110,6 +117,7 @@ async fn serve(control: OwnedFd, outside: Rc<Outside>) -> Result<(), ControlErro
         running: HashMap::new(),
         reports: Rc::clone(&reports),
         outside,
+        outside_of_builder,
     };
     let writer = async {
         loop {
@@ -122,7 +130,8 @@ async fn serve(control: OwnedFd, outside: Rc<Outside>) -> Result<(), ControlErro
     loop {
         tokio::select! {
             received = control.receive::<Request>(&mut buffer), if !reports.is_full() => match received {
-                Ok(Some((Some(Request::Attach { id, step }), Some(fd)))) => steps.attach(id, step, fd),
+                Ok(Some((Some(Request::Attach { id, step, party }), Some(fd)))) => steps.attach(id, step, party, fd),
+                Ok(Some((Some(Request::Flush { id }), _))) => steps.flush(id),
                 Ok(Some((Some(Request::Detach { id }), _))) => steps.detach(id),
                 Ok(Some(_)) => tracing::warn!("the builder sent a message that cannot be understood"),
                 Ok(None) => return Ok(()),
@@ -154,7 +163,7 @@ fn end_for(error: ControlError) -> Result<(), ControlError> {
 }
 
 impl Steps {
-    fn attach(&mut self, id: u32, step: StepName, fd: OwnedFd) {
+    fn attach(&mut self, id: u32, step: StepName, party: Party, fd: OwnedFd) {
         let refuse = |reason: String| self.reports.answer(Report::Refused { id, reason });
         if self.running.contains_key(&id) {
             return refuse(format!("step number {id} is in use"));
@@ -166,16 +175,28 @@ impl Steps {
             Ok(tun) => tun,
             Err(error) => return refuse(error.to_string()),
         };
-        let (stop, stopped) = oneshot::channel();
-        let run =
-            step::run(id, step, tun, Rc::clone(&self.outside), Rc::clone(&self.reports), stopped);
+        let outside = match party {
+            Party::Step => &self.outside,
+            Party::Builder => &self.outside_of_builder,
+        };
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let run = step::run(id, step, tun, Rc::clone(outside), Rc::clone(&self.reports), ordered);
         self.tasks.spawn_local(run);
-        self.running.insert(id, stop);
+        self.running.insert(id, orders);
         self.reports.answer(Report::Attached { id });
     }
 
+    fn flush(&self, id: u32) {
+        let orders = self.running.get(&id);
+        // One that crashed has nothing open.
+        if !orders.is_some_and(|orders| orders.send(step::Order::Flush).is_ok()) {
+            self.reports.answer(Report::Flushed { id });
+        }
+    }
+
     fn detach(&mut self, id: u32) {
-        let stopping = self.running.remove(&id).is_some_and(|stop| stop.send(()).is_ok());
+        let orders = self.running.remove(&id);
+        let stopping = orders.is_some_and(|orders| orders.send(step::Order::Stop).is_ok());
         // A step that runs reports its end itself, after its flows; one that is unknown or crashed has nobody else to do it.
         if !stopping {
             self.reports.finish(id);

@@ -27,6 +27,7 @@ mod address;
 mod client;
 mod control;
 mod dns;
+mod flows;
 mod gate;
 mod names;
 mod packet;

@@ -60,6 +60,10 @@ pub struct Policy {
     pub allow: Vec<Rule>,
     /// Closes, and wins over `allow`.
     pub deny: Vec<Rule>,
+    /// Opens to the builder's own pulls, pushes and downloads, and never to a step, whatever the mode: registries of the
+    /// operator's own. Unlike in `allow`, a name here also opens the private addresses that it resolves to, since whoever
+    /// wrote it answers for it; loopback, link-local and metadata addresses take a rule by address.
+    pub vouched: Vec<Rule>,
     /// Name servers to forward to; the host's own when empty.
     pub resolvers: Vec<Resolver>,
 }
@@ -101,8 +105,18 @@ impl From<Resolver> for String {
 }
 
 impl Policy {
+    /// This policy as it holds for third-party code.
+    pub(crate) fn for_steps(&self) -> Policy {
+        Policy { vouched: Vec::new(), ..self.clone() }
+    }
+
     /// Whether a lower-case name without trailing dot may be resolved.
     pub fn decide_name(&self, name: &str) -> Verdict {
+        if let Some(rule) = self.vouched.iter().find(|rule| rule.covers_name(name)) {
+            return self
+                .denies_name(name)
+                .unwrap_or_else(|| Verdict::allowed(format!("vouched {rule}")));
+        }
         if self.mode == Mode::Off {
             return Verdict::denied("mode off");
         }
@@ -139,7 +153,8 @@ impl Policy {
         near: Option<&'static str>,
     ) -> Verdict {
         let (address, port) = (destination.ip().to_canonical(), destination.port());
-        if self.mode == Mode::Off {
+        let vouched = self.vouches(address, port, names, near.is_some());
+        if self.mode == Mode::Off && vouched.is_none() {
             return Verdict::denied("mode off");
         }
         if port == 0 {
@@ -156,6 +171,9 @@ impl Policy {
         };
         if let Some(rule) = self.deny.iter().find(denies) {
             return Verdict::denied(format!("deny {rule}"));
+        }
+        if let Some(rule) = vouched {
+            return Verdict::allowed(format!("vouched {rule}"));
         }
         if let Some(rule) = self
             .allow
@@ -179,17 +197,36 @@ impl Policy {
         }
     }
 
+    /// The rule by which the operator vouches for a destination.
+    fn vouches(&self, address: IpAddr, port: u16, names: &[Arc<str>], near: bool) -> Option<&Rule> {
+        self.vouched.iter().filter(|rule| rule.covers_port(port)).find(|rule| {
+            let by_name = || names.iter().any(|name| rule.covers_name(name));
+            opens(rule, address, near) || !near && may_be_vouched_by_name(address) && by_name()
+        })
+    }
+
     /// Whether an address may appear in an answer of the name service: it can be reached on some port.
-    pub(crate) fn keeps_answer(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn keeps_answer(&self, name: &str, address: Ipv4Addr) -> bool {
         let address = IpAddr::V4(address);
+        let vouched = may_be_vouched_by_name(address)
+            && self.vouched.iter().any(|rule| rule.covers_name(name));
         let denied = self
             .deny
             .iter()
             .any(|rule| rule.port().is_none() && rule.covers_address(address).is_some());
         let open = closed_block(address).is_none()
             || self.allow.iter().any(|rule| opens(rule, address, false));
-        !denied && !is_tunnel(address) && open
+        !denied && !is_tunnel(address) && (open || vouched)
     }
+}
+
+/// Whether a name that the operator answers for may lead here: to the public and to private networks.
+fn may_be_vouched_by_name(address: IpAddr) -> bool {
+    !is_tunnel(address)
+        && match address {
+            IpAddr::V4(v4) => closed_block(address).is_none() || v4.is_private(),
+            IpAddr::V6(_) => closed_block(address).is_none(),
+        }
 }
 
 fn is_tunnel(address: IpAddr) -> bool {
@@ -212,7 +249,7 @@ mod tests {
 
     fn policy(mode: Mode, allow: &[&str], deny: &[&str]) -> Policy {
         let rules = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        Policy { mode, allow: rules(allow), deny: rules(deny), resolvers: Vec::new() }
+        Policy { mode, allow: rules(allow), deny: rules(deny), ..Policy::default() }
     }
 
     fn allowed(policy: &Policy, destination: &str, names: &[&str]) -> bool {
@@ -252,12 +289,12 @@ mod tests {
         );
         assert!(!p.decide_name("ads.com").is_denied() && !p.decide_name("evil.com").is_denied());
         assert!(
-            p.keeps_answer(Ipv4Addr::new(10, 1, 1, 1))
-                && !p.keeps_answer(Ipv4Addr::new(192, 168, 0, 1))
+            p.keeps_answer("a.example", Ipv4Addr::new(10, 1, 1, 1))
+                && !p.keeps_answer("a.example", Ipv4Addr::new(192, 168, 0, 1))
         );
         assert!(
-            !p.keeps_answer(Ipv4Addr::new(203, 0, 113, 1))
-                && !p.keeps_answer(Ipv4Addr::UNSPECIFIED)
+            !p.keeps_answer("a.example", Ipv4Addr::new(203, 0, 113, 1))
+                && !p.keeps_answer("a.example", Ipv4Addr::UNSPECIFIED)
         );
     }
 
@@ -290,6 +327,35 @@ mod tests {
     }
 
     #[test]
+    fn what_the_operator_vouches_for_is_open_to_the_builder_alone() {
+        let vouched = ["registry.corp:5000", "127.0.0.1:5000"].map(|text| text.parse().unwrap());
+        let base = Policy { vouched: vouched.to_vec(), ..policy(Mode::Off, &[], &["bad.corp"]) };
+        let named = &["registry.corp"][..];
+        assert!(allowed(&base, "10.0.0.9:5000", named) && allowed(&base, "127.0.0.1:5000", &[]));
+        assert!(!allowed(&base, "10.0.0.9:5001", named) && !allowed(&base, "10.0.0.9:5000", &[]));
+        for closed in ["169.254.169.254:5000", "127.0.0.9:5000", "0.0.0.0:5000"] {
+            assert!(!allowed(&base, closed, named), "{closed}");
+        }
+        assert!(!base.decide_name("registry.corp").is_denied());
+        assert!(base.decide_name("other.corp").is_denied());
+        assert!(base.keeps_answer("registry.corp", Ipv4Addr::new(10, 0, 0, 9)));
+        assert!(!base.keeps_answer("other.corp", Ipv4Addr::new(10, 0, 0, 9)));
+        let steps = base.for_steps();
+        assert!(!allowed(&steps, "10.0.0.9:5000", named));
+        assert!(!allowed(&steps, "127.0.0.1:5000", &[]));
+        let denied = Policy { deny: vec!["registry.corp".parse().unwrap()], ..base };
+        assert!(denied.decide_name("registry.corp").is_denied());
+        assert!(!allowed(&denied, "10.0.0.9:5000", named));
+        let at = "203.0.113.5:5000".parse().unwrap();
+        let names = [Arc::from("registry.corp")];
+        assert!(base_near(&denied, at, &names).is_denied());
+    }
+
+    fn base_near(policy: &Policy, at: SocketAddr, names: &[Arc<str>]) -> Verdict {
+        policy.decide_near(at, names, Some("address of this host"))
+    }
+
+    #[test]
     fn addresses_of_the_host_need_a_rule_of_their_own() {
         let at = "203.0.113.5:80".parse().unwrap();
         let near = Some("address of this host");
@@ -303,7 +369,7 @@ mod tests {
 
     #[test]
     fn reads_and_writes_as_configuration() {
-        let text = r#"{"mode":"list","allow":["*.packages.example","10.0.0.0/8:443"],"deny":[],"resolvers":["192.0.2.53"]}"#;
+        let text = r#"{"mode":"list","allow":["*.packages.example","10.0.0.0/8:443"],"deny":[],"vouched":[],"resolvers":["192.0.2.53"]}"#;
         let p: Policy = serde_json::from_str(text).unwrap();
         assert_eq!(p.resolvers[0].0.port(), 53);
         assert_eq!(serde_json::from_str::<Policy>(&serde_json::to_string(&p).unwrap()).unwrap(), p);

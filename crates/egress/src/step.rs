@@ -11,10 +11,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
+use crate::control::Report;
+use crate::flows::{OpenFlows, Started};
 use crate::gate::Outside;
 use crate::names::Names;
 use crate::packet::{BARE_TCP, Ipv4, Segment, TCP, UDP, parse_udp};
@@ -52,7 +53,7 @@ impl Key {
         SocketAddrV4::new(STEP_ADDRESS, self.source_port)
     }
 
-    fn is_name_service(self) -> bool {
+    pub(crate) fn is_name_service(self) -> bool {
         *self.destination.ip() == GATE_ADDRESS && self.destination.port() == DNS_PORT
     }
 }
@@ -60,25 +61,35 @@ impl Key {
 #[derive(Debug)]
 pub(crate) struct Step {
     id: u32,
-    name: StepName,
+    pub(crate) name: StepName,
     pub(crate) tun: Tun,
     pub(crate) outside: Rc<Outside>,
     reports: Rc<Reports>,
     pub(crate) names: RefCell<Names>,
     tcp: RefCell<HashMap<Key, Rc<tcp::Flow>>>,
     udp: RefCell<HashMap<Key, Rc<udp::Flow>>>,
+    pub(crate) open: OpenFlows,
     repeated: RefCell<HashSet<(Protocol, Option<String>, SocketAddrV4)>>,
     lookups: Cell<usize>,
 }
 
-/// Serves a step until `stopped` (or its sender's end), then ends its flows and reports the end.
+/// What the gate wants of a step that runs. At most as many wait as the builder may send requests ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Report what is open.
+    Flush,
+    /// End.
+    Stop,
+}
+
+/// Serves a step until it is ordered to stop (or the sender's end), then ends its flows and reports the end.
 pub(crate) async fn run(
     id: u32,
     name: StepName,
     tun: Tun,
     outside: Rc<Outside>,
     reports: Rc<Reports>,
-    mut stopped: oneshot::Receiver<()>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
     let step = Rc::new(Step {
         id,
@@ -89,23 +100,34 @@ pub(crate) async fn run(
         names: RefCell::default(),
         tcp: RefCell::default(),
         udp: RefCell::default(),
+        open: OpenFlows::default(),
         repeated: RefCell::default(),
         lookups: Cell::new(0),
     });
     let mut flows = JoinSet::new();
     let lost = tokio::select! {
-        _ = &mut stopped => None,
+        () = step.obey(&mut orders) => None,
         error = step.serve(&mut flows) => Some(error),
     };
     flows.shutdown().await;
     if let Some(error) = lost {
         tracing::debug!(step = %step.name, %error, "the interface of the step is gone");
-        let _ = stopped.await;
+        step.obey(&mut orders).await;
     }
     reports.finish(id);
 }
 
 impl Step {
+    /// Reports what is open as often as that is wanted; returns when the step is to end.
+    async fn obey(&self, orders: &mut mpsc::UnboundedReceiver<Order>) {
+        while let Some(Order::Flush) = orders.recv().await {
+            for flow in self.open.borrow().values() {
+                flow.report(self, None);
+            }
+            self.reports.answer(Report::Flushed { id: self.id });
+        }
+    }
+
     /// Reads packets until the interface fails.
     async fn serve(self: &Rc<Step>, flows: &mut JoinSet<()>) -> io::Error {
         let mut buffer = vec![0; PACKET_BUFFER];
@@ -209,7 +231,7 @@ impl Step {
             return self.denied(key.destination, Protocol::Udp, None, verdict);
         }
         let mut started = Started::new(Rc::clone(self), key, Protocol::Udp, verdict);
-        match udp::Flow::open(key.destination) {
+        match udp::Flow::open(key.destination, Rc::clone(&started.open)) {
             Ok(flow) => {
                 let flow = Rc::new(flow);
                 flow.ingress(payload);
@@ -290,7 +312,20 @@ impl Step {
         );
     }
 
-    fn name_of(&self, address: Ipv4Addr) -> Option<String> {
+    /// Takes a flow that has ended out of the tables.
+    pub(crate) fn forget(&self, protocol: Protocol, key: Key) {
+        self.open.borrow_mut().remove(&(protocol, key));
+        match protocol {
+            Protocol::Udp => drop(self.udp.borrow_mut().remove(&key)),
+            Protocol::Tcp | Protocol::Dns => drop(self.tcp.borrow_mut().remove(&key)),
+        }
+    }
+
+    pub(crate) fn record(&self, connection: Connection) {
+        self.reports.connection(self.id, connection);
+    }
+
+    pub(crate) fn name_of(&self, address: Ipv4Addr) -> Option<String> {
         self.names.borrow().of(address).first().map(|name: &Arc<str>| name.to_string())
     }
 
@@ -345,70 +380,6 @@ pub(crate) struct LookupSlot(Rc<Step>);
 impl Drop for LookupSlot {
     fn drop(&mut self) {
         self.0.lookups.set(self.0.lookups.get().saturating_sub(1));
-    }
-}
-
-/// An allowed flow; when dropped it leaves the table and is recorded.
-pub(crate) struct Started {
-    pub(crate) step: Rc<Step>,
-    pub(crate) key: Key,
-    protocol: Protocol,
-    verdict: Verdict,
-    pub(crate) failure: Option<String>,
-    pub(crate) bytes_up: u64,
-    pub(crate) bytes_down: u64,
-    name: Option<String>,
-    at: SystemTime,
-    clock: Instant,
-}
-
-impl Started {
-    fn new(step: Rc<Step>, key: Key, protocol: Protocol, verdict: Verdict) -> Started {
-        let name = step.name_of(*key.destination.ip());
-        let (at, clock) = (SystemTime::now(), Instant::now());
-        Started {
-            step,
-            key,
-            protocol,
-            verdict,
-            failure: None,
-            bytes_up: 0,
-            bytes_down: 0,
-            name,
-            at,
-            clock,
-        }
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let step = &self.step;
-        if self.protocol == Protocol::Udp {
-            if let Some(flow) = step.udp.borrow_mut().remove(&self.key) {
-                (self.bytes_up, self.bytes_down) = udp::bytes(&flow);
-            }
-        } else {
-            step.tcp.borrow_mut().remove(&self.key);
-        }
-        // Lookups are not connections to anywhere.
-        if self.key.is_name_service() {
-            return;
-        }
-        let connection = Connection {
-            step: step.name.clone(),
-            name: self.name.take(),
-            address: IpAddr::V4(*self.key.destination.ip()),
-            port: self.key.destination.port(),
-            protocol: self.protocol,
-            bytes_up: self.bytes_up,
-            bytes_down: self.bytes_down,
-            started: self.at,
-            duration: self.clock.elapsed(),
-            verdict: self.verdict.clone(),
-            failure: self.failure.take(),
-        };
-        step.reports.connection(step.id, connection);
     }
 }
 

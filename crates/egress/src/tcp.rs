@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::dns;
-use crate::step::{Started, Step};
+use crate::flows::Started;
+use crate::step::Step;
 use crate::terminal::Terminal;
 
 /// How long the outside may take to accept. The step's own limit is usually shorter.
@@ -268,7 +269,7 @@ impl Relay {
             match sent {
                 Ok(Ok(length)) => {
                     moved += length;
-                    started.bytes_up += length as u64;
+                    started.open.count_up(length);
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Moved::Blocked);
@@ -306,7 +307,7 @@ impl Relay {
                 }
                 Ok(Ok(length)) => {
                     moved += length;
-                    started.bytes_down += length as u64;
+                    started.open.count_down(length);
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Moved::Blocked);

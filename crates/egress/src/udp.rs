@@ -12,8 +12,9 @@ use rustix::net::SendFlags;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
+use crate::flows::{OpenFlow, Started};
 use crate::packet::{UDP_HEADERS, write_udp};
-use crate::step::{Key, Started, Step};
+use crate::step::{Key, Step};
 
 /// Silence after which a flow is forgotten (RFC 4787 asks network translators for two minutes; name lookups and QUIC need less).
 const IDLE: Duration = Duration::from_secs(60);
@@ -25,18 +26,17 @@ const BATCH: usize = 64;
 pub(crate) struct Flow {
     socket: UdpSocket,
     last: Cell<Instant>,
-    up: Cell<u64>,
-    down: Cell<u64>,
+    open: Rc<OpenFlow>,
 }
 
 impl Flow {
     /// Connects a socket, so that only the destination's own datagrams come back.
-    pub(crate) fn open(destination: SocketAddrV4) -> io::Result<Flow> {
+    pub(crate) fn open(destination: SocketAddrV4, open: Rc<OpenFlow>) -> io::Result<Flow> {
         let socket = std::net::UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(destination)?;
         socket.set_nonblocking(true)?;
         let socket = UdpSocket::from_std(socket)?;
-        Ok(Flow { socket, last: Cell::new(Instant::now()), up: Cell::new(0), down: Cell::new(0) })
+        Ok(Flow { socket, last: Cell::new(Instant::now()), open })
     }
 
     /// Passes on a datagram of the step.
@@ -46,7 +46,7 @@ impl Flow {
         if let Ok(length) =
             rustix::net::send(&self.socket, payload, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
         {
-            self.up.set(self.up.get() + length as u64);
+            self.open.count_up(length);
         }
     }
 
@@ -55,11 +55,7 @@ impl Flow {
         for _ in 0..BATCH {
             let received = step.tun.send_received(
                 UDP_HEADERS,
-                |space| {
-                    self.socket
-                        .try_recv(space)
-                        .inspect(|length| self.down.set(self.down.get() + *length as u64))
-                },
+                |space| self.socket.try_recv(space).inspect(|length| self.open.count_down(*length)),
                 |packet| write_udp(packet, key.destination, key.source()),
             );
             match received {
@@ -88,9 +84,4 @@ pub(crate) async fn relay(mut started: Started, flow: Rc<Flow>) {
         }
         tokio::task::yield_now().await;
     }
-}
-
-/// The byte counts of a flow, for its record.
-pub(crate) fn bytes(flow: &Flow) -> (u64, u64) {
-    (flow.up.get(), flow.down.get())
 }

@@ -82,7 +82,7 @@ fn judge(step: &Step, query: &Query, mut bytes: Vec<u8>) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut dropped = false;
     for &(address, ttl) in &answer.addresses {
-        if policy.keeps_answer(address) {
+        if policy.keeps_answer(&query.name, address) {
             step.names.borrow_mut().learn(address, &name);
             kept.push((address, ttl));
         } else {
@@ -99,7 +99,7 @@ fn judge(step: &Step, query: &Query, mut bytes: Vec<u8>) -> Vec<u8> {
     if dropped {
         return query.reply_with(&kept);
     }
-    if answer.others.iter().any(|address| !policy.keeps_answer(*address)) {
+    if answer.others.iter().any(|address| !policy.keeps_answer(&query.name, *address)) {
         message::cut_after_answers(&mut bytes, answer.answers_end);
     }
     message::set_id(&mut bytes, query.header.id);

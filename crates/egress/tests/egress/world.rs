@@ -133,11 +133,22 @@ impl World {
 
     /// Makes the step's interface and hands it to the gate.
     pub(crate) async fn attach(&self, flags: i32) -> Attachment {
+        let tun = self.interface(flags);
+        self.gate.as_ref().unwrap().attach(tun, "RUN test").await.unwrap()
+    }
+
+    /// The same for the builder itself.
+    pub(crate) async fn attach_builder(&self) -> Attachment {
+        let tun = self.interface(0);
+        self.gate.as_ref().unwrap().attach_builder(tun).await.unwrap()
+    }
+
+    fn interface(&self, flags: i32) -> OwnedFd {
         let tun = self.step.run(move || tun(flags));
         self.step.ip(&format!("addr add {STEP_ADDRESS}/30 dev tun0"));
         self.step.ip(&format!("link set tun0 mtu {MTU} up"));
         self.step.ip(&format!("route add default via {GATE_ADDRESS}"));
-        self.gate.as_ref().unwrap().attach(tun, "RUN test").await.unwrap()
+        tun
     }
 
     /// Runs blocking work inside the step without stalling the test's runtime.
