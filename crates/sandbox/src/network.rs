@@ -41,6 +41,18 @@ pub(crate) fn allow_ping(first: u32, last: u32) -> Result<(), Errno> {
     write_setting(c"/proc/sys/net/ipv4/ping_group_range", format!("{first} {last}").as_bytes())
 }
 
+/// Creates the TUN device by which the builder itself reaches its gate.
+///
+/// There is no loopback beside it: 127.0.0.1 is the host's, as it is to programs without walls, and the gate decides on it as on
+/// every address.
+pub(crate) fn create_builders_tun() -> Result<OwnedFd, Errno> {
+    let tun = create_tun()?;
+    write_setting(c"/proc/sys/net/ipv4/conf/eth0/route_localnet", b"1")?;
+    // For steps that share the builder's network.
+    write_setting(c"/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0")?;
+    Ok(tun)
+}
+
 /// Creates the TUN device of a gate in the caller's network namespace.
 pub(crate) fn create_tun() -> Result<OwnedFd, Errno> {
     // No IPv6 on the device: there is no filtered way for it, and it must not appear by itself.

@@ -117,14 +117,17 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// What a step can reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a step, or a whole enclosure, can reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// Its own loopback and nothing else.
+    #[default]
     None,
-    /// The builder's own network. Only for callers who were asked for it by somebody entitled to.
+    /// That of whoever makes it: a step's is then the builder's own, an enclosure's the supervisor's. Only for callers who were
+    /// asked for it by somebody entitled to.
     Host,
-    /// Its own namespace with a TUN device; the descriptor comes back in [`crate::Running::take_tun`].
+    /// Its own namespace with a TUN device; the descriptor comes back in [`crate::Running::take_tun`] or in
+    /// [`crate::Entered::tun`].
     Gate,
 }
 

@@ -16,11 +16,12 @@ use crate::descriptors;
 use crate::identity::write_file;
 use crate::message::encode;
 use crate::namespaces::{
-    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
+    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
     CLONE_PARENT, Side, fork, unshare,
 };
+use crate::network;
 use crate::process;
-use crate::spec::StepIds;
+use crate::spec::{Network, StepIds};
 
 /// Namespaces that belong to the builder's user namespace in any case. That of control groups does too, and is made by
 /// [`settle_in_groups`].
@@ -35,6 +36,8 @@ pub struct Entered {
     pub ids: StepIds,
     /// Where control groups may be made; `None` when there is no place, and steps with limits will be refused.
     pub cgroup: Option<Delegation>,
+    /// The builder's own way to the network, when it is to have one: a TUN device for the gate.
+    pub tun: Option<OwnedFd>,
     /// The descriptors the supervisor passed on, by name; closed when another program is executed.
     pub descriptors: BTreeMap<String, OwnedFd>,
 }
@@ -59,11 +62,12 @@ pub fn enter() -> Result<Option<Entered>, EnclosureError> {
     unsafe { std::env::remove_var(MARK) };
     let (plan, status, lifeline, inherited) = inherit()?;
     match walk(&plan, &status, &lifeline) {
-        Ok(delegation) => {
+        Ok((delegation, tun)) => {
             tell(&status, &Status::Ready, None)?;
             let cgroup = (!delegation.hierarchies.is_empty()).then_some(delegation);
             let descriptors = plan.descriptors.into_iter().zip(inherited).collect();
-            Ok(Some(Entered { store: root::STORE.into(), ids: plan.steps, cgroup, descriptors }))
+            let (store, ids) = (root::STORE.into(), plan.steps);
+            Ok(Some(Entered { store, ids, cgroup, tun, descriptors }))
         }
         Err(error) => {
             tell(&status, &Status::Failed(chain(&error)), None).ok();
@@ -90,8 +94,12 @@ fn inherit() -> Result<(Plan, OwnedFd, OwnedFd, Vec<OwnedFd>), EnclosureError> {
     Ok((plan, status, lifeline, inherited))
 }
 
-/// The whole way. Returns in the builder only.
-fn walk(plan: &Plan, status: &OwnedFd, lifeline: &OwnedFd) -> Result<Delegation, EnclosureError> {
+/// The whole way. Returns in the builder only, with its control groups and its network device.
+fn walk(
+    plan: &Plan,
+    status: &OwnedFd,
+    lifeline: &OwnedFd,
+) -> Result<(Delegation, Option<OwnedFd>), EnclosureError> {
     for group in &plan.join {
         write_file(&format!("{}/cgroup.procs", group.display()), b"0")
             .map_err(EnclosureError::mechanism(format!("join cgroup {}", group.display())))?;
@@ -100,7 +108,7 @@ fn walk(plan: &Plan, status: &OwnedFd, lifeline: &OwnedFd) -> Result<Delegation,
     let flags = CLONE_PARENT | CLONE_NEWPID | CLONE_NEWNS;
     let flags = match plan.identity {
         Identity::Block { .. } => flags,
-        Identity::Subordinate { .. } => flags | CLONE_NEWUSER | OWNED,
+        Identity::Subordinate { .. } => flags | CLONE_NEWUSER | owned(plan),
     };
     let group = plan.delegation.unified()?;
     // SAFETY: one thread, counted by `enter`.
@@ -119,9 +127,28 @@ fn walk(plan: &Plan, status: &OwnedFd, lifeline: &OwnedFd) -> Result<Delegation,
             drop(theirs);
             settle_in_groups(&mut delegation)?;
             settle_in()?;
+            let tun = prepare_network(plan.network)?;
             become_builder(lifeline)?;
-            Ok(delegation)
+            Ok((delegation, tun))
         }
+    }
+}
+
+/// The namespaces made together with the builder's user namespace.
+fn owned(plan: &Plan) -> i32 {
+    if plan.network == Network::Host { OWNED } else { OWNED | CLONE_NEWNET }
+}
+
+/// Sets up the network namespace, which has just been made.
+fn prepare_network(network: Network) -> Result<Option<OwnedFd>, EnclosureError> {
+    match network {
+        Network::Host => Ok(None),
+        Network::None => network::prepare_loopback()
+            .map(|()| None)
+            .map_err(EnclosureError::mechanism("set up the builder's loopback")),
+        Network::Gate => network::create_builders_tun().map(Some).map_err(
+            EnclosureError::mechanism("set up the builder's network device with /dev/net/tun"),
+        ),
     }
 }
 
@@ -132,7 +159,7 @@ fn lead(
     inner: &OwnedFd,
     pid: i32,
     pidfd: &OwnedFd,
-) -> Result<Delegation, EnclosureError> {
+) -> Result<(Delegation, Option<OwnedFd>), EnclosureError> {
     tell(status, &Status::Started { pid }, Some(pidfd))?;
     if !heard(inner)? {
         // It has told the supervisor why; this process has nothing to add.
@@ -153,7 +180,7 @@ fn lead(
 /// The inner process as root of the host: the root first, then the user namespace that locks it.
 fn follow_as_root(plan: &Plan, outer: &OwnedFd) -> Result<Delegation, EnclosureError> {
     let delegation = root::build(plan)?;
-    unshare(CLONE_NEWUSER | OWNED)
+    unshare(CLONE_NEWUSER | owned(plan))
         .map_err(EnclosureError::mechanism("create the builder's namespaces"))?;
     become_root(outer)?;
     Ok(delegation)

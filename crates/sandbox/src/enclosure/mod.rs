@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Nothing survives the supervisor: init watches a pipe only the supervisor holds the other end of, and with init every process
-//! of its pid namespace ends. The network stays the host's.
+//! of its pid namespace ends. The network is one of its own, with nothing in it or with an interface that ends in a gate.
 //!
 //! | | as root of the host | as an ordinary user |
 //! |---|---|---|
@@ -43,7 +43,7 @@ use crate::cgroup::{CgroupError, Delegator};
 use crate::descriptors;
 use crate::message::encode;
 use crate::process;
-use crate::spec::{Limits, StepIds};
+use crate::spec::{Limits, Network, StepIds};
 
 pub use enter::{Entered, enter};
 pub use supervised::{Supervised, SupervisedExit};
@@ -172,6 +172,8 @@ pub struct EnclosureOptions {
     pub descriptors: Vec<(String, OwnedFd)>,
     /// Limits of the builder and all its steps together.
     pub limits: Limits,
+    /// What the builder itself can reach.
+    pub network: Network,
 }
 
 /// Makes enclosed processes.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::EnclosureOptions;
 use super::ids::Identity;
 use crate::cgroup::{Delegation, Grant};
-use crate::spec::StepIds;
+use crate::spec::{Network, StepIds};
 
 /// Set in the environment of a process that is to enter an enclosure; gone from the builder's.
 pub(super) const MARK: &str = "COFFERDAM_ENCLOSURE";
@@ -30,6 +30,7 @@ pub(super) struct Plan {
     /// Control groups by their paths on the host.
     pub(super) delegation: Delegation,
     pub(super) join: Vec<PathBuf>,
+    pub(super) network: Network,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,7 +55,8 @@ impl Plan {
             readonly: bind.readonly,
             optional: false,
         });
-        let system = super::root::SYSTEM.iter().map(|path| PlannedBind {
+        let system = super::root::SYSTEM.iter().chain(super::root::resolver(options.network));
+        let system = system.map(|path| PlannedBind {
             source: path.into(),
             target: path.into(),
             readonly: true,
@@ -68,6 +70,7 @@ impl Plan {
             descriptors: options.descriptors.iter().map(|(name, _)| name.clone()).collect(),
             delegation: grant.delegation.clone(),
             join: grant.join.clone(),
+            network: options.network,
         }
     }
 }

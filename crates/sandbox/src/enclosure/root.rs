@@ -20,6 +20,8 @@ use crate::cgroup::{Delegation, Hierarchy};
 use crate::mounts::{
     self, Attributes, MountError, attach, detached_bind, new_filesystem, restrict,
 };
+use crate::network::GATE_ADDRESS;
+use crate::spec::Network;
 
 /// Where the builder finds its store.
 pub(super) const STORE: &str = "/store";
@@ -44,13 +46,17 @@ pub(super) const SYSTEM: &[&str] = &[
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",
     "/etc/localtime",
-    "/etc/resolv.conf",
     "/etc/hosts",
     "/etc/nsswitch.conf",
     "/etc/gai.conf",
     "/etc/services",
     "/etc/protocols",
 ];
+
+/// What of it holds where the network is the host's.
+pub(super) fn resolver(network: Network) -> &'static [&'static str] {
+    if network == Network::Host { &["/etc/resolv.conf"] } else { &[] }
+}
 
 /// Device nodes of the builder: path below `/dev`, major, minor.
 const NODES: &[(&str, u32, u32)] = &[
@@ -99,7 +105,7 @@ pub(super) fn build(plan: &Plan) -> Result<Delegation, EnclosureError> {
     attach(&root, &store_at).map_err(failed("attach the new root"))?;
     rustix::process::fchdir(&root).map_err(EnclosureError::mechanism("enter the new root"))?;
     // Relative from here on: "." is the new root, and nobody else can see or change it.
-    write_tree()?;
+    write_tree(plan.network)?;
     mount_devices(&plan.identity, &sources.nodes)?;
     put(new_filesystem(c"proc", &[], Attributes::DATA).map_err(failed("mount /proc"))?, "proc")?;
     put_writable("tmp", owner, "1777")?;
@@ -161,7 +167,7 @@ fn open_bind(bind: &PlannedBind) -> Result<Option<Source>, EnclosureError> {
     Ok(Some(Source::Mount(mount)))
 }
 
-fn write_tree() -> Result<(), EnclosureError> {
+fn write_tree(network: Network) -> Result<(), EnclosureError> {
     let tree = || -> std::io::Result<()> {
         for dir in ["proc", "dev", "sys", "tmp", "store", "etc", "run/cofferdam/files"] {
             fs::create_dir_all(dir)?;
@@ -171,6 +177,9 @@ fn write_tree() -> Result<(), EnclosureError> {
         }
         fs::write("etc/passwd", PASSWD)?;
         fs::write("etc/group", GROUP)?;
+        if network == Network::Gate {
+            fs::write("etc/resolv.conf", format!("nameserver {GATE_ADDRESS}\n"))?;
+        }
         symlink("run", "var")
     };
     tree().map_err(|error| io_failed("fill the new root", &error))
