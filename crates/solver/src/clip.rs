@@ -2,7 +2,7 @@
 //!
 //! A step that floods its output costs memory in the builder and in every client that watches.
 //! Two limits apply: a total, and an average rate counted from the first output. What is over
-//! is dropped, and one line per kind of limit says so.
+//! is dropped: one line per kind of limit says so where it begins, and one at the end says how much it was.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,14 @@ pub(crate) struct Clip {
     limits: LogLimits,
     first: Option<Instant>,
     passed: u64,
+    dropped: u64,
     told_size: bool,
     told_speed: bool,
 }
 
 impl Clip {
     pub(crate) fn new(limits: LogLimits) -> Self {
-        Self { limits, first: None, passed: 0, told_size: false, told_speed: false }
+        Self { limits, first: None, passed: 0, dropped: 0, told_size: false, told_speed: false }
     }
 
     /// How many of `len` bytes may pass, and what to tell the reader when that is not all.
@@ -43,6 +44,7 @@ impl Clip {
         if pass == len {
             return (len, None);
         }
+        self.dropped = self.dropped.saturating_add((len - pass) as u64);
         let told = if speed_is_tighter { &mut self.told_speed } else { &mut self.told_size };
         if std::mem::replace(told, true) {
             return (pass, None);
@@ -53,6 +55,12 @@ impl Clip {
             human(self.limits.bytes.unwrap_or_default())
         };
         (pass, Some(format!("[output clipped, log limit {limit} reached]\n")))
+    }
+
+    /// What to tell the reader at the end, when not all passed.
+    pub(crate) fn close(&mut self) -> Option<String> {
+        let dropped = std::mem::take(&mut self.dropped);
+        (dropped > 0).then(|| format!("[{dropped} bytes of output were dropped]\n"))
     }
 }
 
@@ -83,6 +91,8 @@ mod tests {
         assert_eq!(passed, 0);
         assert_eq!(notice.as_deref(), Some("[output clipped, log limit 2MiB reached]\n"));
         assert_eq!(clip.admit(10, now), (0, None));
+        assert_eq!(clip.close().as_deref(), Some("[20 bytes of output were dropped]\n"));
+        assert_eq!(clip.close(), None);
     }
 
     #[test]

@@ -279,7 +279,7 @@ async fn execute<R: Runtime>(
         .map(|(index, input)| output_of(shared, index, input).cloned())
         .collect();
     let values = values.map_err(|error| shared.fail(error))?;
-    step.take_slot(shared.core.slots.as_ref()).await;
+    step.take_slot(&shared.core.slots).await;
     if !step.progress.is_running() {
         step.progress.start();
     }

@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::SolveError;
 use crate::event::VertexState;
-use crate::journal::{Journal, VertexLog};
+use crate::journal::{Journal, Subscriber, VertexLog};
 use crate::key;
 use crate::runtime::Runtime;
 use crate::shared::{Input, Shared};
-use crate::solver::{Registry, Solver};
+use crate::solver::{Places, Registry, Solver};
 use crate::stream::{EventStream, JobLog};
 
 /// One build: what it asked for is kept until it is closed, and nothing runs twice in it.
@@ -26,6 +26,7 @@ pub struct Job<R: Runtime> {
     serial: u64,
     cancel: CancellationToken,
     log: Arc<JobLog>,
+    places: Places,
     held: Mutex<Held<R>>,
 }
 
@@ -48,13 +49,14 @@ struct Shown {
 }
 
 impl<R: Runtime> Job<R> {
-    pub(crate) fn new(solver: &Arc<Solver<R>>, id: &str, serial: u64) -> Arc<Self> {
+    pub(crate) fn new(solver: &Arc<Solver<R>>, id: &str, serial: u64, places: Places) -> Arc<Self> {
         Arc::new(Self {
             solver: Arc::clone(solver),
             id: id.into(),
             serial,
             cancel: CancellationToken::new(),
-            log: JobLog::new(),
+            log: JobLog::new(solver.core.job_output),
+            places,
             held: Mutex::new(Held {
                 vertices: HashMap::new(),
                 shown: HashMap::new(),
@@ -135,7 +137,7 @@ impl<R: Runtime> Job<R> {
             saved: None,
             progress_group: None,
         });
-        journal.subscribe(self.serial, Arc::clone(&self.id), Arc::clone(&self.log), digest);
+        journal.subscribe(self.subscriber(digest));
         log
     }
 
@@ -164,6 +166,17 @@ impl<R: Runtime> Job<R> {
         }
         drop(registry);
         drop(held);
+    }
+
+    /// This job as one that is told of a vertex under this name.
+    fn subscriber(&self, digest: Digest) -> Subscriber {
+        Subscriber {
+            job: self.serial,
+            id: Arc::clone(&self.id),
+            log: Arc::clone(&self.log),
+            digest,
+            places: self.places.clone(),
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, Held<R>> {
@@ -256,8 +269,7 @@ impl<R: Runtime> Job<R> {
             saved: None,
             progress_group: vertex.metadata.progress_group.as_option().cloned(),
         });
-        let log = Arc::clone(&self.log);
-        shared.journal.subscribe(self.serial, Arc::clone(&self.id), log, digest);
+        shared.journal.subscribe(self.subscriber(digest));
         shared
     }
 

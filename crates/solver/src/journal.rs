@@ -15,7 +15,7 @@ use cofferdam_digest::Digest;
 
 use crate::clip::Clip;
 use crate::event::{LogStream, Status, Warning};
-use crate::solver::LogLimits;
+use crate::solver::{LogLimits, Places};
 use crate::stream::JobLog;
 
 /// Updates of one part of a vertex's work that come faster than people can read are dropped,
@@ -73,11 +73,15 @@ struct State {
     subscribers: Vec<Subscriber>,
 }
 
-struct Subscriber {
-    job: u64,
-    id: Arc<str>,
-    log: Arc<JobLog>,
-    digest: Digest,
+/// A job that is told.
+pub(crate) struct Subscriber {
+    pub(crate) job: u64,
+    pub(crate) id: Arc<str>,
+    pub(crate) log: Arc<JobLog>,
+    /// What the job calls the vertex.
+    pub(crate) digest: Digest,
+    /// Where the job's steps find room.
+    pub(crate) places: Places,
 }
 
 impl Journal {
@@ -100,13 +104,13 @@ impl Journal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells `log` what happened so far and all that will happen, under the name `digest`.
-    pub(crate) fn subscribe(&self, job: u64, id: Arc<str>, log: Arc<JobLog>, digest: Digest) {
+    /// Tells a job what happened so far and all that will happen.
+    pub(crate) fn subscribe(&self, subscriber: Subscriber) {
         let mut state = self.lock();
         for change in &state.history {
-            log.apply(digest, change);
+            subscriber.log.apply(subscriber.digest, change);
         }
-        state.subscribers.push(Subscriber { job, id, log, digest });
+        state.subscribers.push(subscriber);
     }
 
     /// Stops telling a job. Returns whether any job is left.
@@ -181,6 +185,20 @@ impl VertexLog {
         self.journal.jobs()
     }
 
+    /// The jobs that hold the vertex now, by id, and what each calls it. The job that came first is first.
+    #[must_use]
+    pub fn holders(&self) -> Vec<(Arc<str>, Digest)> {
+        let state = self.journal.lock();
+        let holders = state.subscribers.iter();
+        holders.map(|holder| (Arc::clone(&holder.id), holder.digest)).collect()
+    }
+
+    /// The places of the job that came first.
+    pub(crate) fn places(&self) -> Places {
+        let state = self.journal.lock();
+        state.subscribers.first().map(|first| first.places.clone()).unwrap_or_default()
+    }
+
     /// Reports that work begins now; a vertex may begin again after it completed.
     pub fn start(&self) {
         self.live(|_| Life { started: Some(Utc::now()), ..Life::default() });
@@ -188,6 +206,7 @@ impl VertexLog {
 
     /// Reports that work ended well. Without a start it counts as instantaneous.
     pub fn complete(&self) {
+        self.tell_what_was_dropped();
         self.live(ended);
     }
 
@@ -198,6 +217,7 @@ impl VertexLog {
 
     /// Reports that work failed.
     pub fn fail(&self, error: &str) {
+        self.tell_what_was_dropped();
         self.live(|life| Life { error: Some(error.into()), ..ended(life) });
     }
 
@@ -250,6 +270,13 @@ impl VertexLog {
     pub(crate) fn is_running(&self) -> bool {
         let state = self.journal.lock();
         state.life.started.is_some() && state.life.completed.is_none()
+    }
+
+    fn tell_what_was_dropped(&self) {
+        let mut state = self.journal.lock();
+        if let Some(notice) = state.clip.close() {
+            state.output(LogStream::Stderr, &notice.into());
+        }
     }
 
     fn live(&self, next: impl FnOnce(&Life) -> Life) {

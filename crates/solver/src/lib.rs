@@ -75,5 +75,5 @@ pub use event::{
 pub use job::Job;
 pub use journal::VertexLog;
 pub use runtime::{CacheInput, CacheMap, Cached, RecordMeta, Runtime, Step};
-pub use solver::{LogLimits, Options, Solver};
+pub use solver::{LogLimits, Options, Places, Solver};
 pub use stream::EventStream;

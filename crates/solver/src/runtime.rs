@@ -6,11 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cofferdam_digest::Digest;
 use cofferdam_graph::Vertex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::StepError;
 use crate::journal::VertexLog;
+use crate::solver::Places;
 
 /// What executes ops and keeps their results.
 ///
@@ -125,7 +126,7 @@ pub struct Step {
     pub cancel: CancellationToken,
     /// Where to report to. Start and completion are reported by the solver.
     pub progress: VertexLog,
-    pub(crate) slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    pub(crate) slot: Arc<Mutex<Vec<OwnedSemaphorePermit>>>,
 }
 
 impl Step {
@@ -136,16 +137,21 @@ impl Step {
         self.progress.jobs()
     }
 
-    pub(crate) async fn take_slot(&self, slots: Option<&Arc<Semaphore>>) {
-        let Some(slots) = slots else { return };
-        // The semaphore is never closed, so there is always a permit in the end.
-        let permit = Arc::clone(slots).acquire_owned().await.ok();
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+    /// Waits for a place of the job that came first, then for one of all jobs' places: in this order, whoever holds one of the
+    /// latter waits for nothing.
+    pub(crate) async fn take_slot(&self, slots: &Places) {
+        let own = self.progress.places();
+        let mut taken = Vec::new();
+        for places in [own.0, slots.0.clone()].into_iter().flatten() {
+            // The semaphore is never closed, so there is always a permit in the end.
+            taken.extend(places.acquire_owned().await.ok());
+        }
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = taken;
     }
 
     /// Gives up this step's place under the limit on parallelism. To be called before an
     /// execution waits for another solve, which may need the place.
     pub fn release_slot(&self) {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

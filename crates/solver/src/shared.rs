@@ -13,14 +13,14 @@ use cofferdam_digest::Digest;
 use cofferdam_graph::Vertex;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SolveError, StepError};
 use crate::evaluate::{self, Keyed, Lineage, Resolved};
 use crate::journal::{Journal, VertexLog};
 use crate::runtime::{Runtime, Step};
-use crate::solver::LogLimits;
+use crate::solver::{LogLimits, Places};
 
 /// What came of a stage, as everybody who waits sees it.
 type Outcome<T> = Result<Arc<T>, SolveError>;
@@ -28,8 +28,10 @@ type Outcome<T> = Result<Arc<T>, SolveError>;
 /// What all vertices of a solver use.
 pub(crate) struct Core<R> {
     pub(crate) runtime: Arc<R>,
-    pub(crate) slots: Option<Arc<Semaphore>>,
+    pub(crate) slots: Places,
     pub(crate) logs: LogLimits,
+    /// Output that one job keeps.
+    pub(crate) job_output: usize,
     /// Keys whose result is being made right now. A sender is dropped when that ends.
     pub(crate) leads: Mutex<HashMap<Digest, watch::Sender<()>>>,
 }

@@ -10,6 +10,7 @@ use crate::error::JobError;
 use crate::job::Job;
 use crate::runtime::Runtime;
 use crate::shared::{Core, Shared};
+use crate::stream::MAX_JOB_OUTPUT;
 
 /// How a solver behaves.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +19,21 @@ pub struct Options {
     pub parallelism: Option<usize>,
     /// What one step may print.
     pub logs: LogLimits,
+    /// What all steps of one job together may print; `None` means the usual limit.
+    pub job_output: Option<usize>,
+}
+
+/// How many steps of some jobs execute at the same time. Clones count together: a build of several jobs gives each the same.
+#[derive(Debug, Clone, Default)]
+pub struct Places(pub(crate) Option<Arc<Semaphore>>);
+
+impl Places {
+    /// So many places; `None` means as many as are wanted.
+    #[must_use]
+    pub fn new(most: Option<usize>) -> Self {
+        let most = most.map(|most| most.clamp(1, Semaphore::MAX_PERMITS));
+        Self(most.map(|most| Arc::new(Semaphore::new(most))))
+    }
 }
 
 /// What one step may print; `None` means no limit.
@@ -31,7 +47,8 @@ pub struct LogLimits {
 
 impl Default for LogLimits {
     fn default() -> Self {
-        Self { bytes: Some(2 << 20), bytes_per_second: Some(200 << 10) }
+        // No rate: what bursts is often what matters, and the total bounds memory.
+        Self { bytes: Some(16 << 20), bytes_per_second: None }
     }
 }
 
@@ -53,10 +70,13 @@ impl<R: Runtime> Solver<R> {
     /// A solver without jobs. Its methods must be called within a tokio runtime.
     #[must_use]
     pub fn new(runtime: Arc<R>, options: Options) -> Arc<Self> {
-        let slots = options
-            .parallelism
-            .map(|limit| Arc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS))));
-        let core = Core { runtime, slots, logs: options.logs, leads: Mutex::default() };
+        let core = Core {
+            runtime,
+            slots: Places::new(options.parallelism),
+            logs: options.logs,
+            job_output: options.job_output.unwrap_or(MAX_JOB_OUTPUT),
+            leads: Mutex::default(),
+        };
         let registry = Registry { vertices: HashMap::new(), jobs: HashMap::new(), opened: 0 };
         Arc::new(Self { core: Arc::new(core), registry: Mutex::new(registry) })
     }
@@ -67,17 +87,25 @@ impl<R: Runtime> Solver<R> {
         &self.core.runtime
     }
 
-    /// Opens a job.
+    /// Opens a job whose steps are limited with those of all others only.
     ///
     /// # Errors
     /// A job with this id is open.
     pub fn job(self: &Arc<Self>, id: &str) -> Result<Arc<Job<R>>, JobError> {
+        self.job_within(id, Places::default())
+    }
+
+    /// Opens a job whose steps take `places` as well. A step that several jobs want takes a place of the one that came first.
+    ///
+    /// # Errors
+    /// A job with this id is open.
+    pub fn job_within(self: &Arc<Self>, id: &str, places: Places) -> Result<Arc<Job<R>>, JobError> {
         let mut registry = self.registry();
         if registry.jobs.contains_key(id) {
             return Err(JobError::Exists(id.to_owned()));
         }
         registry.opened += 1;
-        let job = Job::new(self, id, registry.opened);
+        let job = Job::new(self, id, registry.opened, places);
         registry.jobs.insert(id.to_owned(), Arc::downgrade(&job));
         Ok(job)
     }

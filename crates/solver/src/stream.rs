@@ -17,9 +17,9 @@ use crate::error::CANCELED;
 use crate::event::{Event, LogChunk, LogStream, StatusUpdate, VertexState, WarningUpdate};
 use crate::journal::Change;
 
-/// Output of all vertices together that one job keeps for its readers. With the usual limits per
-/// step this is more than a hundred steps that print all they may.
-const MAX_JOB_OUTPUT: usize = 256 << 20;
+/// Output of all vertices together that one job usually keeps for its readers: more than a dozen
+/// steps that print all they may.
+pub(crate) const MAX_JOB_OUTPUT: usize = 256 << 20;
 
 const JOB_CLIPPED: &str = "[output clipped, log limit of the build reached]\n";
 
@@ -27,6 +27,8 @@ const JOB_CLIPPED: &str = "[output clipped, log limit of the build reached]\n";
 pub(crate) struct JobLog {
     state: Mutex<State>,
     wake: watch::Sender<()>,
+    /// Output that is kept.
+    max_output: usize,
 }
 
 #[derive(Default)]
@@ -40,8 +42,8 @@ struct State {
 }
 
 impl JobLog {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), wake: watch::Sender::new(()) })
+    pub(crate) fn new(max_output: usize) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), wake: watch::Sender::new(()), max_output })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,7 +75,7 @@ impl JobLog {
 
     /// Reports what happened to the vertex that this job calls `digest`.
     pub(crate) fn apply(&self, digest: Digest, change: &Change) {
-        self.change(|state| state.apply(digest, change));
+        self.change(|state| state.apply(digest, change, self.max_output));
     }
 
     /// Ends the history: what still runs is shown as cancelled. Returns whether it was open.
@@ -90,7 +92,7 @@ impl JobLog {
 }
 
 impl State {
-    fn apply(&mut self, vertex: Digest, change: &Change) {
+    fn apply(&mut self, vertex: Digest, change: &Change, max_output: usize) {
         match change {
             Change::Life(life) => {
                 let Some(known) = self.vertices.get(&vertex) else { return };
@@ -110,12 +112,11 @@ impl State {
                 status: Arc::clone(status),
                 timestamp: *at,
             })),
-            Change::Log { stream, data, at } => self.output(LogChunk {
-                vertex,
-                stream: *stream,
-                data: data.clone(),
-                timestamp: *at,
-            }),
+            Change::Log { stream, data, at } => {
+                let chunk =
+                    LogChunk { vertex, stream: *stream, data: data.clone(), timestamp: *at };
+                self.output(chunk, max_output);
+            }
             Change::Warning(warning) => {
                 self.push(Event::Warning(WarningUpdate { vertex, warning: Arc::clone(warning) }));
             }
@@ -151,8 +152,8 @@ impl State {
         }
     }
 
-    fn output(&mut self, chunk: LogChunk) {
-        if self.output + chunk.data.len() <= MAX_JOB_OUTPUT {
+    fn output(&mut self, chunk: LogChunk, max_output: usize) {
+        if self.output.saturating_add(chunk.data.len()) <= max_output {
             self.output += chunk.data.len();
             self.push(Event::Log(chunk));
         } else if !std::mem::replace(&mut self.clipped, true) {

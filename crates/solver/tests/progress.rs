@@ -187,7 +187,10 @@ async fn output_over_the_limit_is_clipped_with_a_notice() {
     log.log(LogStream::Stdout, "more");
     log.complete();
     let text = logs(&closed(&job).await);
-    assert_eq!(text, "12345678ab[output clipped, log limit 10B reached]\n");
+    assert_eq!(
+        text,
+        "12345678ab[output clipped, log limit 10B reached]\n[8 bytes of output were dropped]\n"
+    );
 }
 
 #[tokio::test]

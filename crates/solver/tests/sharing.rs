@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use cofferdam_graph::Edge;
-use cofferdam_solver::{Event, JobError, Options, SolveError, Solver};
+use cofferdam_solver::{Event, JobError, Options, Places, SolveError, Solver};
 use world::{Content, Draft, Named, World, edge};
 
 fn waiting(gate: &str) -> Edge {
@@ -303,4 +303,44 @@ async fn ladders_of_diamonds_do_not_explode() {
     let job = world.solver().job("one").unwrap();
     tokio::time::timeout(Duration::from_secs(20), job.solve(&target)).await.unwrap().unwrap();
     assert_eq!(world.executed.lock().unwrap().len(), 122);
+}
+
+#[tokio::test]
+async fn jobs_of_one_build_share_its_places_and_others_have_their_own() {
+    let world = world();
+    let solver = world.solver();
+    let places = Places::new(Some(1));
+    let jobs = [
+        solver.job_within("one", places.clone()).unwrap(),
+        solver.job_within("two", places).unwrap(),
+        solver.job_within("other", Places::new(Some(1))).unwrap(),
+    ];
+    let gates: Vec<_> = ["a", "b", "c"].into_iter().map(|name| world.gate(name)).collect();
+    let targets: Vec<_> =
+        ["a", "b", "c"].map(|name| edge(|draft| draft.run(&format!("wait {name}"), &[]))).into();
+    let runs: Vec<_> = jobs
+        .iter()
+        .zip(&targets)
+        .map(|(job, target)| {
+            let (job, target) = (Arc::clone(job), target.clone());
+            tokio::spawn(async move { job.solve(&target).await.map(|_| ()) })
+        })
+        .collect();
+    // The third is another build's; of the first two one runs and one waits.
+    gates[2].reached().await;
+    let first = tokio::select! {
+        () = gates[0].reached() => 0,
+        () = gates[1].reached() => 1,
+    };
+    let second = 1 - first;
+    let early = tokio::time::timeout(Duration::from_millis(100), gates[second].reached()).await;
+    assert!(early.is_err(), "two steps of one build run at once");
+    gates[first].open();
+    gates[second].reached().await;
+    for gate in &gates {
+        gate.open();
+    }
+    for run in runs {
+        run.await.unwrap().unwrap();
+    }
 }
