@@ -49,7 +49,7 @@ pub use policy::{Mode, Policy, Resolver};
 pub use privileges::PrivilegeError;
 pub use record::{Connection, Protocol, StepName, Unlisted, Verdict};
 pub use rule::{Rule, RuleError};
-pub use tun::TunError;
+pub use tun::{Packets, TunError};
 
 /// Address of the step's interface.
 pub const STEP_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 206, 0, 2);

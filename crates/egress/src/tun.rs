@@ -1,15 +1,18 @@
 //! The step's interface as the gate holds it: packets in, packets out.
 //!
-//! The descriptor comes from the builder, so it is checked to be a TUN before anything is read from it. Packets with and
-//! without the `virtio_net_hdr` prefix are understood (kernel: Documentation/networking/tuntap.rst); the prefix lets the kernel
-//! skip the checksum of bulk data.
+//! The descriptor comes from the builder, so it is checked before anything is read from it. It is a TUN, or, for a step in a
+//! virtual machine, a unix socket whose every message is one packet. Packets with and without the `virtio_net_hdr` prefix are
+//! understood on a TUN (kernel: Documentation/networking/tuntap.rst); the prefix lets the kernel skip the checksum of bulk data.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::sync::Notify;
 
 use crate::MTU;
 use crate::terminal::Wire;
@@ -18,6 +21,12 @@ use crate::terminal::Wire;
 const MAX_PREFIX: usize = 24;
 /// Bytes a buffer for one packet needs: any IPv4 packet, whatever the interface's MTU, and the prefix.
 pub(crate) const PACKET_BUFFER: usize = 65536 + MAX_PREFIX;
+
+/// Packets and bytes that wait for room in a socket; what a TUN's own queue holds by default, and a bound on memory.
+const MAX_WAITING: usize = 500;
+const MAX_WAITING_BYTES: usize = 8 << 20;
+/// Room asked for in a socket, in bytes. The kernel gives what the machine's limit allows.
+const SOCKET_ROOM: usize = 4 << 20;
 
 /// `virtio_net_hdr.flags`: the checksum from `csum_start` on is still to be filled in.
 const NEEDS_CHECKSUM: u8 = 1;
@@ -30,7 +39,7 @@ const IP_HEADER: u16 = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// It is not an attached TUN interface.
-    #[error("the descriptor is not a TUN interface: {0}")]
+    #[error("the descriptor is neither a TUN interface nor a socket of packets: {0}")]
     NotTun(io::Error),
     /// It carries Ethernet frames or packet information, which the gate does not read.
     #[error("the interface must be made with IFF_TUN and IFF_NO_PI (flags are {0:#x})")]
@@ -46,10 +55,25 @@ pub(crate) struct Tun {
     /// Bytes in front of each packet.
     prefix: usize,
     scratch: RefCell<Vec<u8>>,
+    /// Of a socket: what found no room. A TUN has a queue of its own.
+    waiting: Option<Waiting>,
+}
+
+/// Packets that wait for room, the oldest first.
+#[derive(Debug, Default)]
+struct Waiting {
+    packets: RefCell<VecDeque<Vec<u8>>>,
+    grown: Notify,
 }
 
 impl Tun {
+    /// Takes a TUN, or one end of a `SOCK_SEQPACKET` pair.
     pub(crate) fn new(fd: OwnedFd) -> Result<Tun, TunError> {
+        if is_packet_socket(&fd) {
+            // Less room is only slower.
+            let _ = sockopt::set_socket_send_buffer_size(&fd, SOCKET_ROOM);
+            return Tun::watch(fd, 0, Some(Waiting::default()));
+        }
         let flags = flags(&fd).map_err(TunError::NotTun)?;
         let mode = libc::IFF_TUN | libc::IFF_TAP | libc::IFF_NO_PI;
         if i32::from(flags) & mode != libc::IFF_TUN | libc::IFF_NO_PI {
@@ -69,18 +93,59 @@ impl Tun {
                 libc::c_ulong::from(libc::TUN_F_CSUM),
             )
         };
+        Tun::watch(fd, prefix, None)
+    }
+
+    fn watch(fd: OwnedFd, prefix: usize, waiting: Option<Waiting>) -> Result<Tun, TunError> {
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| TunError::Watch(e.into()))?;
         // SAFETY: an owned descriptor stays open and the same for as long as the value that holds it.
         let fd = unsafe { AsyncFd::register(fd) }.map_err(|e| TunError::Watch(e.into()))?;
-        Ok(Tun { fd, prefix, scratch: RefCell::new(vec![0; PACKET_BUFFER]) })
+        Ok(Tun { fd, prefix, scratch: RefCell::new(vec![0; PACKET_BUFFER]), waiting })
     }
 
+    /// Waits for a packet. Those that wait for room on their way out are sent meanwhile.
     pub(crate) async fn readable(&self) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
-        self.fd.readable().await
+        let Some(waiting) = &self.waiting else { return self.fd.readable().await };
+        loop {
+            if waiting.packets.borrow().is_empty() {
+                tokio::select! {
+                    ready = self.fd.readable() => return ready,
+                    () = waiting.grown.notified() => continue,
+                }
+            }
+            tokio::select! {
+                biased;
+                room = self.fd.writable() => self.send_waiting(waiting, &mut room?),
+                ready = self.fd.readable() => return ready,
+            }
+        }
+    }
+
+    fn send_waiting(&self, waiting: &Waiting, room: &mut AsyncFdReadyGuard<'_, OwnedFd>) {
+        let mut packets = waiting.packets.borrow_mut();
+        while let Some(packet) = packets.front() {
+            match self.send_now(packet) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    room.clear_ready();
+                    return;
+                }
+                // What cannot be sent at all is lost.
+                _ => drop(packets.pop_front()),
+            }
+        }
     }
 
     /// Reads one packet into `buffer` (of [`PACKET_BUFFER`] bytes) and returns it without its prefix.
     pub(crate) fn read<'b>(&self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+        if self.waiting.is_some() {
+            // Descriptors that come along are closed by the kernel, since there is no room for them.
+            let (length, _) = rustix::net::recv(self.fd.as_fd(), &mut *buffer, RecvFlags::empty())?;
+            // No packet is empty, so this is the end of the connection.
+            return match length {
+                0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                length => Ok(&buffer[..length]),
+            };
+        }
         let length = rustix::io::read(self.fd.as_fd(), &mut *buffer)?;
         Ok(buffer.get(self.prefix..length).unwrap_or_default())
     }
@@ -105,10 +170,100 @@ impl Tun {
 
     /// A packet that cannot be written is lost, as on any network; the ends recover or give up.
     fn write(&self, packet: &[u8]) {
-        if let Err(error) = rustix::io::write(self.fd.as_fd(), packet) {
-            tracing::trace!(%error, length = packet.len(), "packet to the step lost");
+        let behind =
+            self.waiting.as_ref().is_some_and(|waiting| !waiting.packets.borrow().is_empty());
+        let sent =
+            if behind { Err(io::ErrorKind::WouldBlock.into()) } else { self.send_now(packet) };
+        match (sent, &self.waiting) {
+            (Ok(()), _) => {}
+            (Err(error), Some(waiting)) if error.kind() == io::ErrorKind::WouldBlock => {
+                waiting.push(packet);
+            }
+            (Err(error), _) => {
+                tracing::trace!(%error, length = packet.len(), "packet to the step lost");
+            }
         }
     }
+
+    fn send_now(&self, packet: &[u8]) -> io::Result<()> {
+        if self.waiting.is_some() {
+            rustix::net::send(self.fd.as_fd(), packet, SendFlags::NOSIGNAL)?;
+        } else {
+            rustix::io::write(self.fd.as_fd(), packet)?;
+        }
+        Ok(())
+    }
+}
+
+impl Waiting {
+    fn push(&self, packet: &[u8]) {
+        let mut packets = self.packets.borrow_mut();
+        let bytes: usize = packets.iter().map(Vec::len).sum();
+        if packets.len() < MAX_WAITING && bytes + packet.len() <= MAX_WAITING_BYTES {
+            packets.push_back(packet.to_vec());
+            self.grown.notify_one();
+        }
+    }
+}
+
+/// Packets of a step, for whoever carries them between a TUN and a gate that is somewhere else. Of either kind that a gate takes.
+#[derive(Debug)]
+pub struct Packets {
+    tun: Tun,
+    buffer: Vec<u8>,
+}
+
+impl Packets {
+    /// Takes the descriptor of a TUN or of a socket of packets. Within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither.
+    pub fn new(fd: OwnedFd) -> Result<Self, TunError> {
+        Ok(Self { tun: Tun::new(fd)?, buffer: vec![0; PACKET_BUFFER] })
+    }
+
+    /// The next packet.
+    ///
+    /// # Errors
+    ///
+    /// At the end of the interface or connection. Can be cancelled without losing a packet.
+    pub async fn next(&mut self) -> io::Result<&[u8]> {
+        let length = loop {
+            let mut ready = self.tun.readable().await?;
+            match self.tun.read(&mut self.buffer) {
+                Ok(packet) => break packet.len(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(&self.buffer[self.tun.prefix..self.tun.prefix + length])
+    }
+
+    /// Sends a packet, or drops it when there is no room for long, as any network does. One that is too long is dropped too.
+    pub fn send(&self, packet: &[u8]) {
+        let copied = |space: &mut [u8]| match space.get_mut(..packet.len()) {
+            Some(space) => {
+                space.copy_from_slice(packet);
+                Ok(packet.len())
+            }
+            None => Err(()),
+        };
+        let _ = self.tun.send_received(0, copied, |_| true);
+    }
+
+    /// Whether packets wait for room: more of them would be dropped.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.tun.waiting.as_ref().is_some_and(|waiting| !waiting.packets.borrow().is_empty())
+    }
+}
+
+/// One end of a unix socket that keeps messages apart and is connected.
+fn is_packet_socket(fd: &OwnedFd) -> bool {
+    let kind = sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::SEQPACKET);
+    kind && sockopt::socket_domain(fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }
 
 impl Wire for Tun {
@@ -156,5 +311,65 @@ fn prefix_size(fd: &OwnedFd) -> io::Result<usize> {
     match usize::try_from(size) {
         Ok(size) if (10..=MAX_PREFIX).contains(&size) => Ok(size),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rustix::net::{SocketFlags, socketpair};
+
+    use super::*;
+
+    fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn other_descriptors_are_refused() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(matches!(Tun::new(file.into()), Err(TunError::NotTun(_))));
+        for kind in [SocketType::STREAM, SocketType::DGRAM] {
+            assert!(matches!(Tun::new(pair(kind).0), Err(TunError::NotTun(_))), "{kind:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_message_is_a_packet_and_none_is_lost_for_want_of_room() {
+        let (a, b) = pair(SocketType::SEQPACKET);
+        let (mut a, b) = (Packets::new(a).unwrap(), Packets::new(b).unwrap());
+        let packet = |number: usize| vec![(number % 251) as u8; 65_000];
+        let mut count = 0;
+        // More than a socket holds, by a good deal.
+        let mut more = 40;
+        while more > 0 {
+            b.send(&packet(count));
+            count += 1;
+            more -= usize::from(b.is_behind());
+        }
+        let mut b = b;
+        let receive = async {
+            for number in 0..count {
+                assert!(a.next().await.unwrap() == packet(number), "packet {number}");
+            }
+        };
+        tokio::select! {
+            () = receive => {}
+            _ = b.next() => panic!("nobody sent anything"),
+        }
+        drop(b);
+        assert_eq!(a.next().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded() {
+        let (a, _b) = pair(SocketType::SEQPACKET);
+        let packets = Packets::new(a).unwrap();
+        for _ in 0..2 * MAX_WAITING {
+            packets.send(&[0; 60_000]);
+        }
+        let waiting = packets.tun.waiting.as_ref().unwrap().packets.borrow();
+        assert!(waiting.iter().map(Vec::len).sum::<usize>() <= MAX_WAITING_BYTES);
+        assert!(waiting.len() <= MAX_WAITING);
     }
 }
