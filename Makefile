@@ -6,7 +6,7 @@ CARGO ?= cargo
 IMAGES := target/test-images
 CLIENTS := target/test-clients
 PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker.io docker-registry git iproute2 mmdebstrap \
-	nodejs npm openssh-client openssl podman python3-venv runc skopeo uidmap util-linux xz-utils zstd
+	nodejs npm openssh-client openssl podman python3-venv runc runsc skopeo uidmap util-linux xz-utils zstd
 GUEST := target/guest
 GUEST_PACKAGES := e2fsprogs mmdebstrap qemu-system-x86
 

@@ -25,6 +25,54 @@ const BUILD_SET: &[u32] = &[
 /// One past the largest capability number any kernel could know: the sets are 64 bits wide.
 const LIMIT: u32 = 64;
 
+/// Names by number, as configurations of other runtimes write them; those after the last are newer than the oldest of these.
+const NAMES: &[&str] = &[
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+];
+
+/// The capabilities of a mask that have a name here.
+pub(crate) fn names(mask: u64) -> Vec<String> {
+    let held = NAMES.iter().enumerate().filter(|(number, _)| mask & (1 << number) != 0);
+    held.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
 /// Every capability of [`BUILD_SET`] as a mask.
 pub(crate) fn build_mask() -> u64 {
     BUILD_SET.iter().fold(0, |mask, number| mask | 1 << number)

@@ -13,6 +13,7 @@ mod cgroup;
 mod descriptors;
 mod doctor;
 mod enclosure;
+mod gvisor;
 mod helper;
 mod identity;
 mod isolation;
@@ -32,6 +33,7 @@ pub use doctor::{Finding, doctor};
 pub use enclosure::{
     Bind, Enclosure, EnclosureError, EnclosureOptions, Entered, Supervised, SupervisedExit, enter,
 };
+pub use gvisor::{Runsc, RunscError, gvisor_findings};
 pub use isolation::{Isolation, IsolationError};
 pub use launcher::{LaunchError, Launcher, LauncherConfig, Preforked, Running};
 pub use mounts::{MountError, detached_bind, detached_directory, detached_file, detached_part};

@@ -17,6 +17,8 @@ use crate::spec::{Network, Security, Ulimit, User};
 /// Everything about a step that is not a descriptor. Travels in a sealed memfd: arguments may be larger than any message.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
+    /// Name of this step among all of the builder.
+    pub(crate) id: String,
     pub(crate) leaf: Option<String>,
     pub(crate) readonly_root: bool,
     pub(crate) mounts: Vec<MountOrder>,
@@ -76,6 +78,8 @@ pub(crate) enum Report {
     Made { stubs: Vec<Stub>, parents: Vec<Parent> },
     /// The TUN device, whose descriptor comes along.
     Tun,
+    /// Where `runsc` complains; the end to read from comes along.
+    Log,
     /// Set-up has failed; nothing was executed.
     Failed(Failure),
 }

@@ -9,33 +9,45 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::spec::Ulimit;
 
 /// What a step gets unless it asks for something else: name, soft, hard.
-const DEFAULTS: &[(Resource, u64, u64)] = &[
-    (Resource::Core, 0, 0),
-    (Resource::Nofile, 1 << 16, 1 << 20),
-    (Resource::Stack, 8 << 20, u64::MAX),
-    (Resource::Memlock, 8 << 20, 8 << 20),
-    (Resource::Msgqueue, 819_200, 819_200),
-    (Resource::Nproc, u64::MAX, u64::MAX),
+const DEFAULTS: &[(&str, u64, u64)] = &[
+    ("core", 0, 0),
+    ("nofile", 1 << 16, 1 << 20),
+    ("stack", 8 << 20, u64::MAX),
+    ("memlock", 8 << 20, 8 << 20),
+    ("msgqueue", 819_200, 819_200),
+    ("nproc", u64::MAX, u64::MAX),
 ];
 
 /// Applies the defaults and then what was asked for. Names must have passed [`resource`].
 pub(crate) fn apply(asked: &[Ulimit]) -> Result<(), Errno> {
-    for (resource, soft, hard) in DEFAULTS {
-        limit(*resource, *soft, *hard)?;
-    }
-    for ulimit in asked {
-        let resource = resource(&ulimit.name).ok_or(Errno::INVAL)?;
-        limit(resource, ulimit.soft, ulimit.hard)?;
+    for (name, soft, hard) in resolved(asked) {
+        let bound = |value: u64| (value != u64::MAX).then_some(value);
+        let limit = Rlimit { current: bound(soft), maximum: bound(hard) };
+        setrlimit(resource(&name).ok_or(Errno::INVAL)?, limit)?;
     }
     Ok(())
 }
 
-fn limit(resource: Resource, soft: u64, hard: u64) -> Result<(), Errno> {
-    let ceiling = getrlimit(resource).maximum.unwrap_or(u64::MAX);
-    let hard = hard.min(ceiling);
-    let soft = soft.min(hard);
-    let bound = |value: u64| (value != u64::MAX).then_some(value);
-    setrlimit(resource, Rlimit { current: bound(soft), maximum: bound(hard) })
+/// What [`apply`] applies: name, soft, hard. Names that are unknown are passed on.
+pub(crate) fn resolved(asked: &[Ulimit]) -> Vec<(String, u64, u64)> {
+    let defaults =
+        DEFAULTS.iter().filter(|(name, ..)| !asked.iter().any(|ulimit| ulimit.name == *name));
+    let defaults = defaults.map(|(name, soft, hard)| ((*name).to_owned(), *soft, *hard));
+    let asked = asked.iter().map(|ulimit| (ulimit.name.clone(), ulimit.soft, ulimit.hard));
+    defaults
+        .chain(asked)
+        .map(|(name, soft, hard)| {
+            let ceiling = resource(&name).and_then(|resource| getrlimit(resource).maximum);
+            let hard = hard.min(ceiling.unwrap_or(u64::MAX));
+            (name, soft.min(hard), hard)
+        })
+        .collect()
+}
+
+/// Lets a program that serves the step open as many files as the builder could.
+pub(crate) fn raise_files() -> Result<(), Errno> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
 }
 
 /// The resource a limit's name stands for.

@@ -129,12 +129,16 @@ impl Root {
         }
     }
 
-    /// The mount point at `path`, made when missing along with its parents.
-    pub(crate) fn mount_point(&mut self, path: &str, kind: Kind) -> Result<OwnedFd, RootError> {
+    /// The mount point at `path`, made when missing along with its parents, and its path without symbolic links.
+    pub(crate) fn mount_point(
+        &mut self,
+        path: &str,
+        kind: Kind,
+    ) -> Result<(OwnedFd, String), RootError> {
         reserved(path, path)?;
         let (found, resolved) = self.walk(path, kind, true)?;
         reserved(&resolved, path)?;
-        Ok(found)
+        Ok((found, resolved))
     }
 
     /// Makes the directory at `path` when it is missing, along with its parents, to be kept after the step. Gives its path

@@ -190,6 +190,8 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Whether the kernel killed one of its processes for want of memory.
     pub oom_killed: bool,
+    /// Whether the kernel refused it a process because a limit was reached.
+    pub pids_exhausted: bool,
     /// What it used.
     pub usage: Usage,
     /// Directories of the root that a mount point was made in and taken from again, and that are otherwise as before. In an

@@ -285,9 +285,19 @@ pub(crate) struct Leaf {
 struct Part {
     kind: HierarchyKind,
     memory: bool,
+    pids: bool,
     parent: OwnedFd,
     dir: OwnedFd,
     path: PathBuf,
+}
+
+impl Part {
+    /// Whether the line of `file` that begins with `name` counts anything.
+    fn counted(&self, file: &str, name: &str) -> bool {
+        let text = read_control(&self.dir, file).unwrap_or_default();
+        let mut counts = text.lines().filter_map(|line| line.strip_prefix(name));
+        counts.any(|count| count.trim().parse::<u64>().is_ok_and(|count| count > 0))
+    }
 }
 
 impl Leaf {
@@ -302,8 +312,8 @@ impl Leaf {
         rustix::fs::mkdirat(parent, &self.name, Mode::from_raw_mode(0o755)).map_err(create)?;
         let dir = open_directory(parent, &self.name).map_err(create)?;
         let parent = rustix::io::fcntl_dupfd_cloexec(parent, 0).map_err(create)?;
-        let memory = hierarchy.has("memory");
-        self.parts.push(Part { kind: hierarchy.kind, memory, parent, dir, path });
+        let (memory, pids) = (hierarchy.has("memory"), hierarchy.has("pids"));
+        self.parts.push(Part { kind: hierarchy.kind, memory, pids, parent, dir, path });
         let Some(part) = self.parts.last() else { return Ok(()) };
         limits::write(&part.dir, &part.path, hierarchy, limits)
     }
@@ -327,11 +337,13 @@ impl Leaf {
                 HierarchyKind::V1 => "memory.oom_control",
                 HierarchyKind::V2 => "memory.events",
             };
-            let text = read_control(&part.dir, file).unwrap_or_default();
-            text.lines()
-                .filter_map(|line| line.strip_prefix("oom_kill "))
-                .any(|count| count.trim().parse::<u64>().is_ok_and(|count| count > 0))
+            part.counted(file, "oom_kill ")
         })
+    }
+
+    /// Whether the step was refused a process or thread because of a limit.
+    pub(crate) fn pids_exhausted(&self) -> bool {
+        self.parts.iter().any(|part| part.pids && part.counted("pids.events", "max "))
     }
 
     /// Removes the leaf everywhere, waiting a bounded time for processes on their way out. Blocks.

@@ -16,8 +16,8 @@ use crate::descriptors;
 use crate::identity::write_file;
 use crate::message::encode;
 use crate::namespaces::{
-    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
-    CLONE_PARENT, Side, fork, unshare,
+    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER,
+    CLONE_NEWUTS, CLONE_PARENT, Side, fork, unshare,
 };
 use crate::network;
 use crate::process;

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use crate::message::Failure;
 
 /// What is searched when the environment has no `PATH`.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Exit codes of a shell for a command that is not there, and for one that cannot be executed.
 const NOT_FOUND: i32 = 127;
@@ -34,7 +35,7 @@ pub(super) fn enter_directory(path: &str) -> Result<(), Failure> {
 /// Executes the command. Returns only when that fails.
 pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
     let Some(name) = args.first() else {
-        return Failure::Command { message: "no command given".to_owned(), code: NOT_FOUND };
+        return no_such_command();
     };
     let (Some(argv), Some(envp)) = (strings(args), strings(env)) else {
         return Failure::Command {
@@ -44,13 +45,10 @@ pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
     };
     if name.contains('/') {
         let errno = exec(name, &argv, &envp);
-        let message = match errno {
-            Errno::NOENT | Errno::NOTDIR => {
-                format!("exec: {name:?}: stat {name}: {}", words(errno))
-            }
-            _ => format!("exec {name}: {}", words(errno)),
+        return match errno {
+            Errno::NOENT | Errno::NOTDIR => not_found(name, errno),
+            _ => refused(name, errno),
         };
-        return Failure::Command { message, code: code(errno) };
     }
     let path = env
         .iter()
@@ -64,22 +62,36 @@ pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
         match exec(&candidate, &argv, &envp) {
             Errno::NOENT | Errno::NOTDIR if !exists(&candidate) => {}
             Errno::ACCESS => denied = Some(Errno::ACCESS),
-            errno => {
-                let message = format!("exec {candidate}: {}", words(errno));
-                return Failure::Command { message, code: code(errno) };
-            }
+            errno => return refused(&candidate, errno),
         }
     }
     match denied {
-        Some(errno) => Failure::Command {
-            message: format!("exec: {name:?}: {}", words(errno)),
-            code: NOT_EXECUTABLE,
-        },
-        None => Failure::Command {
-            message: format!("exec: {name:?}: executable file not found in $PATH"),
-            code: NOT_FOUND,
-        },
+        Some(errno) => not_executable(name, errno),
+        None => not_in_path(name),
     }
+}
+
+pub(super) fn no_such_command() -> Failure {
+    Failure::Command { message: "no command given".to_owned(), code: NOT_FOUND }
+}
+
+pub(super) fn not_found(name: &str, errno: Errno) -> Failure {
+    let message = format!("exec: {name:?}: stat {name}: {}", words(errno));
+    Failure::Command { message, code: code(errno) }
+}
+
+pub(super) fn refused(path: &str, errno: Errno) -> Failure {
+    Failure::Command { message: format!("exec {path}: {}", words(errno)), code: code(errno) }
+}
+
+pub(super) fn not_executable(name: &str, errno: Errno) -> Failure {
+    let message = format!("exec: {name:?}: {}", words(errno));
+    Failure::Command { message, code: NOT_EXECUTABLE }
+}
+
+pub(super) fn not_in_path(name: &str) -> Failure {
+    let message = format!("exec: {name:?}: executable file not found in $PATH");
+    Failure::Command { message, code: NOT_FOUND }
 }
 
 /// A file that is there while executing it says otherwise lacks its interpreter.

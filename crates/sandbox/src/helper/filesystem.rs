@@ -5,11 +5,14 @@
 //! they are used (CVE-2025-31133).
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, makedev};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, makedev, openat2};
 use rustix::io::Errno;
 
+use super::lookup::Lookup;
 use crate::enclosure::{SCRATCH, STEP_ROOT};
+use crate::gvisor::{self, Attached, Cell};
 use crate::message::{Failure, MountOrder, Order, SourceOrder};
 use crate::mounts::{
     self, Attributes, MountError, attach, attach_at, detached_bind, detached_directory,
@@ -57,6 +60,9 @@ const MASKED: &[&str] = &[
 /// Entries of `/proc` that can be read but not changed.
 const READONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
+/// The file in `/tmp`, see [`View::enter_cell`].
+const HELD: &str = "/tmp/.cofferdam";
+
 /// Group that owns terminals, by convention.
 const TTY_GROUP: u32 = 5;
 
@@ -65,6 +71,8 @@ pub(super) struct View {
     root: Root,
     ids: StepIds,
     scratch: OwnedFd,
+    attached: Vec<Attached>,
+    sockets: bool,
 }
 
 impl View {
@@ -75,7 +83,8 @@ impl View {
         let scratch = detached_directory((ids.first, ids.first), 0o755, None)
             .map_err(mount_failed("make files for the step"))?;
         attach_at(&scratch, SCRATCH).map_err(mount_failed("make files for the step"))?;
-        Ok(Self { root: Root::new(root, ids.first), ids, scratch })
+        let root = Root::new(root, ids.first);
+        Ok(Self { root, ids, scratch, attached: Vec::new(), sockets: false })
     }
 
     /// `/proc`, `/dev`, `/sys` and the resolver's files.
@@ -181,7 +190,7 @@ impl View {
 
     /// Mounts a generated file read-only over `dest`.
     fn mount_file(&mut self, name: &str, dest: &str, bytes: &[u8]) -> Result<(), Failure> {
-        let target = self.root.mount_point(dest, Kind::File).map_err(root_failed)?;
+        let (target, dest) = self.root.mount_point(dest, Kind::File).map_err(root_failed)?;
         let action = || Failure::mechanism(format!("write {dest}"));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.scratch, name, flags, Mode::from_raw_mode(0o644))
@@ -196,7 +205,9 @@ impl View {
         let failed = mount_failed("mount a resolver file");
         let clone = detached_bind(file, false).map_err(&failed)?;
         restrict(&clone, Attributes::READONLY_DATA, false).map_err(&failed)?;
-        attach(clone, target).map_err(&failed)
+        attach(&clone, target).map_err(&failed)?;
+        self.attached.push(Attached { dest, mount: clone, readonly: true });
+        Ok(())
     }
 
     /// One mount the caller asked for.
@@ -218,17 +229,27 @@ impl View {
             FileType::Directory => Kind::Directory,
             FileType::RegularFile => Kind::File,
             // A socket is attached like a file: agents are reached through one.
-            FileType::Socket => Kind::File,
+            FileType::Socket => {
+                self.sockets = true;
+                Kind::File
+            }
             _ => {
                 return Err(Failure::Root {
                     message: format!("{action}: neither a file nor a directory"),
                 });
             }
         };
-        let target = self.root.mount_point(&mount.dest, kind).map_err(root_failed)?;
+        let (target, dest) = self.root.mount_point(&mount.dest, kind).map_err(root_failed)?;
         let attributes = Attributes { readonly: mount.readonly, nodev: true, ..Attributes::NONE };
         restrict(&source, attributes, true).map_err(failed)?;
-        attach(source, target).map_err(failed)
+        attach(&source, target).map_err(failed)?;
+        self.attached.push(Attached { dest, mount: source, readonly: mount.readonly });
+        Ok(())
+    }
+
+    /// Whether a socket is among the mounts.
+    pub(super) fn has_sockets(&self) -> bool {
+        self.sockets
     }
 
     /// Makes the working directory when it is missing. Gives its path without symbolic links, to be opened when the root is final.
@@ -261,6 +282,53 @@ impl View {
         Ok(record)
     }
 
+    /// Gives the step's root to `runsc` and makes the root of that the root of this process. Returns what was made in the step's,
+    /// also when this fails.
+    pub(super) fn enter_cell(
+        mut self,
+        program: &Path,
+        order: &Order,
+        cwd: &str,
+    ) -> ((Vec<Stub>, Vec<Parent>), Result<(), Failure>) {
+        let made = self.make_cell(program, order, cwd);
+        let record = self.root.into_record();
+        (record, made.and_then(|(cell, configuration)| cell.enter(&configuration)))
+    }
+
+    fn make_cell(
+        &mut self,
+        program: &Path,
+        order: &Order,
+        cwd: &str,
+    ) -> Result<(Cell, Vec<u8>), Failure> {
+        let args = Lookup { root: self.root.fd(), ids: self.ids, cwd, order }.resolve()?;
+        self.hold_temporary_directory()?;
+        let cell = Cell::new(program, self.ids, SCRATCH)?;
+        let placed = cell.take_in(self.root.fd(), order.readonly_root, &self.attached)?;
+        let configuration = gvisor::configuration(order, &args, cwd, &placed);
+        Ok((cell, configuration))
+    }
+
+    /// gVisor puts a file system in memory over an empty or missing `/tmp`, and what the step leaves there would be lost to its
+    /// layer. A file for the length of the step keeps it from doing so.
+    fn hold_temporary_directory(&mut self) -> Result<(), Failure> {
+        if self.attached.iter().any(|mount| mount.dest == "/tmp") {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let held = match openat2(self.root.fd(), "tmp", flags, Mode::empty(), resolve) {
+            Ok(directory) => !is_empty(directory)?,
+            Err(Errno::NOENT) => false,
+            // No directory, so nothing is mounted there.
+            Err(_) => true,
+        };
+        if !held {
+            self.root.mount_point(HELD, Kind::File).map_err(root_failed)?;
+        }
+        Ok(())
+    }
+
     /// Attaches a directory in the scratch tree, where it can be cloned from.
     fn place_in_scratch(&self, name: &str, mount: &OwnedFd) -> Result<OwnedFd, Failure> {
         let action = || Failure::mechanism("make files for the step");
@@ -285,6 +353,17 @@ impl View {
         let (uid, gid) = (Uid::from_raw(self.ids.first), Gid::from_raw(self.ids.first));
         rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
     }
+}
+
+fn is_empty(directory: OwnedFd) -> Result<bool, Failure> {
+    let action = || Failure::mechanism("read /tmp of the step");
+    for entry in rustix::fs::Dir::new(directory).map_err(action())? {
+        let entry = entry.map_err(action())?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A device node of the builder's own `/dev`, checked to be what its name says.

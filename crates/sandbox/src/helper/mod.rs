@@ -6,7 +6,10 @@
 
 mod command;
 mod filesystem;
+mod lookup;
 mod step;
+
+pub(crate) use step::Step;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -18,6 +21,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::cgroup::Cgroups;
 use crate::descriptors;
+use crate::gvisor::Runsc;
 use crate::identity::StepIdentity;
 use crate::message::{Notice, Request, encode};
 use crate::namespaces::{
@@ -38,6 +42,8 @@ pub(crate) struct Equipment {
     pub(crate) identity: StepIdentity,
     pub(crate) filter: Filter,
     pub(crate) cgroups: Cgroups,
+    /// What executes steps' commands, when this machine's kernel must not.
+    pub(crate) runsc: Option<Runsc>,
 }
 
 /// Starts the nursery. Returns the socket on which it announces helpers: one message per helper, its number in the first byte,

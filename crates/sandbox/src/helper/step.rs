@@ -4,11 +4,12 @@
 //! powers (groups, mounts, network), then the change of root, then the step's own user namespace, and from there on only giving
 //! things up. Nothing of the builder's is open when the command starts.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{Equipment, command, filesystem};
+use crate::gvisor::{Needs, Runsc};
 use crate::message::{Failure, Order, Report, Request, SourceOrder, encode};
 use crate::namespaces::{CLONE_NEWCGROUP, CLONE_NEWNS, unshare};
 use crate::rootfs::{Parent, Stub};
@@ -20,7 +21,7 @@ use crate::{capabilities, descriptors, network, process, rlimits};
 const MADE_PER_REPORT: usize = 6;
 
 /// A step that was asked for, with its descriptors.
-pub(super) struct Step {
+pub(crate) struct Step {
     pub(super) order: Order,
     report: OwnedFd,
     root: Option<OwnedFd>,
@@ -48,19 +49,45 @@ impl Step {
         Some(Self { order, report, root, stdio, stdin, mounts })
     }
 
+    /// A step of this crate's own making, with one mount and nothing to read.
+    pub(crate) fn new(
+        order: Order,
+        report: OwnedFd,
+        root: OwnedFd,
+        stdio: [OwnedFd; 2],
+        mount: OwnedFd,
+    ) -> Self {
+        Self { order, report, root: Some(root), stdio, stdin: None, mounts: vec![Some(mount)] }
+    }
+
     /// Sets this process up and executes the command.
-    pub(super) fn become_command(mut self, equipment: &Equipment) -> ! {
-        let outcome: Result<(), Failure> = self
-            .prepare(equipment)
-            .and_then(|cwd| self.confine(equipment, &cwd))
-            .and_then(|()| Err(command::execute(&self.order.args, &self.order.env)));
-        let Err(failure) = outcome else { process::exit(125) };
+    pub(crate) fn become_command(mut self, equipment: &Equipment) -> ! {
+        let failure = match &equipment.runsc {
+            None => {
+                self.prepare(equipment).and_then(|cwd| self.confine(equipment, &cwd)).map_or_else(
+                    |failure| failure,
+                    |()| command::execute(&self.order.args, &self.order.env),
+                )
+            }
+            Some(runsc) => self.become_runsc(equipment, runsc),
+        };
         self.tell(&Report::Failed(failure), None);
         process::exit(125)
     }
 
     /// Everything that needs the builder's powers. Returns the working directory.
     fn prepare(&mut self, equipment: &Equipment) -> Result<String, Failure> {
+        let (view, cwd) = self.put_together(equipment)?;
+        let (stubs, parents) = view.enter(self.order.readonly_root)?;
+        self.tell_made(stubs, parents);
+        Ok(cwd)
+    }
+
+    /// The step's view of file systems, ready to be entered, and its working directory.
+    fn put_together(
+        &mut self,
+        equipment: &Equipment,
+    ) -> Result<(filesystem::View, String), Failure> {
         if let Some(leaf) = &self.order.leaf {
             equipment
                 .cgroups
@@ -80,15 +107,75 @@ impl Step {
             view.mount(mount, fd.take())?;
         }
         let cwd = view.working_directory(&self.order.cwd)?;
-        let tun = self.prepare_network(equipment)?;
-        let (stubs, parents) = view.enter(self.order.readonly_root)?;
-        self.tell_made(stubs, parents);
-        if let Some(tun) = tun {
+        if let Some(tun) = self.prepare_network(equipment)? {
             self.tell(&Report::Tun, Some(tun));
         }
         rustix::system::sethostname(self.order.hostname.as_bytes())
             .map_err(Failure::mechanism("set the host name"))?;
-        Ok(cwd)
+        Ok((view, cwd))
+    }
+
+    /// Sets this process up and executes `runsc`, which executes the command. Returns only when that fails.
+    fn become_runsc(&mut self, equipment: &Equipment, runsc: &Runsc) -> Failure {
+        let mut become_it = || {
+            let (view, cwd) = self.put_together(equipment)?;
+            let sockets = view.has_sockets();
+            let ((stubs, parents), entered) = view.enter_cell(runsc.path(), &self.order, &cwd);
+            self.tell_made(stubs, parents);
+            entered?;
+            let log = self.open_log()?;
+            self.confine_runsc(equipment)?;
+            rustix::io::fcntl_setfd(&log, rustix::io::FdFlags::empty())
+                .map_err(Failure::mechanism("pass the log on to runsc"))?;
+            let needs = Needs {
+                network: self.order.network,
+                security: self.order.security,
+                sockets,
+                privileges_by_file: !self.order.no_new_privileges,
+                log: log.as_raw_fd(),
+            };
+            Ok((runsc.arguments(needs, &self.order.id), log))
+        };
+        match become_it() {
+            Ok((arguments, _log)) => command::execute(&arguments, &[]),
+            Err(failure) => failure,
+        }
+    }
+
+    /// A pipe for complaints, whose other end goes to the builder.
+    fn open_log(&self) -> Result<OwnedFd, Failure> {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(Failure::mechanism("make a log for runsc"))?;
+        self.tell(&Report::Log, Some(reader));
+        Ok(writer)
+    }
+
+    /// Gives up the builder's powers. What remains is root of the step's user namespace, which `runsc` needs for mounts and
+    /// namespaces of its own; before it runs the command, its processes drop that too and install filters of their own.
+    fn confine_runsc(&self, equipment: &Equipment) -> Result<(), Failure> {
+        use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+        // Without a network the sentry moves to a user namespace of its own, with a single id and no power; with one it cannot.
+        let nested = self.order.network == Network::None;
+        let kind = if nested { Security::Insecure } else { Security::Sandbox };
+        equipment
+            .identity
+            .enter(kind)
+            .map_err(Failure::mechanism("enter the step's user namespace"))?;
+        set_thread_groups(&[])
+            .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
+            .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
+            .map_err(Failure::mechanism("become root of the step"))?;
+        rustix::process::setsid().map_err(Failure::mechanism("start a session"))?;
+        rlimits::raise_files().map_err(Failure::mechanism("set resource limits"))?;
+        process::close_on_exec_above_stdio().map_err(Failure::mechanism("close descriptors"))?;
+        rustix::thread::set_no_new_privs(true)
+            .map_err(Failure::mechanism("forbid new privileges"))?;
+        // Changes of identity clear it.
+        set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(Failure::mechanism("tie the step to its helper"))?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        process::reset_signals();
+        Ok(())
     }
 
     fn place_stdio(&self, equipment: &Equipment) -> Result<(), Failure> {

@@ -82,7 +82,7 @@ pub(super) fn spec(spec: &Spec, ids: StepIds) -> Result<(), LaunchError> {
     Ok(())
 }
 
-pub(super) fn order(spec: Spec, leaf: Option<String>) -> Prepared {
+pub(super) fn order(spec: Spec, id: u64, leaf: Option<String>) -> Prepared {
     let mut mounts = spec.mounts;
     // What is mounted higher comes first, so that it does not hide what is below.
     mounts.sort_by_key(|mount| mount.dest.split('/').filter(|name| !name.is_empty()).count());
@@ -90,6 +90,7 @@ pub(super) fn order(spec: Spec, leaf: Option<String>) -> Prepared {
     let (mounts, fds): (Vec<MountOrder>, Vec<Option<OwnedFd>>) =
         mounts.into_iter().map(mount).unzip();
     let order = Order {
+        id: format!("{}-{id}", spec.name),
         leaf,
         readonly_root: spec.readonly_root,
         mounts,

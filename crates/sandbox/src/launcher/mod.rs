@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::cgroup::{CgroupError, Cgroups, Delegation};
 use crate::descriptors;
+use crate::gvisor::{self, Runsc, RunscError};
 use crate::helper::{Equipment, start_nursery};
 use crate::identity::StepIdentity;
 use crate::message::{Failure, Request, encode};
@@ -62,6 +63,9 @@ pub enum LaunchError {
     /// The step's control group could not be made.
     #[error("limit the step")]
     Cgroup(#[from] CgroupError),
+    /// Steps cannot be run under gVisor here.
+    #[error(transparent)]
+    Gvisor(#[from] RunscError),
     /// A helper could not be asked.
     #[error("ask a launch helper")]
     Helper(#[source] Errno),
@@ -114,6 +118,8 @@ pub struct LauncherConfig {
     pub ids: StepIds,
     /// Where control groups may be made. Without it, a step that asks for a limit is refused.
     pub cgroup: Option<Delegation>,
+    /// What executes the commands of steps, at [`crate::Isolation::Gvisor`]. Tried before any step.
+    pub gvisor: Option<Runsc>,
 }
 
 /// Launch helpers that are ready, and not yet under a runtime.
@@ -135,6 +141,7 @@ struct Shared {
     helpers: Mutex<Vec<Arc<Connection>>>,
     cgroups: Cgroups,
     ids: StepIds,
+    gvisor: bool,
     next: AtomicU64,
 }
 
@@ -155,13 +162,18 @@ impl Launcher {
         // Files below /proc/<pid> of a process that is not dumpable belong to root of the host, who alone may write its id maps.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
             .map_err(failed("become inspectable"))?;
-        let equipment = Equipment {
+        let mut equipment = Equipment {
             ids: config.ids,
             identity: StepIdentity::create(config.ids)
                 .map_err(failed("create the steps' user namespace"))?,
             filter: Filter::compile(),
             cgroups: Cgroups::open(&config.cgroup.unwrap_or_default())?,
+            runsc: None,
         };
+        if let Some(runsc) = config.gvisor {
+            // SAFETY: counted above.
+            unsafe { gvisor::choose_platform(&mut equipment, runsc) }?;
+        }
         let count = config.helpers.max(1);
         // SAFETY: counted above.
         let nursery = unsafe { start_nursery(&equipment, count) }.map_err(failed("fork"))?;
@@ -184,18 +196,21 @@ impl Launcher {
     /// When anything about the step cannot be done as asked; nothing of the step is left running then.
     pub async fn run(
         &self,
-        spec: Spec,
+        mut spec: Spec,
         stdout: OwnedFd,
         stderr: OwnedFd,
         stdin: Option<OwnedFd>,
     ) -> Result<Running, LaunchError> {
         check::spec(&spec, self.shared.ids)?;
+        if self.shared.gvisor {
+            gvisor::adjust(&mut spec);
+        }
         self.shared.cgroups.check(&spec.limits)?;
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let leaf = self.create_leaf(&spec, id).await?;
         let keep = rustix::io::fcntl_dupfd_cloexec(&spec.root, 0).map_err(LaunchError::Helper)?;
         let (report, theirs) = descriptors::pair().map_err(LaunchError::Helper)?;
-        let prepared = check::order(spec, leaf.as_ref().map(|leaf| leaf.name().to_owned()));
+        let prepared = check::order(spec, id, leaf.as_ref().map(|leaf| leaf.name().to_owned()));
         let order =
             process::sealed_memfd("step", &encode(&prepared.order)).map_err(LaunchError::Helper)?;
 
@@ -274,9 +289,10 @@ impl Preforked {
         let failed = |source| LaunchError::Prefork { action: "watch a helper", source };
         let connect = |socket| Connection::open(socket).map_err(failed);
         let helpers = self.helpers.into_iter().map(connect).collect::<Result<Vec<_>, _>>()?;
-        let Equipment { ids, cgroups, .. } = self.equipment;
+        let Equipment { ids, cgroups, runsc, .. } = self.equipment;
+        let gvisor = runsc.is_some();
         let helpers = Mutex::new(helpers);
-        let shared = Arc::new(Shared { helpers, cgroups, ids, next: AtomicU64::new(1) });
+        let shared = Arc::new(Shared { helpers, cgroups, ids, gvisor, next: AtomicU64::new(1) });
         let nursery = watched(self.nursery).map_err(failed)?;
         tokio::spawn(replace_helpers(nursery, Arc::downgrade(&shared)));
         Ok(Launcher { shared })

@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::{LaunchError, watched};
 use crate::cgroup::Leaf;
 use crate::descriptors;
+use crate::gvisor::{self, Log};
 use crate::message::{Failure, Report};
 use crate::process::Ended;
 use crate::rootfs::{Parent, Stub, settle};
@@ -104,48 +105,61 @@ impl Watch {
             let record = told.await.unwrap_or_default();
             let cleaned =
                 tokio::task::spawn_blocking(move || clean(&watched, &root, &record)).await;
-            let exit = ended.map(|ended| {
-                let (oom_killed, settled_parents) = cleaned.unwrap_or_default();
-                exit_of(ended, oom_killed, settled_parents)
-            });
+            let exit = ended.map(|ended| exit_of(ended, cleaned.unwrap_or_default()));
             // Nobody waits for a step whose `Running` was dropped.
             done.send(exit).ok();
         });
         (
             Self { record },
-            Running { guard: Guard(handle), exit: Some(exit), finished: None, tun: None },
+            Running {
+                guard: Guard(handle),
+                exit: Some(exit),
+                finished: None,
+                tun: None,
+                log: None,
+            },
         )
     }
 }
 
-fn exit_of(ended: Ended, oom_killed: bool, settled_parents: Vec<std::path::PathBuf>) -> Exit {
+/// What was found while cleaning up.
+#[derive(Default)]
+struct Found {
+    oom_killed: bool,
+    pids_exhausted: bool,
+    settled_parents: Vec<std::path::PathBuf>,
+}
+
+fn exit_of(ended: Ended, found: Found) -> Exit {
     Exit {
         code: ended.code,
         signal: ended.signal,
-        oom_killed,
+        oom_killed: found.oom_killed,
+        pids_exhausted: found.pids_exhausted,
         usage: Usage {
             user: Duration::from_micros(ended.user_micros),
             system: Duration::from_micros(ended.system_micros),
             peak_resident: ended.peak_resident,
         },
-        settled_parents,
+        settled_parents: found.settled_parents,
     }
 }
 
 /// Everything that is to be done after a step has ended. Blocks, for a moment as a rule.
-fn clean(handle: &Handle, root: &OwnedFd, record: &Record) -> (bool, Vec<std::path::PathBuf>) {
-    let mut oom_killed = false;
+fn clean(handle: &Handle, root: &OwnedFd, record: &Record) -> Found {
+    let mut found = Found::default();
     if let Some(leaf) = &handle.leaf {
-        oom_killed = leaf.oom_killed();
+        found.oom_killed = leaf.oom_killed();
+        found.pids_exhausted = leaf.pids_exhausted();
         leaf.kill();
     }
-    let settled = settle(root, &record.stubs, &record.parents);
+    found.settled_parents = settle(root, &record.stubs, &record.parents);
     if let Some(leaf) = &handle.leaf
         && let Err(error) = leaf.remove()
     {
         tracing::warn!(%error, "a step left its control group busy");
     }
-    (oom_killed, settled)
+    found
 }
 
 /// A step whose command is running. Dropping it ends the step.
@@ -155,6 +169,7 @@ pub struct Running {
     exit: Option<oneshot::Receiver<Result<Exit, LaunchError>>>,
     finished: Option<Exit>,
     tun: Option<OwnedFd>,
+    log: Option<Log>,
 }
 
 impl Running {
@@ -204,6 +219,9 @@ impl Running {
                     record.parents.extend(parents);
                 }
                 Report::Tun => self.tun = fds.into_iter().next(),
+                Report::Log => {
+                    self.log = fds.into_iter().next().map(Log::follow).transpose()?;
+                }
                 Report::Failed(failure) => return Ok(Some(failure)),
             }
         }
@@ -224,7 +242,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// When the step was lost together with its helper.
+    /// When the step was lost together with its helper, or gVisor could not run it.
     pub async fn wait(&mut self) -> Result<Exit, LaunchError> {
         if let Some(exit) = &self.finished {
             return Ok(exit.clone());
@@ -232,8 +250,24 @@ impl Running {
         let Some(receiver) = &mut self.exit else { return Err(LaunchError::HelperLost) };
         let exit = receiver.await.unwrap_or(Err(LaunchError::HelperLost));
         self.exit = None;
-        let exit = exit?;
+        let exit = self.explain(exit?).await?;
         self.finished = Some(exit.clone());
         Ok(exit)
+    }
+    /// What the end of `runsc` says about the end of the step.
+    async fn explain(&mut self, mut exit: Exit) -> Result<Exit, LaunchError> {
+        let Some(log) = self.log.take() else { return Ok(exit) };
+        if exit.code != Some(gvisor::GAVE_UP) {
+            return Ok(exit);
+        }
+        if exit.oom_killed {
+            // The kernel ended the sentry, and with it everything in it.
+            (exit.code, exit.signal) = (None, Some(Signal::KILL.as_raw()));
+            return Ok(exit);
+        }
+        match gvisor::complaint(&log.finish().await) {
+            Some(failure) => Err(failure.into()),
+            None => Ok(exit),
+        }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) const PROBE: &str = "/probe";
 pub(crate) struct Bench {
     pub(crate) launcher: Launcher,
     pub(crate) entered: Entered,
+    /// Whether steps run under gVisor.
+    pub(crate) gvisor: bool,
     next: AtomicU32,
 }
 
@@ -43,8 +45,8 @@ pub(crate) struct Output {
 }
 
 impl Bench {
-    pub(crate) fn new(launcher: Launcher, entered: Entered) -> Self {
-        let bench = Self { launcher, entered, next: AtomicU32::new(0) };
+    pub(crate) fn new(launcher: Launcher, entered: Entered, gvisor: bool) -> Self {
+        let bench = Self { launcher, entered, gvisor, next: AtomicU32::new(0) };
         bench.make_base();
         bench
     }

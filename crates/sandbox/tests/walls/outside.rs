@@ -7,9 +7,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cofferdam_sandbox::{Bind, Enclosure, EnclosureError, EnclosureOptions, Supervised, doctor};
+use cofferdam_sandbox::{
+    Bind, Enclosure, EnclosureError, EnclosureOptions, Supervised, doctor, gvisor_findings,
+};
 
 use crate::bench::PROBE;
+use crate::inside::GVISOR;
 
 pub(crate) fn main(filter: Option<&str>) -> ExitCode {
     if !rustix::process::geteuid().is_root() {
@@ -17,9 +20,12 @@ pub(crate) fn main(filter: Option<&str>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     match filter {
-        Some("measure") => return enclosed("measure", None),
+        Some("measure") => {
+            enclosed("measure", None, false);
+            return enclosed("measure", None, true);
+        }
         Some("doctor") => {
-            for finding in doctor() {
+            for finding in doctor().into_iter().chain(gvisor_findings()) {
                 println!("{finding:?}");
             }
             return ExitCode::SUCCESS;
@@ -57,7 +63,9 @@ pub(crate) fn main(filter: Option<&str>) -> ExitCode {
         failed |= outcome.is_err();
     }
     if filter.is_none_or(|filter| !filter.starts_with("outside")) {
-        failed |= enclosed("cases", filter) != ExitCode::SUCCESS;
+        for gvisor in [false, true] {
+            failed |= enclosed("cases", filter, gvisor) != ExitCode::SUCCESS;
+        }
         let left = leftovers();
         assert!(left.is_empty(), "control groups left: {left:?}");
     }
@@ -75,12 +83,16 @@ fn options(store: &Path, args: &[&str]) -> EnclosureOptions {
     }
 }
 
-fn enclosed(role: &str, filter: Option<&str>) -> ExitCode {
+fn enclosed(role: &str, filter: Option<&str>, gvisor: bool) -> ExitCode {
     let dir = tempfile::tempdir().unwrap();
     let mut args = vec![role];
     args.extend(filter);
     let begun = std::time::Instant::now();
-    let mut supervised = Enclosure::spawn(options(&dir.path().join("store"), &args)).unwrap();
+    let mut options = options(&dir.path().join("store"), &args);
+    if gvisor {
+        options.env.push((GVISOR.into(), "1".into()));
+    }
+    let mut supervised = Enclosure::spawn(options).unwrap();
     if role == "measure" {
         println!("enclosure ready after {:?}", begun.elapsed());
     }

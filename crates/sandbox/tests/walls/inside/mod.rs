@@ -13,12 +13,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cofferdam_sandbox::{Entered, Launcher, LauncherConfig};
+use cofferdam_sandbox::{Entered, Launcher, LauncherConfig, Runsc};
 
 use crate::bench::Bench;
 
 /// Nothing in here takes longer unless it hangs.
 const CASE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Set in the environment of an enclosure whose steps run under gVisor.
+pub(crate) const GVISOR: &str = "WALLS_GVISOR";
 
 type Case = fn(Arc<Bench>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -40,12 +43,15 @@ fn all() -> Vec<(&'static str, Case)> {
 pub(crate) fn main(entered: Entered) -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let role = args.get(1).map_or("cases", String::as_str);
-    let config = LauncherConfig { helpers: 2, ids: entered.ids, cgroup: entered.cgroup.clone() };
+    let gvisor = std::env::var_os(GVISOR).map(|_| Runsc::find().unwrap());
+    let under_gvisor = gvisor.is_some();
+    let config =
+        LauncherConfig { helpers: 2, ids: entered.ids, cgroup: entered.cgroup.clone(), gvisor };
     let preforked = Launcher::prefork(config).unwrap();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let launcher = preforked.attach(runtime.handle()).unwrap();
-    let bench = Arc::new(Bench::new(launcher, entered));
+    let bench = Arc::new(Bench::new(launcher, entered, under_gvisor));
     match role {
         "cases" => runtime.block_on(run_all(&bench, args.get(2).map(String::as_str))),
         "measure" => runtime.block_on(lifecycle::measure(&bench)),
@@ -61,6 +67,7 @@ pub(crate) fn main(entered: Entered) -> ExitCode {
 async fn run_all(bench: &Arc<Bench>, filter: Option<&str>) -> ExitCode {
     let mut failed = 0;
     for (name, case) in all() {
+        let name = if bench.gvisor { format!("gvisor::{name}") } else { name.to_owned() };
         if filter.is_some_and(|filter| !name.contains(filter)) {
             continue;
         }
