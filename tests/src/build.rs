@@ -31,6 +31,9 @@ const UNWANTED: &[&str] = &[
     "XDG_CONFIG_HOME",
 ];
 
+/// The registries of tests are on this machine, where no builder may go without a word of its operator.
+pub(crate) const LOCAL: &str = "127.0.0.1,localhost";
+
 /// A build to be run.
 #[derive(Debug)]
 pub struct Build {
@@ -53,8 +56,9 @@ impl Build {
         for name in UNWANTED {
             command.env_remove(name);
         }
-        if let Some(address) = address {
-            command.args(["--addr", address]);
+        match address {
+            Some(address) => drop(command.args(["--addr", address])),
+            None => drop(command.env("COFFERDAM_ALLOW_REGISTRY", LOCAL)),
         }
         command.stdin(Stdio::null());
         Self { command, context: context.to_owned(), dir }

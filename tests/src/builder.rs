@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::build::Build;
+use crate::build::{Build, LOCAL};
 use crate::context::Context;
 use crate::leftovers;
 use crate::places::{is_root, program};
@@ -152,6 +152,7 @@ impl Builder {
             .arg(home.root())
             .arg("--config")
             .arg(config)
+            .args(["--allow-registry", LOCAL])
             .args(&options.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

@@ -21,11 +21,9 @@ use crate::cache::Imports;
 use crate::config::Config;
 use crate::downloads::Downloads;
 use crate::failure::Failure;
+use crate::online::Online;
 use crate::serving::{Scope, ServedSolve};
 use crate::turns::Turns;
-
-/// Largest resolver configuration that is read.
-const MAX_RESOLV_CONF: u64 = 64 << 10;
 
 /// One build as its steps see it.
 #[derive(Clone, Default)]
@@ -62,6 +60,8 @@ pub(crate) struct Context {
     pub(crate) downloads: Downloads,
     /// Layers that are being fetched.
     pub(crate) fetches: Arc<Turns>,
+    /// The builder's own use of the network.
+    pub(crate) online: Arc<Online>,
     builds: Mutex<HashMap<String, BuildInfo>>,
 }
 
@@ -71,6 +71,7 @@ impl Context {
         store: Arc<Store>,
         launcher: Launcher,
         gate: Option<Gate>,
+        online: Online,
         registries: Arc<registry::Client>,
         http: reqwest::Client,
         config: Config,
@@ -85,6 +86,7 @@ impl Context {
             config,
             downloads: Downloads::default(),
             fetches: Arc::default(),
+            online: Arc::new(online),
             builds: Mutex::default(),
         })
     }
@@ -96,11 +98,15 @@ impl Context {
 
     /// Makes a build known under its job id.
     pub(crate) fn add_build(&self, job: &str, info: BuildInfo) {
+        if let Some(solve) = &info.solve {
+            self.online.add_solve(job, solve);
+        }
         self.lock().insert(job.to_owned(), info);
     }
 
     /// Forgets a build.
     pub(crate) fn remove_build(&self, job: &str) {
+        self.online.remove_solve(job);
         self.lock().remove(job);
     }
 
@@ -210,19 +216,14 @@ impl Context {
         self.config.worker.oci.network_mode == "host"
     }
 
-    /// A step's resolver configuration: the gate, the host's own, or nothing.
+    /// A step's resolver configuration: the gate, or nothing.
     pub(crate) fn resolv_conf(&self, network: Network) -> Vec<u8> {
         let mut text = String::new();
         match network {
             Network::None => return Vec::new(),
-            Network::Gate => text.push_str(&format!("nameserver {GATE_ADDRESS}\n")),
-            Network::Host if self.config.dns.nameservers.is_empty() => {
-                return read_host_resolv_conf();
-            }
-            Network::Host => {
-                for server in &self.config.dns.nameservers {
-                    text.push_str(&format!("nameserver {server}\n"));
-                }
+            // The host's network is the builder's own, whose way out is the gate as well.
+            Network::Gate | Network::Host => {
+                text.push_str(&format!("nameserver {GATE_ADDRESS}\n"));
             }
         }
         if !self.config.dns.search_domains.is_empty() {
@@ -233,14 +234,4 @@ impl Context {
         }
         text.into_bytes()
     }
-}
-
-fn read_host_resolv_conf() -> Vec<u8> {
-    use std::io::Read;
-    let mut text = Vec::new();
-    if let Ok(file) = std::fs::File::open("/etc/resolv.conf") {
-        // Without it a step has no resolver, which its own error will say better than ours.
-        let _ = file.take(MAX_RESOLV_CONF).read_to_end(&mut text);
-    }
-    text
 }

@@ -112,6 +112,13 @@ impl Failure {
         self
     }
 
+    /// The same failure, with the reason behind it.
+    #[must_use]
+    pub(crate) fn because(mut self, reason: &str) -> Self {
+        self.message = format!("{}: {reason}", self.message);
+        self
+    }
+
     /// The same failure, its message without every `text`.
     #[must_use]
     pub(crate) fn without(mut self, text: &str) -> Self {

@@ -8,6 +8,7 @@
 // Handlers name their response types; nothing outside this crate implements them differently.
 #![allow(refining_impl_trait)]
 
+mod admission;
 mod blocking;
 mod builder;
 mod buildpacks;
@@ -25,6 +26,7 @@ mod failure;
 mod gateway;
 mod listener;
 mod network_record;
+mod online;
 mod op;
 mod registries;
 mod rooted;
@@ -41,8 +43,8 @@ mod worker;
 mod xattrs;
 
 pub use config::{
-    Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History, Isolation, KeyPair, Log,
-    Registry, Span, Tls, TlsPem, Worker as WorkerConfig, Workers,
+    BuildLimits, Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History, Isolation, KeyPair,
+    Limits, Log, Registry, Span, StepLimits, Tls, TlsPem, Worker as WorkerConfig, Workers,
 };
 pub use listener::Listener;
 pub use run::{Parts, RunError, run};

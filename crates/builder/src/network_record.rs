@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cofferdam_egress::{Attachment, StepRecord};
+use cofferdam_egress::{Attachment, Connection, StepRecord};
 use cofferdam_solver::{LogStream, Step};
 
 use crate::context::Context;
@@ -75,23 +75,28 @@ fn solves(context: &Context, step: &Step) -> Vec<Arc<ServedSolve>> {
 /// refused" does not say why.
 fn log(step: &Step, record: &StepRecord) {
     for connection in &record.connections {
-        let name = connection.name.as_deref().unwrap_or("-");
-        let (address, port) = (connection.address, connection.port);
-        let rule = connection.verdict.rule();
-        tracing::info!(
-            vertex = %step.digest,
-            name,
-            %address,
-            port,
-            up = connection.bytes_up,
-            down = connection.bytes_down,
-            denied = connection.denied(),
-            rule,
-            "connection"
-        );
+        note(&step.digest.to_string(), connection);
         if connection.denied() {
+            let name = connection.name.as_deref().unwrap_or("-");
+            let (address, port, rule) =
+                (connection.address, connection.port, connection.verdict.rule());
             let line = format!("egress policy refused {name} ({address} port {port}): {rule}\n");
             step.progress.log(LogStream::Stderr, line);
         }
     }
+}
+
+/// Writes one connection into the builder's log.
+pub(crate) fn note(vertex: &str, connection: &Connection) {
+    tracing::info!(
+        vertex,
+        name = connection.name.as_deref().unwrap_or("-"),
+        address = %connection.address,
+        port = connection.port,
+        up = connection.bytes_up,
+        down = connection.bytes_down,
+        denied = connection.denied(),
+        rule = connection.verdict.rule(),
+        "connection"
+    );
 }

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::listener::{Listener, listen};
+use crate::online::Online;
 use crate::runtime::OpRuntime;
 use crate::worker::Worker;
 
@@ -32,6 +33,8 @@ pub struct Parts {
     pub listeners: Vec<Listener>,
     /// The control socket of the egress gate.
     pub gate: Option<OwnedFd>,
+    /// The builder's own network device, for the gate.
+    pub tun: Option<OwnedFd>,
     /// Starts sandboxes; its helpers were forked before any thread existed.
     pub launcher: Preforked,
     /// Ids of steps in the builder's user namespace.
@@ -77,18 +80,22 @@ pub fn run(parts: Parts) -> Result<(), RunError> {
 }
 
 async fn serve(parts: Parts) -> Result<(), RunError> {
-    let Parts { root, config, listeners, gate, launcher, step_ids } = parts;
+    let Parts { root, config, listeners, gate, tun, launcher, step_ids } = parts;
     let ids = IdRange { first: step_ids.first, count: step_ids.count };
     let store = Store::open(&root, StoreOptions { ids }).map_err(Failure::store)?;
     let gate = gate.map(Gate::new).transpose().map_err(Failure::of)?;
+    let online = match (&gate, tun) {
+        (Some(gate), Some(tun)) => Online::attach(gate, tun).await.map_err(Failure::of)?,
+        _ => Online::default(),
+    };
     let launcher = launcher.attach(&tokio::runtime::Handle::current()).map_err(Failure::of)?;
     let registries = crate::registries::client(&config)?;
     let http = crate::source::http::client().map_err(Failure::of)?;
     let worker = Worker::open(&store, &config)?;
-    let parallelism = Some(config.worker.oci.max_parallelism).filter(|most| *most > 0);
-    let context = Context::new(Arc::clone(&store), launcher, gate, registries, http, config);
+    let context =
+        Context::new(Arc::clone(&store), launcher, gate, online, registries, http, config);
     let runtime = Arc::new(OpRuntime::new(Arc::clone(&context)));
-    let options = cofferdam_solver::Options { parallelism, ..Default::default() };
+    let options = solver_options(&context.config);
     let builder = Builder::new(Arc::clone(&context), Solver::new(runtime, options), worker);
 
     let tls = context.config.grpc.tls.pem.as_ref().map(crate::tls::acceptor).transpose()?;
@@ -113,6 +120,20 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
         .map_err(|error| RunError::Open(error.to_string()))?
         .map_err(Failure::store)?;
     Ok(())
+}
+
+/// How steps are scheduled and what they may print.
+fn solver_options(config: &Config) -> cofferdam_solver::Options {
+    let bytes = config.limits.step_log();
+    let unlimited = usize::MAX;
+    let job_output = config.limits.build_log();
+    cofferdam_solver::Options {
+        parallelism: Some(config.worker.oci.max_parallelism).filter(|most| *most > 0),
+        logs: cofferdam_solver::LogLimits { bytes, bytes_per_second: None },
+        job_output: Some(
+            job_output.map_or(unlimited, |bytes| usize::try_from(bytes).unwrap_or(unlimited)),
+        ),
+    }
 }
 
 async fn wait_for_signal() -> std::io::Result<()> {

@@ -194,13 +194,14 @@ pub(crate) fn access_options(oidc: &crate::config::Oidc) -> AccessOptions {
     }
 }
 
-/// What the operator configured for builders, and that this server's own registry speaks cleartext where it does.
+/// What the operator configured for builders, and this server's own registry: with its name there, builders may reach it wherever
+/// it is, and speak cleartext where it does.
 fn builder_config(config: &Config, bound: SocketAddr, origin: Option<&Origin>) -> toml::Table {
     let mut table = config.builder.clone();
     let mut names: Vec<String> = Vec::new();
     match origin {
-        Some(origin) if !origin.secure => names.push(origin.authority.clone()),
-        _ if config.tls.is_none() => {
+        Some(origin) => names.push(origin.authority.clone()),
+        None => {
             let port = bound.port();
             names.extend([
                 bound.to_string(),
@@ -208,15 +209,17 @@ fn builder_config(config: &Config, bound: SocketAddr, origin: Option<&Origin>) -
                 format!("127.0.0.1:{port}"),
             ]);
         }
-        _ => {}
     }
+    let cleartext = origin.map_or(config.tls.is_none(), |origin| !origin.secure);
     let registries =
         table.entry("registry").or_insert_with(|| toml::Value::Table(toml::Table::new()));
     if let Some(registries) = registries.as_table_mut() {
         for name in names {
-            let cleartext =
-                toml::Table::from_iter([("http".to_owned(), toml::Value::Boolean(true))]);
-            registries.entry(name).or_insert(toml::Value::Table(cleartext));
+            let mut own = toml::Table::new();
+            if cleartext {
+                own.insert("http".to_owned(), toml::Value::Boolean(true));
+            }
+            registries.entry(name).or_insert(toml::Value::Table(own));
         }
     }
     table

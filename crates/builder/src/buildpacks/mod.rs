@@ -147,7 +147,9 @@ impl Client for FrontendClient {
             let resolved = if log_name.is_empty() {
                 let sessions = self.bridge.sessions.clone();
                 let platform = platform_of(platform);
-                self.bridge.context.resolve_image(&parsed, &platform, sessions).await
+                let context = &self.bridge.context;
+                let resolve = context.resolve_image(&parsed, &platform, sessions);
+                context.online.during_job(self.bridge.job.id(), reference, resolve).await
             } else {
                 self.bridge.resolve_image(reference, Some(platform), log_name).await
             };
@@ -311,7 +313,9 @@ impl Client for FrontendClient {
         layers: Vec<ImageLayer>,
         config: Vec<u8>,
     ) -> Result<Digest, ClientError> {
-        self.cancellable(self.push_image(reference, layers, config)).await
+        let push = self.push_image(reference, layers, config);
+        let online = &self.bridge.context.online;
+        self.cancellable(online.during_job(self.bridge.job.id(), reference, push)).await
     }
 
     async fn load(&self, key: &str) -> Result<Option<Vec<u8>>, ClientError> {

@@ -13,6 +13,7 @@ use cofferdam_wire::moby::buildkit::v1::{SolveRequest, SolveResponse};
 use cofferdam_wire::pb;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Share;
 use crate::builder::Builder;
 use crate::cache::export as cache_export;
 use crate::cache::export::ExportRequest;
@@ -55,10 +56,12 @@ pub(super) async fn solve(
 ) -> Result<SolveResponse, Failure> {
     check(&request)?;
     let id = scope.name(&request.Ref);
-    let opened = builder.solver.job(&id).map_err(Failure::of);
+    let share = scope.share();
+    let places = share.places(&builder.context.config.limits);
+    let opened = builder.solver.job_within(&id, places).map_err(Failure::of);
     let job = opened.map_err(|failure| scope.explain(failure))?;
     let solving = scope.begin(&request.Ref, &job)?;
-    let result = solve_job(builder, scope, request, job, &solving).await;
+    let result = solve_job(builder, scope, request, job, &solving, &share).await;
     let result = result.map_err(|failure| scope.explain_end(failure));
     solving.end(&result);
     result
@@ -70,6 +73,7 @@ async fn solve_job(
     request: SolveRequest,
     job: Arc<Job<OpRuntime>>,
     solving: &Solving,
+    share: &Share,
 ) -> Result<SolveResponse, Failure> {
     let id = job.id().to_owned();
     let wanted = exporters(&request)?;
@@ -99,7 +103,11 @@ async fn solve_job(
     let _ending = Ending { builder: Arc::clone(builder), id };
 
     let client_gone = client_gone(builder, &session);
-    let run = run(builder, &bridge, &request, wanted, sessions);
+    let run = async {
+        let _place = builder.admission.enter(share, &bridge.job).await?;
+        let work = run(builder, &bridge, &request, wanted, sessions);
+        share.in_time(builder.context.config.limits.build_time(), work).await
+    };
     tokio::select! {
         result = run => result,
         () = client_gone => {
@@ -374,7 +382,8 @@ async fn export_cache(
         }
         cache_export::export(&builder.context, request, results, &bridge.sessions, &log).await
     };
-    match log.track(export).await {
+    let names = request.attrs.get("ref").map(String::as_str).unwrap_or_default();
+    match log.track(builder.context.online.during(&log, names, export)).await {
         Err(failure) if request.ignores_errors() => {
             tracing::warn!(%failure, "cache export failed");
             Ok(BTreeMap::new())

@@ -101,7 +101,11 @@ impl Export {
     async fn dispatch(&self, output: &Output) -> Result<Response, Failure> {
         let parts = parts(output).await?;
         match self.attributes.kind {
-            Kind::Image => push::export(self, output, &parts).await,
+            Kind::Image => {
+                let names = image::names(self, output).join(" ");
+                let push = push::export(self, output, &parts);
+                self.context.online.during(&self.log, &names, push).await
+            }
             Kind::Oci | Kind::Docker => archive::export(self, output, &parts).await,
             Kind::Tar => files::export_tar(self, output, &parts).await,
             Kind::Local => files::export_local(self, output, &parts).await,

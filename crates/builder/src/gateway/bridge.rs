@@ -205,7 +205,9 @@ impl Bridge {
             let digest = cofferdam_digest::Digest::of(format!("{}:{name}", self.job.id()));
             let log = self.job.vertex(digest, &name);
             log.start();
-            match ImportedCache::load(&self.context, &request, &sessions).await {
+            let names = request.name();
+            let load = ImportedCache::load(&self.context, &request, &sessions);
+            match self.context.online.during(&log, &names, load).await {
                 Ok(cache) => {
                     self.context.imports_of(self.job.id()).add(cache);
                     log.complete();

@@ -71,7 +71,7 @@ impl Bridge {
                 () = cancelled.cancelled() => Err(Failure::canceled()),
             }
         };
-        log.track(resolve).await
+        log.track(self.context.online.during(&log, reference, resolve)).await
     }
 }
 

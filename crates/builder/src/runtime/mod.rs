@@ -34,7 +34,8 @@ impl OpRuntime {
 
     async fn map(&self, vertex: &Arc<Vertex>, step: &Step) -> Result<CacheMap, Failure> {
         if let Some(Op::Source(source)) = &vertex.op.op {
-            let key = source::key(&self.context, vertex, source, step).await?;
+            let key = source::key(&self.context, vertex, source, step);
+            let key = self.context.online.during(&step.progress, &source.identifier, key).await?;
             return Ok(CacheMap { digest: key.digest, inputs: Vec::new(), volatile: key.volatile });
         }
         let mut digester = Digester::new();
@@ -100,7 +101,8 @@ impl OpRuntime {
         let context = &self.context;
         match &vertex.op.op {
             Some(Op::Source(source)) => {
-                Ok(vec![source::snapshot(context, vertex, source, step).await?])
+                let files = source::snapshot(context, vertex, source, step);
+                Ok(vec![context.online.during(&step.progress, &source.identifier, files).await?])
             }
             Some(Op::Exec(exec)) => op::exec::execute(context, vertex, exec, inputs, step).await,
             Some(Op::File(file)) => op::file_op::execute(context, vertex, file, inputs).await,

@@ -21,6 +21,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::online::Online;
 use crate::snapshot::{RemoteTree, Snapshot};
 use crate::turns::Turns;
 
@@ -48,6 +49,7 @@ pub(crate) struct RemoteLayers {
     layers: Vec<RemoteLayer>,
     name: String,
     log: VertexLog,
+    online: Arc<Online>,
 }
 
 /// One layer as an image or a cache describes it.
@@ -71,7 +73,8 @@ impl RemoteLayers {
         log: VertexLog,
     ) -> Self {
         let (store, fetches) = (Arc::clone(&context.store), Arc::clone(&context.fetches));
-        Self { store, fetches, blobs, layers, name, log }
+        let online = Arc::clone(&context.online);
+        Self { store, fetches, online, blobs, layers, name, log }
     }
 
     /// All layers, when every one is on this disk.
@@ -92,7 +95,8 @@ impl RemoteLayers {
         if let Some(layer) = self.store.layer_by_chain_id(&chain_id) {
             return Ok(layer);
         }
-        let blob = fetch(&self.store, &*self.blobs, &descriptor, &self.log).await?;
+        let fetch = fetch(&self.store, &*self.blobs, &descriptor, &self.log);
+        let blob = self.online.during(&self.log, &self.name, fetch).await?;
         let extracting =
             Status::begin(format!("extracting {}", descriptor.digest), "extract".to_owned());
         self.log.status(extracting.clone());

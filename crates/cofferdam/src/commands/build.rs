@@ -11,6 +11,7 @@ mod operation;
 mod outputs;
 mod own;
 mod place;
+mod reach;
 mod report;
 mod session;
 

@@ -11,6 +11,7 @@ mod listen;
 mod places;
 mod settings;
 mod supervise;
+mod vouched;
 
 use std::process::ExitCode;
 

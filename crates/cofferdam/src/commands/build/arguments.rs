@@ -200,6 +200,16 @@ pub(crate) struct BuilderChoice {
     /// Configuration of the builder this command starts
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Registry or other host that the builder this command starts may reach although it is not public; steps may not. Hosts
+    /// on the command line need no such word. May be repeated
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        value_delimiter = ',',
+        env = "COFFERDAM_ALLOW_REGISTRY"
+    )]
+    pub(crate) allow_registry: Vec<String>,
 }
 
 /// Which server gives the builder. The environment is looked at when it is known that no builder is named.

@@ -38,6 +38,16 @@ pub(crate) struct PlaceArgs {
     #[arg(long, value_name = "FILE", help_heading = "Builder")]
     builder_config: Option<PathBuf>,
 
+    /// Registry or other host that the builder this command starts may reach although it is not public; may be repeated
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        value_delimiter = ',',
+        env = "COFFERDAM_ALLOW_REGISTRY",
+        help_heading = "Builder"
+    )]
+    allow_registry: Vec<String>,
+
     #[command(flatten)]
     display: DisplayArgs,
 
@@ -53,6 +63,7 @@ impl PlaceArgs {
                 address: self.address,
                 root: self.root,
                 config: self.builder_config,
+                allow_registry: self.allow_registry,
             },
             display: self.display,
             server: self.server,

@@ -88,6 +88,10 @@ impl OwnBuilder {
         if let Some(config) = &choice.config {
             command.arg("--config").arg(config);
         }
+        let named = super::reach::hosts(std::env::args().skip(1));
+        for host in choice.allow_registry.iter().chain(&named) {
+            command.arg("--allow-registry").arg(host);
+        }
         let log = if display.debug {
             command.arg("--debug");
             None

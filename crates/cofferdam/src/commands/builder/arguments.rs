@@ -31,6 +31,16 @@ pub(crate) struct BuilderArgs {
     #[arg(long, value_name = "LEVEL")]
     pub(crate) isolation: Option<cofferdam_sandbox::Isolation>,
 
+    /// Registry or other host that the builder itself may reach although it is not public, `HOST` or `HOST:PORT`; steps may not.
+    /// May be repeated
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        value_delimiter = ',',
+        env = "COFFERDAM_ALLOW_REGISTRY"
+    )]
+    pub(crate) allow_registry: Vec<String>,
+
     /// Group that may use the unix sockets, by name or number
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<String>,

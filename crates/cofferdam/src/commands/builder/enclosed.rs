@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use cofferdam_builder::{Config, Parts};
-use cofferdam_sandbox::{Entered, Launcher, LauncherConfig};
+use cofferdam_sandbox::{Entered, Isolation, Launcher, LauncherConfig, Runsc};
 
 use super::listen;
 use crate::logging;
@@ -26,7 +26,7 @@ const MAX_CONFIG: u64 = 64 << 20;
 
 /// Becomes the builder and serves until told to stop. The process has one thread when this is called.
 pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
-    let Entered { store, ids, cgroup, mut descriptors } = entered;
+    let Entered { store, ids, cgroup, tun, mut descriptors } = entered;
     let config = descriptors
         .remove(CONFIG)
         .ok_or_else(|| anyhow!("the supervisor left no configuration"))?;
@@ -39,7 +39,13 @@ pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
         serde_json::from_slice(&bytes).context("read the supervisor's configuration")?;
     logging::start(config.log.level.parse()?, config.log.format.parse()?);
     // Before any other thread exists.
-    let launcher = Launcher::prefork(LauncherConfig { helpers: LAUNCH_HELPERS, ids, cgroup })?;
+    let gvisor = match config.isolation.level {
+        Isolation::Gvisor => Some(Runsc::find()?),
+        // In a virtual machine steps are run as without one.
+        Isolation::Namespaces | Isolation::Vm => None,
+    };
+    let launcher =
+        Launcher::prefork(LauncherConfig { helpers: LAUNCH_HELPERS, ids, cgroup, gvisor })?;
     super::install_cryptography();
     let gate = descriptors.remove(GATE);
     let listeners = listen::inherited(descriptors);
@@ -48,6 +54,7 @@ pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
         config,
         listeners,
         gate,
+        tun,
         launcher,
         step_ids: ids,
     })?;

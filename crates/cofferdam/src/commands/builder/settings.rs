@@ -11,6 +11,7 @@ use super::arguments::BuilderArgs;
 use super::ignored::Ignored;
 use super::listen::{Address, Owner};
 use super::places::{CONFIG, Places};
+use super::vouched;
 use crate::logging::{Format, Level};
 
 /// Length of a scheduling period in microseconds, the kernel's own default.
@@ -57,6 +58,9 @@ impl Settings {
         apply_worker(&args, &mut config)?;
         // A flag can raise what the file says, never lower it.
         config.isolation.level = config.isolation.level.max(args.isolation.unwrap_or_default());
+        if let Some(nonsense) = config.limits.nonsense() {
+            bail!(nonsense);
+        }
         apply_logging(&args, &mut config);
         apply_tls(&args, &mut config)?;
         let addresses = addresses(&args, &mut config, places)?;
@@ -66,6 +70,7 @@ impl Settings {
         )?;
         let gid = args.group.as_deref().map(super::listen::group_id).transpose()?;
         name_resolvers(&mut config)?;
+        vouched::add(&mut config, &args.allow_registry)?;
         Ok(Self {
             root,
             addresses,
@@ -295,6 +300,7 @@ mod tests {
         };
         assert!(isolation(r#"{"isolation":{"cpus":0}}"#).is_err());
         assert!(isolation(r#"{"isolation":{"memory":1000}}"#).is_err());
+        assert!(isolation(r#"{"limits":{"step":{"cpus":-1}}}"#).is_err());
         let scheme = BuilderArgs { addr: vec!["npipe://x".into()], ..BuilderArgs::default() };
         assert!(settle(scheme, Config::default()).is_err());
         let mut config = Config::default();

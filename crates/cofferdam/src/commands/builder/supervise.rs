@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cofferdam_egress::control_pair;
-use cofferdam_sandbox::{Enclosure, EnclosureOptions, Supervised};
+use cofferdam_sandbox::{Enclosure, EnclosureOptions, Network, Supervised};
 use rustix::process::Signal;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
@@ -133,6 +133,8 @@ fn enclose(
         env,
         descriptors,
         limits: settings.limits.clone(),
+        // No way out but the gate.
+        network: Network::Gate,
         ..EnclosureOptions::default()
     })
     .context("start the builder")
