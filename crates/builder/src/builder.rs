@@ -8,6 +8,7 @@ use cofferdam_digest::Digest;
 use cofferdam_solver::{Job, Solver};
 use tokio::sync::Notify;
 
+use crate::admission::Admission;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::gateway::bridge::Bridge;
@@ -28,6 +29,8 @@ pub(crate) struct Builder {
     pub(crate) worker: Worker,
     /// What a server told this builder of.
     pub(crate) served: ServedBuilds,
+    /// Room for builds.
+    pub(crate) admission: Admission,
     builds: Mutex<HashMap<String, Build>>,
     arrived: Notify,
 }
@@ -44,11 +47,13 @@ impl Builder {
         solver: Arc<Solver<OpRuntime>>,
         worker: Worker,
     ) -> Arc<Self> {
+        let admission = Admission::new(&context.config.limits);
         Arc::new(Self {
             context,
             solver,
             worker,
             served: ServedBuilds::default(),
+            admission,
             builds: Mutex::default(),
             arrived: Notify::new(),
         })

@@ -12,6 +12,8 @@ use crate::config::Config;
 use crate::failure::Failure;
 
 const LABEL_PREFIX: &str = "org.mobyproject.buildkit.worker.";
+/// Names the wall around this builder's steps.
+const ISOLATION_LABEL: &str = "cofferdam.isolation";
 /// The BuildKit release whose protocol and features clients may expect.
 const COMPATIBLE_VERSION: &str = "v0.31.0";
 
@@ -51,6 +53,8 @@ impl Worker {
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         labels.insert(format!("{LABEL_PREFIX}hostname"), hostname);
         labels.extend(config.worker.oci.labels.clone());
+        // Not for configuration to say: clients rely on it.
+        labels.insert(ISOLATION_LABEL.to_owned(), config.isolation.level.name().to_owned());
         let mut platforms = vec![default_platform()];
         for text in &config.worker.oci.platforms {
             let platform = parse_platform(text).map_err(Failure::of)?;

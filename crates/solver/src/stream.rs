@@ -153,7 +153,8 @@ impl State {
     }
 
     fn output(&mut self, chunk: LogChunk, max_output: usize) {
-        if self.output.saturating_add(chunk.data.len()) <= max_output {
+        // What comes after a gap would be taken for what follows.
+        if !self.clipped && self.output.saturating_add(chunk.data.len()) <= max_output {
             self.output += chunk.data.len();
             self.push(Event::Log(chunk));
         } else if !std::mem::replace(&mut self.clipped, true) {

@@ -14,6 +14,7 @@ mod credentials;
 mod failures;
 mod images;
 mod interruption;
+mod limits;
 mod mounts;
 mod network;
 mod outputs;

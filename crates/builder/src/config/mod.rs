@@ -5,6 +5,7 @@
 //! the builder's own root does not have them. Unknown keys are ignored, as buildkitd ignores
 //! them; a value of the wrong kind is an error that names its key.
 
+mod limits;
 mod units;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_egress::Policy;
 use serde::{Deserialize, Serialize};
 
+pub use self::limits::{BuildLimits, Limits, StepLimits};
 pub use self::units::{DiskSpace, Span};
 
 /// Largest configuration or certificate file that is read.
@@ -73,6 +75,8 @@ pub struct Config {
     pub egress: Policy,
     /// How the builder is walled in.
     pub isolation: Isolation,
+    /// What a step and a build may use.
+    pub limits: Limits,
     /// What builds by buildpacks may trust.
     pub buildpacks: Buildpacks,
 }

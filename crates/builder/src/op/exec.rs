@@ -7,14 +7,16 @@
 use std::sync::Arc;
 
 use cofferdam_graph::Vertex;
-use cofferdam_sandbox::{Exit, Limits, Network, Security, Spec, Ulimit, User};
+use cofferdam_sandbox::{Exit, Network, Security, Spec, Ulimit, User};
 use cofferdam_solver::Step;
 use cofferdam_wire::pb;
 
+use super::exec_disk::Written;
+use super::exec_limits;
 use super::exec_logs::{self, Pipes};
 use super::exec_mounts::{self, Prepared};
 use super::outputs;
-use crate::blocking::give_back;
+use crate::blocking::{blocking, give_back};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::network_record::Recording;
@@ -23,15 +25,6 @@ use crate::user::resolve_user;
 
 /// What a step finds in `PATH` when its image says nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Processes and threads of one step: more than parallel compilers start, and few enough that a step
-/// which forks without end leaves the machine usable.
-const MAX_PROCESSES: u64 = 4096;
-/// How often the disk is looked at while a step runs.
-const DISK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
-/// The part of the disk that no step may take: one in so many, but no more than the next.
-const DISK_SHARE: u64 = 50;
-/// The most that is kept free.
-const MAX_RESERVE: u64 = 1 << 30;
 /// Description of a vertex whose programs cannot gain privileges, not even by set-user-id files.
 const NO_NEW_PRIVILEGES: &str = "cofferdam.no-new-privileges";
 /// As BuildKit names its sandboxes; images and scripts have come to expect it.
@@ -49,9 +42,10 @@ pub(crate) async fn execute(
         exec.meta.as_option().ok_or_else(|| Failure::invalid("invalid exec op with no meta"))?;
     let mut prepared = exec_mounts::prepare(context, vertex, exec, &inputs, step).await?;
     let spec = spec(context, vertex, exec, meta, &mut prepared, step).await?;
-    let outcome = run(context, spec, step).await;
+    let written = written(context, &prepared).await?;
+    let outcome = run(context, spec, step, &written).await;
     prepared.finish_agents();
-    match outcome.and_then(|exit| check_exit(meta, &exit).map(|()| exit)) {
+    match outcome.and_then(|exit| check_exit(context, meta, &exit).map(|()| exit)) {
         Ok(exit) => outputs::collect(prepared, inputs, exit.settled_parents).await,
         Err(failure) => {
             give_back(&context.store, prepared).await;
@@ -108,16 +102,13 @@ async fn spec(
         Some(pb::SecurityMode::INSECURE) => Security::Insecure,
         None => return Err(Failure::invalid("invalid security mode")),
     };
-    spec.limits = bounded(context, limits(vertex));
-    spec.ulimits = meta
-        .ulimit
-        .iter()
-        .map(|limit| Ulimit {
-            name: limit.Name.clone(),
-            soft: u64::try_from(limit.Soft).unwrap_or(u64::MAX),
-            hard: u64::try_from(limit.Hard).unwrap_or(u64::MAX),
-        })
-        .collect();
+    spec.limits = exec_limits::of_group(context, vertex);
+    let asked = meta.ulimit.iter().map(|limit| Ulimit {
+        name: limit.Name.clone(),
+        soft: u64::try_from(limit.Soft).unwrap_or(u64::MAX),
+        hard: u64::try_from(limit.Hard).unwrap_or(u64::MAX),
+    });
+    spec.ulimits = exec_limits::of_processes(context).into_iter().chain(asked).collect();
     spec.shm_size = prepared.shm_size;
     Ok(spec)
 }
@@ -156,37 +147,20 @@ fn network(context: &Context, exec: &pb::ExecOp) -> Network {
     }
 }
 
-fn limits(vertex: &Vertex) -> Limits {
-    let Some(wanted) = vertex.metadata.linux_resources.as_option() else {
-        return Limits::default();
-    };
-    let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
-    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
-    let memory = positive(wanted.memory);
-    Limits {
-        memory,
-        // The wire counts memory and swap together, the limit counts swap alone.
-        swap: positive(wanted.memorySwap).map(|both| both.saturating_sub(memory.unwrap_or(0))),
-        pids: None,
-        cpu_quota: positive(wanted.cpuQuota),
-        cpu_period: Some(wanted.cpuPeriod).filter(|value| *value > 0),
-        cpu_shares: Some(wanted.cpuShares).filter(|value| *value > 0),
-        cpuset_cpus: text(&wanted.cpusetCpus),
-        cpuset_mems: text(&wanted.cpusetMems),
-    }
+/// Begins to count what the step writes.
+async fn written(context: &Context, prepared: &Prepared) -> Result<Written, Failure> {
+    let disk = rustix::fs::statvfs(context.store.path()).map_err(Failure::store)?;
+    let limit = context.config.limits.step_disk(disk.f_blocks * disk.f_frsize);
+    let directories = if limit.is_some() { prepared.writable()? } else { Vec::new() };
+    blocking(move || Written::begin(limit, directories)).await
 }
 
-/// Limits with what holds where nobody asked for one: a step must not take every process number of
-/// the machine. Where there are no control groups there is no such limit either.
-fn bounded(context: &Context, mut limits: Limits) -> Limits {
-    let pids = Limits { pids: Some(MAX_PROCESSES), ..Limits::default() };
-    if limits.pids.is_none() && context.launcher.can_limit(&pids) {
-        limits.pids = pids.pids;
-    }
-    limits
-}
-
-async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Failure> {
+async fn run(
+    context: &Arc<Context>,
+    spec: Spec,
+    step: &Step,
+    written: &Written,
+) -> Result<Exit, Failure> {
     let name = spec.name.clone();
     let gated = spec.network == Network::Gate;
     if gated {
@@ -204,7 +178,7 @@ async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Fa
     };
     let exit = tokio::select! {
         exit = running.wait() => exit.map_err(Failure::of)?,
-        failure = unwanted(context, step) => {
+        failure = exec_limits::unwanted(context, step, written) => {
             running.kill();
             // The step is gone when wait returns; only then may its mounts be reused.
             let _ = running.wait().await;
@@ -215,37 +189,14 @@ async fn run(context: &Arc<Context>, spec: Spec, step: &Step) -> Result<Exit, Fa
     if let Some(recording) = recording {
         recording.finish().await;
     }
-    Ok(exit)
-}
-
-/// Waits until a step has to be ended: nobody wants it any more, or it fills the disk that the
-/// builder and others need.
-async fn unwanted(context: &Context, step: &Step) -> Failure {
-    let full = async {
-        loop {
-            tokio::time::sleep(DISK_INTERVAL).await;
-            if let Some(left) = disk_is_low(context.store.path()) {
-                return left;
-            }
-        }
-    };
-    tokio::select! {
-        () = step.cancel.cancelled() => Failure::canceled(),
-        left = full => Failure::new(
-            connectrpc::ErrorCode::ResourceExhausted,
-            format!("the step was ended: only {} MiB are left on the builder's disk", left >> 20),
-        ),
+    // What it wrote since the last look counts too.
+    match written.trouble().await {
+        Some(trouble) => Err(Failure::new(connectrpc::ErrorCode::ResourceExhausted, trouble)),
+        None => Ok(exit),
     }
 }
 
-/// The free bytes of a disk, when they are too few.
-fn disk_is_low(path: &std::path::Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(path).ok()?;
-    let (total, free) = (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize);
-    (free < (total / DISK_SHARE).min(MAX_RESERVE)).then_some(free)
-}
-
-fn check_exit(meta: &pb::Meta, exit: &Exit) -> Result<(), Failure> {
+fn check_exit(context: &Context, meta: &pb::Meta, exit: &Exit) -> Result<(), Failure> {
     let code = exit.code.unwrap_or_else(|| 128 + exit.signal.unwrap_or(127));
     let valid: &[i32] = if meta.validExitCodes.is_empty() { &[0] } else { &meta.validExitCodes };
     if valid.contains(&code) {
@@ -254,8 +205,9 @@ fn check_exit(meta: &pb::Meta, exit: &Exit) -> Result<(), Failure> {
     let command = meta.args.join(" ");
     let mut message =
         format!("process {command:?} did not complete successfully: exit code: {code}");
-    if exit.oom_killed {
-        message.push_str(": the step ran out of memory and was killed");
+    if let Some(reached) = exec_limits::reached(context, exit) {
+        message.push_str(": ");
+        message.push_str(&reached);
     }
     let detail = serde_json::json!({ "Code": code }).to_string();
     Err(Failure::unknown(message)

@@ -60,6 +60,23 @@ impl Prepared {
         self.root.take().ok_or_else(|| Failure::unknown("the root was handed over already"))
     }
 
+    /// The directories a step may write to that are on disk, and whether something was in them before.
+    pub(super) fn writable(&self) -> Result<Vec<(OwnedFd, bool)>, Failure> {
+        let layers = self.slots.iter().filter_map(|slot| match slot {
+            Slot::Layer(workspace) => Some(&**workspace),
+            Slot::Input(_) | Slot::Scratch => None,
+        });
+        let mut found = Vec::new();
+        for workspace in layers.chain(&self.discarded) {
+            let upper = workspace.upper()?;
+            found.push((upper.as_fd().try_clone_to_owned().map_err(Failure::store)?, false));
+        }
+        for cache in &self.caches {
+            found.push((cache.open().map_err(Failure::store)?, true));
+        }
+        Ok(found)
+    }
+
     /// Stops forwarding to agents; the step is over.
     pub(super) fn finish_agents(&mut self) {
         for agent in self.agents.drain(..) {

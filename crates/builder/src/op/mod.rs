@@ -5,6 +5,8 @@
 
 pub(crate) mod exec;
 mod exec_agent;
+mod exec_disk;
+pub(crate) mod exec_limits;
 mod exec_logs;
 mod exec_mounts;
 pub(crate) mod file;

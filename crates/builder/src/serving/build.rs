@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::scope::canceled;
 use super::solve::ServedSolve;
+use crate::admission::Share;
 use crate::failure::Failure;
 use crate::runtime::OpRuntime;
 
@@ -18,6 +19,7 @@ const MAX_SOLVES: usize = 1000;
 pub(crate) struct ServedBuild {
     id: String,
     state: watch::Sender<State>,
+    share: Arc<Share>,
 }
 
 /// What is known of a build; only grows.
@@ -32,7 +34,12 @@ pub(super) struct State {
 
 impl ServedBuild {
     pub(super) fn new(id: &str) -> Arc<Self> {
-        Arc::new(Self { id: id.to_owned(), state: watch::Sender::default() })
+        Arc::new(Self { id: id.to_owned(), state: watch::Sender::default(), share: Arc::default() })
+    }
+
+    /// What its solves have together.
+    pub(super) fn share(&self) -> Arc<Share> {
+        Arc::clone(&self.share)
     }
 
     pub(super) fn id(&self) -> &str {

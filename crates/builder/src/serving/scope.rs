@@ -7,6 +7,7 @@ use connectrpc::ErrorCode;
 
 use super::build::ServedBuild;
 use super::solve::Solving;
+use crate::admission::Share;
 use crate::failure::Failure;
 use crate::runtime::OpRuntime;
 
@@ -31,6 +32,11 @@ impl Scope {
             }
             _ => id.to_owned(),
         }
+    }
+
+    /// What this solve has together with others of its build; a build of no server has one solve.
+    pub(crate) fn share(&self) -> Arc<Share> {
+        self.0.as_ref().map(|build| build.share()).unwrap_or_default()
     }
 
     /// Counts a solve among those of the build, if the build takes any.
