@@ -66,6 +66,8 @@ pub struct Policy {
     pub vouched: Vec<Rule>,
     /// Name servers to forward to; the host's own when empty.
     pub resolvers: Vec<Resolver>,
+    /// A policy that has to allow as well: the operator's, where this one is a project's. Its resolvers are not used.
+    pub within: Option<Box<Policy>>,
 }
 
 /// Address of a name server: `192.0.2.53` or `192.0.2.53:5353`.
@@ -107,11 +109,20 @@ impl From<Resolver> for String {
 impl Policy {
     /// This policy as it holds for third-party code.
     pub(crate) fn for_steps(&self) -> Policy {
-        Policy { vouched: Vec::new(), ..self.clone() }
+        let within = self.within.as_ref().map(|outer| Box::new(outer.for_steps()));
+        Policy { vouched: Vec::new(), within, ..self.clone() }
+    }
+
+    /// The refusal of the policy around this one.
+    fn outer_denies(&self, decide: impl FnOnce(&Policy) -> Verdict) -> Option<Verdict> {
+        self.within.as_deref().map(decide).filter(Verdict::is_denied)
     }
 
     /// Whether a lower-case name without trailing dot may be resolved.
     pub fn decide_name(&self, name: &str) -> Verdict {
+        if let Some(verdict) = self.outer_denies(|outer| outer.decide_name(name)) {
+            return verdict;
+        }
         if let Some(rule) = self.vouched.iter().find(|rule| rule.covers_name(name)) {
             return self
                 .denies_name(name)
@@ -135,8 +146,11 @@ impl Policy {
         if METADATA_NAMES.contains(&name) {
             return Some(Verdict::denied("instance metadata"));
         }
-        let rule = self.deny.iter().find(|rule| rule.port().is_none() && rule.covers_name(name))?;
-        Some(Verdict::denied(format!("deny {rule}")))
+        let denies = |rule: &&Rule| rule.port().is_none() && rule.covers_name(name);
+        match self.deny.iter().find(denies) {
+            Some(rule) => Some(Verdict::denied(format!("deny {rule}"))),
+            None => self.within.as_ref().and_then(|outer| outer.denies_name(name)),
+        }
     }
 
     /// Whether `destination` may be connected to, given the names it was resolved from. The host's own addresses and the
@@ -152,6 +166,10 @@ impl Policy {
         names: &[Arc<str>],
         near: Option<&'static str>,
     ) -> Verdict {
+        let outer = |outer: &Policy| outer.decide_near(destination, names, near);
+        if let Some(verdict) = self.outer_denies(outer) {
+            return verdict;
+        }
         let (address, port) = (destination.ip().to_canonical(), destination.port());
         let vouched = self.vouches(address, port, names, near.is_some());
         if self.mode == Mode::Off && vouched.is_none() {
@@ -216,7 +234,9 @@ impl Policy {
             .any(|rule| rule.port().is_none() && rule.covers_address(address).is_some());
         let open = closed_block(address).is_none()
             || self.allow.iter().any(|rule| opens(rule, address, false));
-        !denied && !is_tunnel(address) && (open || vouched)
+        let outer = |v4| self.within.as_ref().is_none_or(|outer| outer.keeps_answer(name, v4));
+        let within = matches!(address, IpAddr::V4(v4) if outer(v4));
+        within && !denied && !is_tunnel(address) && (open || vouched)
     }
 }
 
@@ -353,6 +373,29 @@ mod tests {
 
     fn base_near(policy: &Policy, at: SocketAddr, names: &[Arc<str>]) -> Verdict {
         policy.decide_near(at, names, Some("address of this host"))
+    }
+
+    #[test]
+    fn a_policy_within_another_can_only_narrow_it() {
+        let outer = policy(Mode::Public, &["10.1.0.0/16"], &["*.evil.com"]);
+        let inner =
+            policy(Mode::List, &["10.0.0.0/8", "*.good.com", "a.evil.com", "203.0.113.5"], &[]);
+        let p = Policy { within: Some(Box::new(outer)), ..inner.clone() };
+        assert!(allowed(&inner, "10.2.0.1:80", &[]), "control: alone it opens more");
+        assert!(allowed(&p, "10.1.0.1:80", &[]) && !allowed(&p, "10.2.0.1:80", &[]));
+        assert!(allowed(&p, "1.1.1.1:80", &["a.good.com"]) && !allowed(&p, "1.1.1.1:80", &[]));
+        assert!(!allowed(&p, "1.1.1.1:80", &["a.evil.com"]));
+        assert!(p.decide_name("a.evil.com").is_denied() && p.decide_name("b.com").is_denied());
+        assert!(!p.decide_name("a.good.com").is_denied());
+        assert!(p.denies_name("a.evil.com").is_some() && p.denies_name("a.good.com").is_none());
+        assert!(p.keeps_answer("x", Ipv4Addr::new(10, 1, 1, 1)));
+        assert!(!p.keeps_answer("x", Ipv4Addr::new(10, 2, 1, 1)));
+        // The host's own address, which the inner one names, is the outer one's to open.
+        let at = "203.0.113.5:80".parse().unwrap();
+        assert!(!base_near(&inner, at, &[]).is_denied() && base_near(&p, at, &[]).is_denied());
+        let off =
+            Policy { within: Some(Box::new(policy(Mode::Off, &[], &[]))), ..Policy::default() };
+        assert!(!allowed(&off, "1.1.1.1:80", &[]) && off.decide_name("b.com").is_denied());
     }
 
     #[test]
