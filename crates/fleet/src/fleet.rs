@@ -1,4 +1,4 @@
-//! All builders of a server: at most so many, one per project.
+//! All builders of a server: at most so many, one per project and level of isolation.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cofferdam_sandbox::Isolation;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use toml::Table;
 
@@ -47,15 +48,22 @@ pub(crate) struct Shared {
     pub(crate) crowd: Crowd,
 }
 
-/// A project's place in the fleet. Who holds the lock may start or discard its builder.
+/// A builder's place in the fleet. Who holds the lock may start or discard the builder.
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Running>>>>;
 
-/// Places by project, of those that have or want a builder.
+/// Whose builder: its project's id, and how it is isolated.
+type Key = (String, Isolation);
+
+fn key(project: &str, isolation: Isolation) -> Key {
+    (project.to_owned(), isolation)
+}
+
+/// Places of builders that run or are wanted.
 #[derive(Debug, Default)]
 struct Slots {
-    taken: Mutex<HashMap<String, Slot>>,
+    taken: Mutex<HashMap<Key, Slot>>,
     /// Sizes of caches when they were last asked for.
-    sizes: Mutex<HashMap<String, u64>>,
+    sizes: Mutex<HashMap<Key, u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,8 +71,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Slots {
-    fn of(&self, project: &str) -> Slot {
-        Arc::clone(lock(&self.taken).entry(project.to_owned()).or_default())
+    fn of(&self, key: &Key) -> Slot {
+        Arc::clone(lock(&self.taken).entry(key.clone()).or_default())
     }
 
     fn all(&self) -> Vec<Slot> {
@@ -74,28 +82,29 @@ impl Slots {
     /// Lets go of a builder when it has ended: a server sees many projects, and holds descriptors of those only that build.
     async fn follow(self: Arc<Self>, running: Arc<Running>) {
         running.ended().await;
+        let key = running.spec().key();
         if let Some(bytes) = running.last_usage() {
-            lock(&self.sizes).insert(running.project().to_owned(), bytes);
+            lock(&self.sizes).insert(key.clone(), bytes);
         }
-        let slot = self.of(running.project());
+        let slot = self.of(&key);
         let mut known = slot.lock().await;
         if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &running)) {
             *known = None;
         }
         drop(known);
         drop(slot);
-        self.forget(running.project());
+        self.forget(&key);
     }
 
-    /// Removes a project's place when nobody uses it.
-    fn forget(&self, project: &str) {
+    /// Removes a place when nobody uses it.
+    fn forget(&self, key: &Key) {
         let mut taken = lock(&self.taken);
         let unused = |slot: &Slot| {
             // Others come by their copy only through this map, which is locked.
             Arc::strong_count(slot) == 1 && slot.try_lock().is_ok_and(|known| known.is_none())
         };
-        if taken.get(project).is_some_and(unused) {
-            taken.remove(project);
+        if taken.get(key).is_some_and(unused) {
+            taken.remove(key);
         }
     }
 }
@@ -150,10 +159,10 @@ impl Fleet {
     /// # Errors
     /// The builder cannot be started.
     pub async fn lease(&self, spec: &ProjectSpec) -> Result<Lease, FleetError> {
-        self.shared.places.project(&spec.project)?;
+        self.shared.places.project(&spec.project, spec.isolation)?;
         let mut permit = None;
         loop {
-            let slot = self.slots.of(&spec.project).lock_owned().await;
+            let slot = self.slots.of(&spec.key()).lock_owned().await;
             // With the lock, so that whoever shuts down sees what is started here.
             self.check_open()?;
             if let Some(running) = slot.as_ref() {
@@ -226,15 +235,24 @@ impl Fleet {
         self.running().iter().filter(|running| !running.has_ended()).count()
     }
 
-    /// Ends the project's builder at once and puts its cache away. What is left of it is deleted in the background.
+    /// Ends the project's builders at once and puts their caches away. What is left of them is deleted in the background.
     ///
     /// Clients of running builds lose their connection: cancel the builds first to tell them why.
     ///
     /// # Errors
-    /// The cache cannot be put away; it is still there then.
+    /// A cache cannot be put away; it is still there then.
     pub async fn discard(&self, project: &str) -> Result<(), FleetError> {
-        let places = self.shared.places.project(project)?;
-        let slot = self.slots.of(project);
+        for isolation in Isolation::ALL {
+            self.discard_one(project, isolation).await?;
+        }
+        self.empty_trash();
+        Ok(())
+    }
+
+    async fn discard_one(&self, project: &str, isolation: Isolation) -> Result<(), FleetError> {
+        let places = self.shared.places.project(project, isolation)?;
+        let key = key(project, isolation);
+        let slot = self.slots.of(&key);
         let mut known = slot.lock().await;
         if let Some(running) = known.take() {
             let reason = "the project's cache was discarded".to_owned();
@@ -244,17 +262,26 @@ impl Fleet {
         places.discard_root(self.shared.places.trash())?;
         places.remove_run();
         places.remove_home();
-        lock(&self.slots.sizes).remove(project);
+        lock(&self.slots.sizes).remove(&key);
         drop(known);
         drop(slot);
-        self.slots.forget(project);
-        self.empty_trash();
+        self.slots.forget(&key);
         Ok(())
     }
 
-    /// Bytes of a project's cache, when its builder runs or was asked before it ended.
+    /// Bytes of a project's caches, as far as their builders run or were asked before they ended.
     pub async fn cache_bytes(&self, project: &str) -> Option<u64> {
-        let slot = lock(&self.slots.taken).get(project).cloned();
+        let mut total = None;
+        for isolation in Isolation::ALL {
+            if let Some(bytes) = self.cache_bytes_of(&key(project, isolation)).await {
+                total = Some(total.unwrap_or(0_u64).saturating_add(bytes));
+            }
+        }
+        total
+    }
+
+    async fn cache_bytes_of(&self, key: &Key) -> Option<u64> {
+        let slot = lock(&self.slots.taken).get(key).cloned();
         let running = match slot {
             Some(slot) => slot.lock().await.clone(),
             None => None,
@@ -264,7 +291,7 @@ impl Fleet {
         {
             return Some(bytes);
         }
-        lock(&self.slots.sizes).get(project).copied()
+        lock(&self.slots.sizes).get(key).copied()
     }
 
     /// Takes no more leases and ends all builders, those that need longer than `grace` at once.

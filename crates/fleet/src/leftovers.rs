@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use cofferdam_sandbox::Isolation;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::{Instant, sleep};
 
@@ -36,9 +37,12 @@ pub(crate) async fn sweep(places: &Places) {
         gone(&orphans, KILLED).await;
     }
     for entry in std::fs::read_dir(places.projects()).into_iter().flatten().flatten() {
-        if let Some(project) = entry.file_name().to_str().and_then(|id| places.project(id).ok()) {
-            project.remove_run();
-            project.remove_home();
+        let name = entry.file_name();
+        for level in Isolation::ALL {
+            if let Some(project) = name.to_str().and_then(|id| places.project(id, level).ok()) {
+                project.remove_run();
+                project.remove_home();
+            }
         }
     }
     sweep_groups(orphans.iter().map(|(pid, _)| *pid).collect()).await;

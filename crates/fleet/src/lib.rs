@@ -1,4 +1,4 @@
-//! Builders as processes: one per project that builds, started on demand, ended when idle.
+//! Builders as processes: one per project that builds and level of isolation, started on demand, ended when idle.
 //!
 //! A [`Fleet`] starts `cofferdam builder` for a project, in an id range, a root and control groups that no other project has, and
 //! gives out a [`Lease`] on it. Through a lease come connections whose bytes belong to one build, everything that happens in a
@@ -8,6 +8,7 @@
 //! ```text
 //! <data dir>/projects/<project>/builder/   a builder's root: its store, owned by the project's ids
 //!                              /run/       its socket and configuration; root's alone
+//!                              /builder-vm/ and /run-vm/, likewise for other levels of isolation
 //!            trash/<name>                  what is being deleted
 //! ```
 //!
@@ -26,6 +27,7 @@ mod removal;
 mod settings;
 mod spec;
 
+pub use cofferdam_sandbox::{Isolation, IsolationError};
 pub use control::Watch;
 pub use error::FleetError;
 pub use fleet::{Fleet, FleetOptions};

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use cofferdam_sandbox::Isolation;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::FleetError;
@@ -45,31 +46,44 @@ impl Places {
         &self.trash
     }
 
-    /// The places of one project.
-    pub(crate) fn project(&self, id: &str) -> Result<ProjectPlaces, FleetError> {
+    /// The places of one project's builder of a level.
+    pub(crate) fn project(
+        &self,
+        id: &str,
+        isolation: Isolation,
+    ) -> Result<ProjectPlaces, FleetError> {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if id.is_empty() || id.len() > MAX_ID || id.starts_with('-') || !id.bytes().all(plain) {
             return Err(FleetError::Project(id.to_owned()));
         }
-        Ok(ProjectPlaces { home: self.projects.join(id) })
+        Ok(ProjectPlaces { home: self.projects.join(id), isolation })
     }
 }
 
-/// The directories of one project.
+/// The directories of one project's builder of a level.
 #[derive(Debug, Clone)]
 pub(crate) struct ProjectPlaces {
     home: PathBuf,
+    isolation: Isolation,
 }
 
 impl ProjectPlaces {
     /// The builder's root.
     pub(crate) fn root(&self) -> PathBuf {
-        self.home.join("builder")
+        self.home.join(self.named("builder"))
+    }
+
+    /// Names of the first level are as they were when there was one.
+    fn named(&self, name: &str) -> String {
+        match self.isolation {
+            Isolation::Namespaces => name.to_owned(),
+            stronger => format!("{name}-{stronger}"),
+        }
     }
 
     /// Where its socket and configuration are while it runs.
     pub(crate) fn run(&self) -> PathBuf {
-        self.home.join("run")
+        self.home.join(self.named("run"))
     }
 
     /// Makes an empty `run` directory and holds it open.
@@ -146,16 +160,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let places = Places::create(&dir.path().join("data")).unwrap();
         for bad in ["", ".", "..", "a/b", "-a", "A", "a\0", "a b", &"x".repeat(65)] {
-            assert!(places.project(bad).is_err(), "{bad:?}");
+            assert!(places.project(bad, Isolation::Namespaces).is_err(), "{bad:?}");
         }
-        assert!(places.project("bcdf0123-9").is_ok());
+        let place = |level| places.project("bcdf0123-9", level).unwrap();
+        assert!(place(Isolation::Namespaces).root().ends_with("bcdf0123-9/builder"));
+        assert!(place(Isolation::Gvisor).root().ends_with("bcdf0123-9/builder-gvisor"));
+        assert!(place(Isolation::Vm).run().ends_with("bcdf0123-9/run-vm"));
     }
 
     #[test]
     fn a_root_goes_to_the_trash_and_no_home_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let places = Places::create(dir.path()).unwrap();
-        let project = places.project("p").unwrap();
+        let project = places.project("p", Isolation::Vm).unwrap();
         project.create_run().unwrap();
         std::fs::create_dir(project.root()).unwrap();
         std::fs::write(project.root().join("file"), "x").unwrap();

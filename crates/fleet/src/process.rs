@@ -218,7 +218,7 @@ pub(crate) async fn start(
             "this machine is smaller than the project's hardware"
         );
     }
-    let places = shared.places.project(&spec.project)?;
+    let places = shared.places.project(&spec.project, spec.isolation)?;
     let run = places.create_run()?;
     let config = settings::of_project(&shared.builder_config, &spec, first_id, resources);
     let file = places.run().join(CONFIG);

@@ -20,7 +20,10 @@ pub(crate) fn of_project(
     // Where a builder listens and keeps its state is not the operator's to say: another project's would be reached.
     config.remove("grpc");
     config.remove("root");
+    egress(&mut config, spec);
+    limits(&mut config, spec);
     let isolation = table(&mut config, "isolation");
+    isolation.insert("level".to_owned(), Value::String(spec.isolation.name().to_owned()));
     isolation.insert("idsBase".to_owned(), Value::Integer(first_id.into()));
     isolation.insert("cpus".to_owned(), Value::Integer(resources.cpus.into()));
     let memory = i64::try_from(resources.memory).unwrap_or(i64::MAX);
@@ -38,6 +41,41 @@ pub(crate) fn of_project(
         oci.insert("gcpolicy".to_owned(), Value::Array(rules));
     }
     config
+}
+
+/// The project's network policy within the operator's: what either refuses is refused. Name servers are the operator's to say.
+fn egress(config: &mut Table, spec: &ProjectSpec) {
+    let Some(own) = &spec.network else { return };
+    let mut outer = match config.remove("egress") {
+        Some(Value::Table(outer)) => outer,
+        _ => Table::new(),
+    };
+    let mut policy = Table::new();
+    if let Some(resolvers) = outer.remove("resolvers") {
+        policy.insert("resolvers".to_owned(), resolvers);
+    }
+    // What the operator answers for is open to the builder itself, whatever the project says.
+    if let Some(vouched) = outer.get("vouched") {
+        policy.insert("vouched".to_owned(), vouched.clone());
+    }
+    for key in ["mode", "allow", "deny"] {
+        if let Some(value) = own.get(key) {
+            policy.insert(key.to_owned(), value.clone());
+        }
+    }
+    policy.insert("within".to_owned(), Value::Table(outer));
+    config.insert("egress".to_owned(), Value::Table(policy));
+}
+
+/// The project's limits within the operator's: the smaller of two holds.
+fn limits(config: &mut Table, spec: &ProjectSpec) {
+    let Some(own) = &spec.limits else { return };
+    let mut limits = own.clone();
+    limits.remove("within");
+    if let Some(outer) = config.remove("limits") {
+        limits.insert("within".to_owned(), outer);
+    }
+    config.insert("limits".to_owned(), Value::Table(limits));
 }
 
 /// A project's cache policy as rules of garbage collection.
@@ -76,6 +114,8 @@ fn table<'a>(within: &'a mut Table, name: &str) -> &'a mut Table {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use cofferdam_sandbox::Isolation;
+
     use super::*;
 
     #[test]
@@ -96,8 +136,8 @@ mod tests {
         .parse()
         .unwrap();
         let resources = Resources { cpus: 2, memory: 1 << 30 };
-        let spec =
-            ProjectSpec { project: "p".into(), slot: 0, resources, keep_gb: 50, keep_days: 14 };
+        let mut spec = plain(resources);
+        (spec.keep_gb, spec.keep_days) = (50, 14);
         let config = of_project(&all, &spec, 268_435_456, resources);
         assert!(!config.contains_key("root") && !config.contains_key("grpc"));
         assert_eq!(config["isolation"]["idsBase"].as_integer(), Some(268_435_456));
@@ -109,13 +149,64 @@ mod tests {
         assert_eq!(rules[1]["maxUsedSpace"].as_integer(), Some(50_000_000_000));
         assert_eq!(rules[1]["minFreeSpace"].as_str(), Some("10%"));
         assert_eq!(config["log"]["level"].as_str(), Some("warn"));
+        assert_eq!(config["isolation"]["level"].as_str(), Some("namespaces"));
+    }
+
+    fn plain(resources: Resources) -> ProjectSpec {
+        ProjectSpec {
+            project: "p".into(),
+            slot: 0,
+            isolation: Isolation::Namespaces,
+            network: None,
+            limits: None,
+            resources,
+            keep_gb: 0,
+            keep_days: 0,
+        }
+    }
+
+    #[test]
+    fn walls_of_a_project_stand_within_the_operators() {
+        let all: Table = r#"
+            [isolation]
+            level = "namespaces"
+            [egress]
+            mode = "public"
+            deny = ["*.evil.example"]
+            resolvers = ["192.0.2.53"]
+            [limits]
+            step.pids = 9
+        "#
+        .parse()
+        .unwrap();
+        let resources = Resources { cpus: 2, memory: 1 << 30 };
+        let own = |text: &str| Some(text.parse::<Table>().unwrap());
+        let spec = ProjectSpec {
+            isolation: Isolation::Vm,
+            network: own(r#"mode = "list"
+                allow = ["10.0.0.1"]
+                resolvers = ["198.51.100.1"]
+                within = { mode = "public" }"#),
+            limits: own("step.pids = 50\nwithin.step.pids = 100"),
+            ..plain(resources)
+        };
+        let config = of_project(&all, &spec, 1, resources);
+        assert_eq!(config["isolation"]["level"].as_str(), Some("vm"));
+        let egress = config["egress"].as_table().unwrap();
+        assert_eq!(egress["mode"].as_str(), Some("list"));
+        assert_eq!(egress["resolvers"][0].as_str(), Some("192.0.2.53"));
+        assert_eq!(egress["within"]["deny"][0].as_str(), Some("*.evil.example"));
+        assert_eq!(config["limits"]["step"]["pids"].as_integer(), Some(50));
+        assert_eq!(config["limits"]["within"]["step"]["pids"].as_integer(), Some(9));
+        let alone = of_project(&Table::new(), &spec, 1, resources);
+        assert!(alone["egress"]["within"].as_table().unwrap().is_empty(), "the default holds");
+        assert!(alone["limits"].get("within").is_none());
     }
 
     #[test]
     fn without_a_policy_nothing_is_collected_for_it() {
         let resources = Resources { cpus: 2, memory: 1 << 30 };
-        let spec =
-            ProjectSpec { project: "p".into(), slot: 0, resources, keep_gb: 0, keep_days: 0 };
+        let spec = plain(resources);
         let config = of_project(&Table::new(), &spec, 1, resources);
         assert!(config["worker"]["oci"].get("gcpolicy").is_none());
         let odd: Table = "isolation = 3".parse().unwrap();

@@ -2,22 +2,32 @@
 
 use std::io::Read;
 
+use cofferdam_sandbox::Isolation;
+use toml::Table;
+
 /// First host id of slot 0.
 const FIRST_ID: u32 = 1 << 28;
-/// Host ids of one project.
+/// Host ids of one builder.
 const IDS: u32 = 131_072;
-/// Slots there are: the last one ends below 2^32.
-const SLOTS: u32 = 30_000;
+/// Slots there are. Each has a range of ids for every level of isolation; the last of them ends below 2^32.
+const SLOTS: u32 = 10_000;
 /// Longest description of the machine's memory that is read; it has some fifty lines.
 const MAX_MEMINFO: u64 = 64 << 10;
 
 /// A project as its builder is started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ProjectSpec {
     /// The project's id: lower-case letters, digits and dashes.
     pub project: String,
-    /// Number of the project's id range.
+    /// Number of the project's id ranges.
     pub slot: u32,
+    /// How the builder is isolated. A project has a builder, with ids and a store of its own, for each level that is asked for.
+    pub isolation: Isolation,
+    /// What the project's builds may reach, as far as the configuration of all builders allows it: a table with `mode`, `allow`
+    /// and `deny`. Nothing when the project says nothing.
+    pub network: Option<Table>,
+    /// What its builds and steps may use, as far as the configuration of all builders allows it, with the keys of `[limits]`.
+    pub limits: Option<Table>,
     /// What the builder and its steps may use together, before it is clamped to the machine.
     pub resources: Resources,
     /// Cache that is kept, in GB; 0 has no limit.
@@ -45,9 +55,17 @@ pub struct Clamped {
 }
 
 impl ProjectSpec {
-    /// First host id of the project's builder.
+    /// Whose builder this is.
+    pub(crate) fn key(&self) -> (String, Isolation) {
+        (self.project.clone(), self.isolation)
+    }
+
+    /// First host id of the project's builder. Builders of different levels share no ids: who escapes from the weaker one must
+    /// not own the store of the stronger one.
     pub(crate) fn first_id(&self) -> Option<u32> {
-        let offset = self.slot.checked_mul(IDS).filter(|_| self.slot < SLOTS)?;
+        let level = Isolation::ALL.iter().position(|level| *level == self.isolation)?;
+        let range = u32::try_from(level).ok()?.checked_mul(SLOTS)?.checked_add(self.slot)?;
+        let offset = range.checked_mul(IDS).filter(|_| self.slot < SLOTS)?;
         FIRST_ID.checked_add(offset)
     }
 }
@@ -82,19 +100,26 @@ mod tests {
 
     #[test]
     fn slots_never_overlap_and_end() {
-        let spec = |slot| ProjectSpec {
+        let at = |slot, isolation| ProjectSpec {
             project: "p".into(),
             slot,
+            isolation,
+            network: None,
+            limits: None,
             resources: Resources { cpus: 1, memory: 1 },
             keep_gb: 0,
             keep_days: 0,
         };
+        let spec = |slot| at(slot, Isolation::Namespaces);
         assert_eq!(spec(0).first_id(), Some(268_435_456));
         assert_eq!(spec(1).first_id(), Some(268_435_456 + 131_072));
-        let last = spec(SLOTS - 1).first_id().unwrap();
-        assert!(last.checked_add(IDS).is_some_and(|end| end < u32::MAX));
         assert_eq!(spec(SLOTS).first_id(), None);
         assert_eq!(spec(u32::MAX).first_id(), None);
+        let mut end = FIRST_ID;
+        for level in Isolation::ALL {
+            assert!(at(0, level).first_id().unwrap() >= end, "levels share ids");
+            end = at(SLOTS - 1, level).first_id().unwrap().checked_add(IDS).unwrap();
+        }
     }
 
     #[test]

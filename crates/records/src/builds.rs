@@ -83,6 +83,8 @@ pub struct Build {
     pub total_steps: u32,
     /// What the cache saved.
     pub saved: Duration,
+    /// The level of isolation of its builder; empty before it has one.
+    pub isolation: String,
 }
 
 /// A build to create.
@@ -123,6 +125,7 @@ pub(crate) fn read(row: &SqliteRow) -> Result<Build, sqlx::Error> {
         cached_steps: count(row.try_get("cached_steps")?),
         total_steps: count(row.try_get("total_steps")?),
         saved: duration(row.try_get("saved")?),
+        isolation: row.try_get("isolation")?,
     })
 }
 
@@ -212,13 +215,19 @@ impl Records {
             .map_err(RecordsError::database("list running builds"))
     }
 
-    /// Notes when a build got its builder; the first time counts.
+    /// Notes when a build got its builder, and how that is isolated; the first time counts.
     ///
     /// # Errors
     /// The records cannot be written.
-    pub async fn start_build(&self, id: &str, at: DateTime<Utc>) -> Result<(), RecordsError> {
-        let query = "UPDATE builds SET started_at = $2 WHERE id = $1 AND started_at IS NULL";
-        let done = sqlx::query(query).bind(id).bind(micros(at)).execute(&self.stream).await;
+    pub async fn start_build(
+        &self,
+        id: &str,
+        at: DateTime<Utc>,
+        isolation: &str,
+    ) -> Result<(), RecordsError> {
+        let query = "UPDATE builds SET started_at = $2, isolation = $3 WHERE id = $1 AND started_at IS NULL";
+        let query = sqlx::query(query).bind(id).bind(micros(at)).bind(isolation);
+        let done = query.execute(&self.stream).await;
         done.map(|_| ()).map_err(RecordsError::database("note the start of a build"))
     }
 

@@ -35,7 +35,9 @@ pub use logs::{LogEntry, LogLine};
 pub use manifests::{ManifestRow, Reference};
 pub use organizations::Organization;
 pub use page::{Page, PageRequest};
-pub use projects::{CachePolicy, NewProject, Project, ProjectChange, ProjectState};
+pub use projects::{
+    CachePolicy, NewProject, Project, ProjectChange, ProjectState, Walls, WallsChange,
+};
 pub use records::Records;
 pub use steps::{Step, StepUpdate};
 pub use tokens::{NewToken, Token, TokenKind};

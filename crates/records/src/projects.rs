@@ -10,8 +10,8 @@ use crate::records::Records;
 use crate::row::{count, micros, now, time};
 
 const PAGES: Bounds = Bounds { default: 50, most: 250 };
-/// Id ranges there are.
-const SLOTS: i64 = 30_000;
+/// Numbers of id ranges there are: as many as the fleet has, for every level of isolation.
+const SLOTS: i64 = 10_000;
 
 /// A project.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +34,32 @@ pub struct Project {
     pub state: ProjectState,
     /// Whether its cache is still to be removed.
     pub reset_pending: bool,
+    /// How its builds are walled in.
+    pub walls: Walls,
     /// When it was created.
     pub created_at: DateTime<Utc>,
+}
+
+/// What a project says about its walls, as text that means nothing here; empty where it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Walls {
+    /// The level of isolation that its builds have at least.
+    pub isolation: String,
+    /// What its builds may reach.
+    pub network_policy: String,
+    /// What its builds and their steps may use.
+    pub limits: String,
+}
+
+/// What changes in a project's walls; nothing where there is none, and an empty text takes back what was said.
+#[derive(Debug, Clone, Default)]
+pub struct WallsChange {
+    /// The level of isolation.
+    pub isolation: Option<String>,
+    /// The network policy.
+    pub network_policy: Option<String>,
+    /// The limits.
+    pub limits: Option<String>,
 }
 
 /// Whether a project can be used.
@@ -99,6 +123,11 @@ pub(crate) fn read(row: &SqliteRow) -> Result<Project, sqlx::Error> {
         slot: count(row.try_get("slot")?),
         state: if deleting { ProjectState::Deleting } else { ProjectState::Active },
         reset_pending: row.try_get("reset_pending")?,
+        walls: Walls {
+            isolation: row.try_get("isolation")?,
+            network_policy: row.try_get("network_policy")?,
+            limits: row.try_get("limits")?,
+        },
         created_at: time(row.try_get("created_at")?),
     })
 }
@@ -152,6 +181,7 @@ impl Records {
             slot,
             state,
             reset_pending: false,
+            walls: Walls::default(),
             created_at,
         })
     }
@@ -223,5 +253,28 @@ impl Records {
         .await
         .and_then(|row| row.as_ref().map(read).transpose())
         .map_err(RecordsError::database("change a project"))
+    }
+    /// Changes a project's walls. None when there is no active one.
+    ///
+    /// # Errors
+    /// The records cannot be written.
+    pub async fn update_walls(
+        &self,
+        id: &str,
+        change: WallsChange,
+    ) -> Result<Option<Project>, RecordsError> {
+        sqlx::query(
+            "UPDATE projects SET isolation = coalesce($2, isolation),
+             network_policy = coalesce($3, network_policy), limits = coalesce($4, limits)
+             WHERE id = $1 AND deleting = 0 RETURNING *",
+        )
+        .bind(id)
+        .bind(change.isolation)
+        .bind(change.network_policy)
+        .bind(change.limits)
+        .fetch_optional(&self.write)
+        .await
+        .and_then(|row| row.as_ref().map(read).transpose())
+        .map_err(RecordsError::database("change a project's walls"))
     }
 }

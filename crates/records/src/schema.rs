@@ -89,6 +89,14 @@ CREATE TABLE tags (
 CREATE INDEX tags_listed ON tags (project, pushed_at, repository, tag);
 CREATE INDEX tags_of_manifest ON tags (project, repository, digest);
 ",
+    "
+-- Empty where the project says nothing.
+ALTER TABLE projects ADD COLUMN isolation TEXT NOT NULL DEFAULT '';
+ALTER TABLE projects ADD COLUMN network_policy TEXT NOT NULL DEFAULT '';
+ALTER TABLE projects ADD COLUMN limits TEXT NOT NULL DEFAULT '';
+-- Empty as long as the build has no builder.
+ALTER TABLE builds ADD COLUMN isolation TEXT NOT NULL DEFAULT '';
+",
 ];
 
 /// Brings the database up to date.

@@ -9,7 +9,7 @@ use chrono::{TimeDelta, Utc};
 use cofferdam_records::{
     Build, BuildStatus, CachePolicy, ConnectionRecord, LogEntry, ManifestRow, NewBuild, NewProject,
     NewToken, PageRequest, Project, ProjectChange, ProjectState, Provider, Records, RecordsError,
-    Reference, StepUpdate, TokenKind,
+    Reference, StepUpdate, TokenKind, Walls, WallsChange,
 };
 use tempfile::TempDir;
 
@@ -390,7 +390,8 @@ async fn usage_counts_the_builds_of_its_window() {
     let build = place.build(&project).await;
     let records = &place.records;
     let end = build.created_at + TimeDelta::seconds(90);
-    records.start_build(&build.id, build.created_at).await.unwrap();
+    records.start_build(&build.id, build.created_at, "namespaces").await.unwrap();
+    assert_eq!(records.build(&build.id).await.unwrap().unwrap().isolation, "namespaces");
     records.finish_build(&build.id, BuildStatus::Success, None, end).await.unwrap();
     let (from, to) = (build.created_at, build.created_at + TimeDelta::hours(1));
     let usage = records.project_usage(&project.id, from, to).await.unwrap().unwrap();
@@ -430,4 +431,27 @@ async fn files_are_closed_to_others() {
         let mode = std::fs::metadata(place.dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
     }
+}
+
+#[tokio::test]
+async fn what_a_project_says_about_its_walls_is_kept_and_can_be_taken_back() {
+    let place = Place::new().await;
+    let (project, other) = (place.project("p").await, place.project("other").await);
+    assert_eq!(project.walls, Walls::default());
+    let change = |isolation: Option<&str>, limits: Option<&str>| WallsChange {
+        isolation: isolation.map(str::to_owned),
+        network_policy: None,
+        limits: limits.map(str::to_owned),
+    };
+    let update = |change| place.records.update_walls(&project.id, change);
+    update(change(Some("vm"), None)).await.unwrap().unwrap();
+    let walls = update(change(None, Some("{}"))).await.unwrap().unwrap().walls;
+    assert_eq!((walls.isolation.as_str(), walls.limits.as_str()), ("vm", "{}"));
+    let walls = update(change(Some(""), None)).await.unwrap().unwrap().walls;
+    assert_eq!((walls.isolation.as_str(), walls.limits.as_str()), ("", "{}"));
+    assert_eq!(place.records.project(&project.id).await.unwrap().unwrap().walls, walls);
+    let kept = place.records.project(&other.id).await.unwrap().unwrap();
+    assert_eq!(kept.walls, Walls::default());
+    place.records.begin_delete(&project.id).await.unwrap();
+    assert_eq!(update(change(Some("vm"), None)).await.unwrap(), None);
 }

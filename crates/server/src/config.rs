@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cofferdam_fleet::Isolation;
 use serde::Deserialize;
 
 /// Longest configuration file that is read.
@@ -173,10 +174,18 @@ impl Config {
         if self.builders.most == 0 {
             return Err(wrong("builders.most", "without a builder nothing can be built"));
         }
+        self.least_isolation()?;
         crate::run::access_options(&self.oidc)
             .oidc
             .check()
             .map_err(|error| wrong("oidc", &error.to_string()))
+    }
+
+    /// The level of isolation that every build has at least: that of the configuration of builders.
+    pub(crate) fn least_isolation(&self) -> Result<Isolation, ConfigError> {
+        let key = "builder.isolation.level";
+        crate::walls::least(&self.builder)
+            .map_err(|error| ConfigError::Value { key, message: error.to_string() })
     }
 
     /// How long running builds have to finish.
@@ -211,6 +220,7 @@ mod tests {
             "data_dir = \"here\"",
             "[builders]\nmost = 0\nidle_seconds = 1",
             "[oidc]\naudiences = []",
+            "[builder.isolation]\nlevel = \"strong\"",
             "[oidc.github]\nissuer = \"token.example.com\"",
         ] {
             check(bad).unwrap_err();

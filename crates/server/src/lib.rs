@@ -17,6 +17,7 @@ mod origin;
 mod registry;
 mod run;
 mod start;
+mod walls;
 mod web;
 
 pub use config::{Config, ConfigError, Oidc, OidcIssuer, TlsFiles};

@@ -58,6 +58,9 @@ pub enum ServerError {
         /// The directory.
         path: PathBuf,
     },
+    /// A value of the configuration.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
     /// The records.
     #[error("open the records")]
     Records(#[from] RecordsError),
@@ -128,6 +131,7 @@ pub async fn run(options: Options) -> Result<(), ServerError> {
         Arc::clone(&fleet),
         images.clone(),
         authority,
+        config.least_isolation()?,
     );
     builds.recover().await?;
     let metrics = crate::metrics::install().map_err(ServerError::Metrics)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cofferdam_fleet::{Fleet, FleetOptions, Lease, ProjectSpec, Resources, Watch};
+use cofferdam_fleet::{Fleet, FleetOptions, Isolation, Lease, ProjectSpec, Resources, Watch};
 use cofferdam_tests::{Build, Context, leftovers, need_root, program};
 use cofferdam_wire::cofferdam::builder::v1::__buffa::oneof::watch_build_response::Event;
 use futures::StreamExt;
@@ -83,6 +83,9 @@ pub(crate) fn project(slot: u32) -> ProjectSpec {
     ProjectSpec {
         project: format!("p{slot}"),
         slot,
+        isolation: Isolation::Namespaces,
+        network: None,
+        limits: None,
         resources: Resources { cpus: 1, memory: 1 << 30 },
         keep_gb: 0,
         keep_days: 0,

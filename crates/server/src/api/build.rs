@@ -29,8 +29,9 @@ impl BuildService for BuildApi {
         let project = grant.project.clone().ok_or_else(|| {
             ConnectError::invalid_argument("project_id is missing: say which project to build in")
         })?;
-        let created =
-            self.0.builds.create(&grant, project, 0, "[]".to_owned()).await.map_err(not_created)?;
+        let demanded = super::settings::demanded(&context)?;
+        let created = self.0.builds.create(&grant, project, 0, "[]".to_owned(), demanded).await;
+        let created = created.map_err(not_created)?;
         Response::ok(wire::CreateBuildResponse {
             build_id: created.build.id,
             build_token: created.token,

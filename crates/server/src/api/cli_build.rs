@@ -50,9 +50,10 @@ impl BuildService for CliBuildApi {
             )));
         }
         let project = grant.project.clone().ok_or_else(no_project)?;
+        let demanded = super::settings::demanded(&context)?;
         let command = request.options.first().map_or(0, |options| options.command.to_i32());
-        let created =
-            self.0.builds.create(&grant, project, command, options).await.map_err(not_created)?;
+        let created = self.0.builds.create(&grant, project, command, options, demanded).await;
+        let created = created.map_err(not_created)?;
         let origin = origin(&context);
         let saving = request.options.iter().any(|options| options.save);
         let loading = request.options.iter().any(|options| options.load);
@@ -346,6 +347,13 @@ pub(super) fn no_endpoint(error: EndpointError) -> ConnectError {
         EndpointError::Ended(_) => ConnectError::failed_precondition(error.to_string()),
         EndpointError::Records(error) => failed(error),
         EndpointError::Wait(_) => ConnectError::unavailable(error.to_string()),
+        EndpointError::Walls(_) => ConnectError::failed_precondition(error.to_string()),
+        EndpointError::Level { .. } => {
+            tracing::error!(error = &error as &dyn std::error::Error, "a level cannot be had");
+            ConnectError::failed_precondition(format!(
+                "{error}: its log says why, and `cofferdam doctor` there what to install"
+            ))
+        }
         EndpointError::Fleet(_) | EndpointError::Authority(_) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a builder cannot be had");
             ConnectError::unavailable(

@@ -20,6 +20,7 @@ mod projects_beta;
 mod pull;
 mod registry;
 mod server;
+mod settings;
 mod tokens;
 mod trust;
 mod usage;
@@ -94,7 +95,8 @@ pub(crate) fn service(api: &Arc<Api>) -> ConnectRpcService<Router> {
         .add_service(Arc::new(cli_push::PushApi(Arc::clone(api))))
         .add_service(Arc::new(login::LoginApi(Arc::clone(api))))
         .add_service(Arc::new(projects_beta::ProjectsApi(Arc::clone(api))))
-        .add_service(Arc::new(server::ServerApi(Arc::clone(api))));
+        .add_service(Arc::new(server::ServerApi(Arc::clone(api))))
+        .add_service(Arc::new(settings::SettingsApi(Arc::clone(api))));
     let limits = Limits::default()
         .with_max_request_body_size(MAX_MESSAGE)
         .with_max_message_size(MAX_MESSAGE);

@@ -29,6 +29,17 @@ impl BuildService for ServerApi {
         Response::ok(wire::CancelBuildResponse::default())
     }
 
+    async fn get_walls(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::GetWallsRequest>,
+    ) -> ServiceResult<wire::GetWallsResponse> {
+        let id = request.to_owned_message().build_id;
+        let grant = self.0.authorize(&context, Action::ReadBuild, Resource::Build(&id)).await?;
+        let isolation = grant.build.map(|build| build.isolation).unwrap_or_default();
+        Response::ok(wire::GetWallsResponse { isolation, ..Default::default() })
+    }
+
     async fn list_connections(
         &self,
         context: RequestContext,

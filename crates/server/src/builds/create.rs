@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
 use cofferdam_access::{Grant, TokenKind, mint};
+use cofferdam_fleet::Isolation;
 use cofferdam_records::{Build, NewBuild, NewToken, Project, RecordsError};
 
 use super::{Builds, LiveBuild};
@@ -36,13 +37,14 @@ pub(crate) enum CreateError {
 }
 
 impl Builds {
-    /// Begins a build in a project that the grant allows building in.
+    /// Begins a build in a project that the grant allows building in, isolated at least as demanded.
     pub(crate) async fn create(
         self: &Arc<Self>,
         grant: &Grant,
         project: Project,
         command: i32,
         options: String,
+        demanded: Isolation,
     ) -> Result<Created, CreateError> {
         if self.is_draining() {
             return Err(CreateError::Stopping);
@@ -79,7 +81,7 @@ impl Builds {
                 expires_at: Some(Utc::now() + TOKEN_LIFE),
             })
             .await?;
-        let live = LiveBuild::new(build.clone(), project);
+        let live = LiveBuild::new(build.clone(), project, demanded);
         self.add(Arc::clone(&live));
         self.follow_token(&live, &record.id);
         metrics::gauge!(crate::metrics::BUILDS_RUNNING).increment(1.0);

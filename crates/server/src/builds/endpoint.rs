@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use chrono::Utc;
-use cofferdam_fleet::{FleetError, Lease, ProjectSpec};
-use cofferdam_records::RecordsError;
+use cofferdam_fleet::{FleetError, Isolation, Lease, ProjectSpec};
+use cofferdam_records::{Project, RecordsError};
 use tokio::net::UnixStream;
 
 use super::tap::Tap;
 use super::{Builds, LiveBuild};
 use crate::gateway::{AuthorityError, server_name};
+use crate::walls::{self, WallsError};
 
 /// What a client needs to reach its builder.
 pub(crate) struct Connection {
@@ -32,9 +33,23 @@ pub(crate) enum EndpointError {
     /// Its project's cache is being removed, or all places are taken: ask again.
     #[error("{0}")]
     Wait(&'static str),
+    /// The builder cannot be started at the level that somebody demands.
+    #[error(
+        "this build needs isolation level {level}, and the server cannot start a builder of that level"
+    )]
+    Level {
+        /// Which level.
+        level: Isolation,
+        /// What is in the way.
+        #[source]
+        source: FleetError,
+    },
     /// The builder cannot be started.
     #[error(transparent)]
     Fleet(#[from] FleetError),
+    /// What its project demands cannot be read.
+    #[error(transparent)]
+    Walls(#[from] WallsError),
     /// Its certificate cannot be made.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -83,11 +98,14 @@ impl Builds {
         if let Some(lease) = &*held {
             return Ok(Arc::clone(lease));
         }
-        self.cache_is_there(live).await?;
-        let lease = Arc::new(self.fleet.lease(&spec(live)).await?);
+        let project = self.cache_is_there(live).await?;
+        let spec = spec(&project, live, self.least())?;
+        let lease = self.fleet.lease(&spec).await.map_err(|error| unstarted(error, &spec))?;
+        let lease = Arc::new(lease);
         // Before the client gets there: nothing that happens may be missed.
         let events = lease.watch(live.id()).await?;
-        if let Err(error) = self.records.start_build(live.id(), Utc::now()).await {
+        let level = spec.isolation.name();
+        if let Err(error) = self.records.start_build(live.id(), Utc::now(), level).await {
             tracing::warn!(build = live.id(), %error, "the start of a build was not recorded");
         }
         *live.tap() = Some(Tap::start(self, live, &lease, events));
@@ -95,22 +113,37 @@ impl Builds {
         Ok(lease)
     }
 
-    /// A cache that is being removed must not be built on.
-    async fn cache_is_there(&self, live: &LiveBuild) -> Result<(), EndpointError> {
+    /// A cache that is being removed must not be built on. Gives the project as it is now: its walls may have been raised since the
+    /// build began.
+    async fn cache_is_there(&self, live: &LiveBuild) -> Result<Project, EndpointError> {
         match self.records.project(live.project_id()).await? {
-            Some(project) if !project.reset_pending => Ok(()),
+            Some(project) if !project.reset_pending => Ok(project),
             _ => Err(EndpointError::Wait("the project's cache is being removed")),
         }
     }
 }
 
-fn spec(live: &LiveBuild) -> ProjectSpec {
-    let project = live.project();
-    ProjectSpec {
+/// The first level is the machine's own; others may be missing altogether, which is no passing trouble.
+fn unstarted(error: FleetError, spec: &ProjectSpec) -> EndpointError {
+    match error {
+        source @ FleetError::Start(_) if spec.isolation > Isolation::Namespaces => {
+            EndpointError::Level { level: spec.isolation, source }
+        }
+        other => other.into(),
+    }
+}
+
+/// What the builder of a build is started with: nothing about its walls is weaker than what server, project and client demand.
+fn spec(project: &Project, live: &LiveBuild, least: Isolation) -> Result<ProjectSpec, WallsError> {
+    let built = walls::built(project, least)?;
+    Ok(ProjectSpec {
         project: project.id.clone(),
         slot: project.slot,
+        isolation: built.isolation.max(live.demanded()),
+        network: built.network,
+        limits: built.limits,
         resources: crate::hardware::resources(project.hardware),
         keep_gb: u32::try_from(project.cache.keep_gb).unwrap_or(0),
         keep_days: u32::try_from(project.cache.keep_days).unwrap_or(0),
-    }
+    })
 }

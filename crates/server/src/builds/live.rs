@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use cofferdam_fleet::Lease;
+use cofferdam_fleet::{Isolation, Lease};
 use cofferdam_records::{Build, Project};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ const NEVER_CAME: Duration = Duration::from_secs(300);
 pub(crate) struct LiveBuild {
     build: Build,
     project: Project,
+    demanded: Isolation,
     certificate: OnceLock<ClientCertificate>,
     /// Keeps the builder, from when it is first asked for until the build has ended.
     lease: tokio::sync::Mutex<Option<Arc<Lease>>>,
@@ -68,10 +69,11 @@ impl Drop for Sign {
 }
 
 impl LiveBuild {
-    pub(super) fn new(build: Build, project: Project) -> Arc<Self> {
+    pub(super) fn new(build: Build, project: Project, demanded: Isolation) -> Arc<Self> {
         Arc::new(Self {
             build,
             project,
+            demanded,
             certificate: OnceLock::new(),
             lease: tokio::sync::Mutex::default(),
             released: CancellationToken::new(),
@@ -98,8 +100,9 @@ impl LiveBuild {
         &self.project.id
     }
 
-    pub(super) const fn project(&self) -> &Project {
-        &self.project
+    /// The level of isolation that its client wants at least.
+    pub(super) const fn demanded(&self) -> Isolation {
+        self.demanded
     }
 
     pub(super) fn certificate(&self) -> Option<&ClientCertificate> {

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cofferdam_access::Access;
-use cofferdam_fleet::Fleet;
+use cofferdam_fleet::{Fleet, Isolation};
 use cofferdam_records::Records;
 use cofferdam_registry::Registry;
 use tokio::sync::Notify;
@@ -36,6 +36,8 @@ pub(crate) struct Builds {
     fleet: Arc<Fleet>,
     images: Registry,
     authority: Authority,
+    /// The level of isolation that every build has at least.
+    least: Isolation,
     live: Mutex<Live>,
     /// Told when a build has ended.
     ended: Notify,
@@ -55,6 +57,7 @@ impl Builds {
         fleet: Arc<Fleet>,
         images: Registry,
         authority: Authority,
+        least: Isolation,
     ) -> Arc<Self> {
         Arc::new(Self {
             records,
@@ -62,6 +65,7 @@ impl Builds {
             fleet,
             images,
             authority,
+            least,
             live: Mutex::default(),
             ended: Notify::new(),
             draining: AtomicBool::new(false),
@@ -70,6 +74,11 @@ impl Builds {
 
     fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The level of isolation that this server demands.
+    pub(crate) const fn least(&self) -> Isolation {
+        self.least
     }
 
     /// A build that runs or has just ended.

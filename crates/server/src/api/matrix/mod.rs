@@ -88,6 +88,10 @@ depot.cli.v1beta1.ProjectsService
 cofferdam.server.v1.BuildService
   CancelBuild          {"buildId":"$build"}                                 UUUU +- +- +-- +-- F--- F--
   ListConnections      {"buildId":"$build"}                                 UUUU +- +- +-- +-- +--- F--
+  GetWalls             {"buildId":"$build"}                                 UUUU +- +- +-- +-- +--- F--
+cofferdam.server.v1.ProjectService
+  GetSettings          {"projectId":"$project"}                             UUUU +- +- +-- +-- FF-- F--
+  UpdateSettings       {"projectId":"$project","isolation":"gvisor"}        UUUU +- +- F-- F-- FF-- F--
 "#;
 
 /// A line of the table.

@@ -187,6 +187,7 @@ async fn api(records: &Records, access: Arc<Access>, directory: &std::path::Path
         fleet.await.unwrap(),
         images.clone(),
         Authority::new().unwrap(),
+        cofferdam_fleet::Isolation::default(),
     );
     let logins = Arc::new(Logins::default());
     Arc::new(Api { records: records.clone(), access, builds, images, logins })
