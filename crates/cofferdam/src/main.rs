@@ -1,7 +1,8 @@
 //! The `cofferdam` program: reads arguments, calls the rooms below, prints.
 //!
-//! One executable plays all parts. Those with commands are started by people; of `builder` two more processes
-//! are made from the same file: the gate, and the enclosed builder itself. Those two are told apart before any argument is
+//! One executable plays all parts. Those with commands are started by people; of `builder` more processes
+//! are made from the same file: the gate, the enclosed builder itself or the process of its virtual machine, and the first process
+//! in that. They are told apart before any argument is
 //! parsed, because they must do their first steps with a single thread and nothing else of value in memory. This crate holds no
 //! domain logic.
 
@@ -20,6 +21,9 @@ mod trusted;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if commands::builder::is_guest() {
+        return commands::builder::guest();
+    }
     match cofferdam_sandbox::enter() {
         Ok(Some(entered)) => return exit::code(commands::builder::enclosed(entered)),
         Ok(None) => {}

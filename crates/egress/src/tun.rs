@@ -64,6 +64,7 @@ pub(crate) struct Tun {
 struct Waiting {
     packets: RefCell<VecDeque<Vec<u8>>>,
     grown: Notify,
+    gone: Notify,
 }
 
 impl Tun {
@@ -133,6 +134,7 @@ impl Tun {
                 _ => drop(packets.pop_front()),
             }
         }
+        waiting.gone.notify_one();
     }
 
     /// Reads one packet into `buffer` (of [`PACKET_BUFFER`] bytes) and returns it without its prefix.
@@ -208,40 +210,39 @@ impl Waiting {
 
 /// Packets of a step, for whoever carries them between a TUN and a gate that is somewhere else. Of either kind that a gate takes.
 #[derive(Debug)]
-pub struct Packets {
-    tun: Tun,
-    buffer: Vec<u8>,
-}
+pub struct Packets(Tun);
 
 impl Packets {
+    /// Bytes that a buffer for [`Packets::next`] needs.
+    pub const BUFFER: usize = PACKET_BUFFER;
+
     /// Takes the descriptor of a TUN or of a socket of packets. Within a tokio runtime.
     ///
     /// # Errors
     ///
     /// When it is neither.
     pub fn new(fd: OwnedFd) -> Result<Self, TunError> {
-        Ok(Self { tun: Tun::new(fd)?, buffer: vec![0; PACKET_BUFFER] })
+        Tun::new(fd).map(Self)
     }
 
-    /// The next packet.
+    /// The next packet, in `buffer`. Somebody must wait here all the time, or what waits for room is not sent.
     ///
     /// # Errors
     ///
     /// At the end of the interface or connection. Can be cancelled without losing a packet.
-    pub async fn next(&mut self) -> io::Result<&[u8]> {
-        let length = loop {
-            let mut ready = self.tun.readable().await?;
-            match self.tun.read(&mut self.buffer) {
-                Ok(packet) => break packet.len(),
+    pub async fn next<'b>(&self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match self.0.read(buffer).map(<[u8]>::len) {
+                Ok(length) => return Ok(&buffer[self.0.prefix..self.0.prefix + length]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        };
-        Ok(&self.buffer[self.tun.prefix..self.tun.prefix + length])
+        }
     }
 
-    /// Sends a packet, or drops it when there is no room for long, as any network does. One that is too long is dropped too.
+    /// Sends a packet, or drops it when too much waits for room, as any network does. One that is too long is dropped too.
     pub fn send(&self, packet: &[u8]) {
         let copied = |space: &mut [u8]| match space.get_mut(..packet.len()) {
             Some(space) => {
@@ -250,13 +251,15 @@ impl Packets {
             }
             None => Err(()),
         };
-        let _ = self.tun.send_received(0, copied, |_| true);
+        let _ = self.0.send_received(0, copied, |_| true);
     }
 
-    /// Whether packets wait for room: more of them would be dropped.
-    #[must_use]
-    pub fn is_behind(&self) -> bool {
-        self.tun.waiting.as_ref().is_some_and(|waiting| !waiting.packets.borrow().is_empty())
+    /// Waits until nothing waits for room any more.
+    pub async fn room(&self) {
+        let Some(waiting) = &self.0.waiting else { return };
+        while !waiting.packets.borrow().is_empty() {
+            waiting.gone.notified().await;
+        }
     }
 }
 
@@ -337,7 +340,7 @@ mod tests {
     #[tokio::test]
     async fn every_message_is_a_packet_and_none_is_lost_for_want_of_room() {
         let (a, b) = pair(SocketType::SEQPACKET);
-        let (mut a, b) = (Packets::new(a).unwrap(), Packets::new(b).unwrap());
+        let (a, b) = (Packets::new(a).unwrap(), Packets::new(b).unwrap());
         let packet = |number: usize| vec![(number % 251) as u8; 65_000];
         let mut count = 0;
         // More than a socket holds, by a good deal.
@@ -345,20 +348,20 @@ mod tests {
         while more > 0 {
             b.send(&packet(count));
             count += 1;
-            more -= usize::from(b.is_behind());
+            more -= usize::from(!b.0.waiting.as_ref().unwrap().packets.borrow().is_empty());
         }
-        let mut b = b;
+        let (mut buffer, mut unused) = (vec![0; Packets::BUFFER], vec![0; Packets::BUFFER]);
         let receive = async {
             for number in 0..count {
-                assert!(a.next().await.unwrap() == packet(number), "packet {number}");
+                assert!(a.next(&mut buffer).await.unwrap() == packet(number), "packet {number}");
             }
         };
         tokio::select! {
-            () = receive => {}
-            _ = b.next() => panic!("nobody sent anything"),
+            ((), ()) = async { tokio::join!(receive, b.room()) } => {}
+            _ = b.next(&mut unused) => panic!("nobody sent anything"),
         }
         drop(b);
-        assert_eq!(a.next().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(a.next(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]
@@ -368,7 +371,7 @@ mod tests {
         for _ in 0..2 * MAX_WAITING {
             packets.send(&[0; 60_000]);
         }
-        let waiting = packets.tun.waiting.as_ref().unwrap().packets.borrow();
+        let waiting = packets.0.waiting.as_ref().unwrap().packets.borrow();
         assert!(waiting.iter().map(Vec::len).sum::<usize>() <= MAX_WAITING_BYTES);
         assert!(waiting.len() <= MAX_WAITING);
     }

@@ -115,7 +115,8 @@ fn cgroups() -> Finding {
     let limits = crate::spec::Limits::default();
     let name = format!("doctor-{}", std::process::id());
     let owner = rustix::process::geteuid().is_root().then_some(0);
-    let grant = crate::cgroup::Delegator { name: &name, owner, limits: &limits }.create();
+    let grant =
+        crate::cgroup::Delegator { name: &name, owner, limits: &limits, kvm: false }.create();
     let (present, detail) = match grant {
         Ok(grant) => {
             let hierarchies = &grant.delegation.hierarchies;

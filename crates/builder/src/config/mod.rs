@@ -7,6 +7,7 @@
 
 mod limits;
 mod units;
+mod vm;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::limits::{BuildLimits, Limits, StepLimits};
 pub use self::units::{DiskSpace, Span};
+pub use self::vm::{Accelerator, Vm};
 
 /// Largest configuration or certificate file that is read.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -249,12 +251,25 @@ pub struct Buildpacks {
     pub registry: Option<String>,
 }
 
+/// The second wall around the builder's own process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Landlock {
+    /// The builder does not start without it.
+    #[default]
+    Required,
+    /// For kernels that have none.
+    Off,
+}
+
 /// `[isolation]`, our own.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Isolation {
     /// `namespaces`, `gvisor` or `vm`. The builder does not start when the machine cannot have it.
     pub level: cofferdam_sandbox::Isolation,
+    /// Whether the builder restricts itself with landlock.
+    pub landlock: Landlock,
     /// First of the 131,072 host ids this builder owns when started as root; chosen from the
     /// root directory's path when absent.
     pub ids_base: Option<u32>,
@@ -264,6 +279,8 @@ pub struct Isolation {
     pub memory: Option<DiskSpace>,
     /// Processes and threads that they may have together.
     pub pids: Option<u64>,
+    /// What level `vm` runs on.
+    pub vm: Vm,
 }
 
 impl Config {

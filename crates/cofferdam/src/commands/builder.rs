@@ -6,11 +6,13 @@
 mod arguments;
 mod enclosed;
 mod gate;
+mod guest;
 mod ignored;
 mod listen;
 mod places;
 mod settings;
 mod supervise;
+mod vm;
 mod vouched;
 
 use std::process::ExitCode;
@@ -18,6 +20,7 @@ use std::process::ExitCode;
 pub(crate) use arguments::BuilderArgs;
 pub(crate) use enclosed::run as enclosed;
 pub(crate) use gate::{MODE as GATE_MODE, run as gate};
+pub(crate) use guest::{is_wanted as is_guest, run as guest};
 pub(crate) use places::Places;
 
 /// Carries the command out: returns when the builder has ended.

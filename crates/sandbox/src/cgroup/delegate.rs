@@ -45,6 +45,9 @@ const DEVICES: &[&str] = &[
     "c 10:200 rwm",
 ];
 
+/// What a virtual machine needs besides.
+const KVM: &str = "c 10:232 rwm";
+
 /// Longest description of mounts or groups that is read; machines with thousands of mounts stay below.
 const MAX_DESCRIPTION: u64 = 16 << 20;
 
@@ -83,6 +86,8 @@ pub(crate) struct Delegator<'a> {
     pub(crate) owner: Option<u32>,
     /// Limits of the builder as a whole.
     pub(crate) limits: &'a Limits,
+    /// Whether it may open `/dev/kvm`.
+    pub(crate) kvm: bool,
 }
 
 impl Delegator<'_> {
@@ -144,7 +149,7 @@ impl Delegator<'_> {
         // One step that takes too much shall end, not the builder with all others: groups of steps end as a whole, this one not.
         write_control(&dir, "memory.oom.group", "0").ok();
         if place.has("devices") && self.owner.is_some() {
-            restrict_devices(&dir, &own)?;
+            restrict_devices(&dir, &own, self.kvm)?;
         }
         if place.kind == HierarchyKind::V1 {
             let home = own.join(HOME);
@@ -249,7 +254,7 @@ fn initialise(place: &Place, family: &Path) {
     write_control(&dir, "cgroup.clone_children", "1").ok();
 }
 
-fn restrict_devices(dir: &OwnedFd, path: &Path) -> Result<(), CgroupError> {
+fn restrict_devices(dir: &OwnedFd, path: &Path, kvm: bool) -> Result<(), CgroupError> {
     let set = |file: &str, value: &str| {
         write_control(dir, file, value).map_err(|source| CgroupError::Write {
             path: path.to_owned(),
@@ -259,7 +264,8 @@ fn restrict_devices(dir: &OwnedFd, path: &Path) -> Result<(), CgroupError> {
         })
     };
     set("devices.deny", "a")?;
-    DEVICES.iter().try_for_each(|device| set("devices.allow", device))
+    let kvm = kvm.then_some(&KVM);
+    DEVICES.iter().chain(kvm).try_for_each(|device| set("devices.allow", device))
 }
 
 /// Hands a group to the builder: it may create groups below and move its own processes among them.

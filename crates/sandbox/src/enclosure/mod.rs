@@ -174,6 +174,8 @@ pub struct EnclosureOptions {
     pub limits: Limits,
     /// What the builder itself can reach.
     pub network: Network,
+    /// Whether `/dev/kvm` is among its devices.
+    pub kvm: bool,
 }
 
 /// Makes enclosed processes.
@@ -191,8 +193,12 @@ impl Enclosure {
     pub fn spawn(options: EnclosureOptions) -> Result<Supervised, EnclosureError> {
         let (store, identity) = ids::prepare(&options.store, options.ids_base)?;
         let name = unique_name(&store);
-        let delegator =
-            Delegator { name: &name, owner: identity.host_owner(), limits: &options.limits };
+        let delegator = Delegator {
+            name: &name,
+            owner: identity.host_owner(),
+            limits: &options.limits,
+            kvm: options.kvm,
+        };
         let grant = delegator.create()?;
         let plan = Plan::new(store, identity, &options, &grant);
         match start(&plan, options) {

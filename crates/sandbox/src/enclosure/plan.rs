@@ -31,6 +31,7 @@ pub(super) struct Plan {
     pub(super) delegation: Delegation,
     pub(super) join: Vec<PathBuf>,
     pub(super) network: Network,
+    pub(super) kvm: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +72,7 @@ impl Plan {
             delegation: grant.delegation.clone(),
             join: grant.join.clone(),
             network: options.network,
+            kvm: options.kvm,
         }
     }
 }

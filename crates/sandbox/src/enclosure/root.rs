@@ -68,6 +68,8 @@ const NODES: &[(&str, u32, u32)] = &[
     ("tty", 5, 0),
     ("net/tun", 10, 200),
 ];
+/// The device of a builder that is a virtual machine.
+const KVM: (&str, u32, u32) = ("kvm", 10, 232);
 
 /// Programs look their own user up; nobody else exists here.
 const PASSWD: &str = "root:x:0:0:builder:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
@@ -106,7 +108,7 @@ pub(super) fn build(plan: &Plan) -> Result<Delegation, EnclosureError> {
     rustix::process::fchdir(&root).map_err(EnclosureError::mechanism("enter the new root"))?;
     // Relative from here on: "." is the new root, and nobody else can see or change it.
     write_tree(plan.network)?;
-    mount_devices(&plan.identity, &sources.nodes)?;
+    mount_devices(plan, &sources.nodes)?;
     put(new_filesystem(c"proc", &[], Attributes::DATA).map_err(failed("mount /proc"))?, "proc")?;
     put_writable("tmp", owner, "1777")?;
     put_writable("run/cofferdam/files", owner, "700")?;
@@ -141,7 +143,7 @@ fn open_sources(plan: &Plan, store_at: &OwnedFd) -> Result<Sources, EnclosureErr
     let cgroups = plan.delegation.hierarchies.iter().map(clone).collect::<Result<_, _>>()?;
     let nodes = match plan.identity {
         Identity::Block { .. } => Vec::new(),
-        Identity::Subordinate { .. } => borrow_nodes()?,
+        Identity::Subordinate { .. } => borrow_nodes(plan)?,
     };
     Ok(Sources { store, binds, cgroups, nodes })
 }
@@ -185,8 +187,8 @@ fn write_tree(network: Network) -> Result<(), EnclosureError> {
     tree().map_err(|error| io_failed("fill the new root", &error))
 }
 
-fn mount_devices(identity: &Identity, borrowed: &[(&str, OwnedFd)]) -> Result<(), EnclosureError> {
-    let own = matches!(identity, Identity::Block { .. });
+fn mount_devices(plan: &Plan, borrowed: &[(&str, OwnedFd)]) -> Result<(), EnclosureError> {
+    let own = matches!(plan.identity, Identity::Block { .. });
     let attributes = Attributes { nosuid: true, noexec: true, nodev: !own, readonly: false };
     let dev = new_filesystem(c"tmpfs", &[("mode", "755"), ("size", "64k")], attributes)
         .map_err(failed("mount /dev"))?;
@@ -203,7 +205,7 @@ fn mount_devices(identity: &Identity, borrowed: &[(&str, OwnedFd)]) -> Result<()
             symlink(target, Path::new("dev").join(name))?;
         }
         if own {
-            for (name, major, minor) in NODES {
+            for (name, major, minor) in nodes_of(plan) {
                 let path = Path::new("dev").join(name);
                 let mode = Mode::from_raw_mode(0o666);
                 rustix::fs::mknodat(
@@ -229,10 +231,15 @@ fn mount_devices(identity: &Identity, borrowed: &[(&str, OwnedFd)]) -> Result<()
     restrict(&dev, Attributes { readonly: true, ..attributes }, false).map_err(failed("mount /dev"))
 }
 
+/// The nodes of this enclosure.
+fn nodes_of(plan: &Plan) -> impl Iterator<Item = &'static (&'static str, u32, u32)> {
+    NODES.iter().chain(plan.kvm.then_some(&KVM))
+}
+
 /// The host's nodes, checked to be what their names say. A tun device the user cannot open is left out.
-fn borrow_nodes() -> Result<Vec<(&'static str, OwnedFd)>, EnclosureError> {
+fn borrow_nodes(plan: &Plan) -> Result<Vec<(&'static str, OwnedFd)>, EnclosureError> {
     let mut nodes = Vec::new();
-    for (name, major, minor) in NODES {
+    for (name, major, minor) in nodes_of(plan) {
         let path = Path::new("/dev").join(name);
         let node = match open(&path) {
             Err(_) if *name == "net/tun" => continue,

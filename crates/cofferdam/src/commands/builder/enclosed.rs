@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use cofferdam_builder::{Config, Parts};
 use cofferdam_sandbox::{Entered, Isolation, Launcher, LauncherConfig, Runsc};
 
-use super::listen;
+use super::{listen, vm};
 use crate::logging;
 
 /// Names of inherited descriptors, besides those of listeners.
@@ -26,6 +26,9 @@ const MAX_CONFIG: u64 = 64 << 20;
 
 /// Becomes the builder and serves until told to stop. The process has one thread when this is called.
 pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
+    if std::env::args_os().nth(1).is_some_and(|first| first == vm::MODE) {
+        return vm::run(entered);
+    }
     let Entered { store, ids, cgroup, tun, mut descriptors } = entered;
     let config = descriptors
         .remove(CONFIG)

@@ -86,6 +86,11 @@ const UNIX: &str = "unix-";
 const TCP: &str = "tcp-";
 const SERVER: &str = "server-";
 
+/// Whether the listener of that name is a TCP one.
+pub(super) fn is_tcp(name: &str) -> bool {
+    name.starts_with(TCP)
+}
+
 /// Binds all of `addresses`; none stays bound when one fails.
 pub(super) fn bind(addresses: &[Address], owner: Owner) -> anyhow::Result<Bound> {
     let mut bound = Bound::default();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cofferdam_egress::control_pair;
-use cofferdam_sandbox::{Enclosure, EnclosureOptions, Network, Supervised};
+use cofferdam_sandbox::{Enclosure, EnclosureOptions, Isolation, Network, Supervised};
 use rustix::process::Signal;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
@@ -16,10 +16,10 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::settings::Settings;
-use super::{enclosed, gate, listen};
+use super::{enclosed, gate, listen, vm};
 
 /// Below the root directory: the part that belongs to the builder's ids. The rest stays the supervisor's.
-const STORE: &str = "store";
+pub(super) const STORE: &str = "store";
 
 /// How long a builder has to end by itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -120,12 +120,15 @@ fn enclose(
     let mut config = settings.config.clone();
     settings.level.name().clone_into(&mut config.log.level);
     settings.format.name().clone_into(&mut config.log.format);
-    let config = gate::in_memory(c"config", &serde_json::to_vec(&config)?)?;
-    descriptors.push((enclosed::CONFIG.to_owned(), config));
+    let config = serde_json::to_vec(&config)?;
     let mut env: Vec<(OsString, OsString)> =
         KEPT.iter().filter_map(|name| Some(((*name).into(), std::env::var_os(name)?))).collect();
     env.push(("PATH".into(), PATH.into()));
     env.push(("HOME".into(), "/tmp".into()));
+    if settings.config.isolation.level == Isolation::Vm {
+        return vm::enclose(settings, descriptors, config, &env);
+    }
+    descriptors.push((enclosed::CONFIG.to_owned(), gate::in_memory(c"config", &config)?));
     Enclosure::spawn(EnclosureOptions {
         store: settings.root.join(STORE),
         ids_base: settings.config.isolation.ids_base,

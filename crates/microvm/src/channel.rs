@@ -1,0 +1,218 @@
+//! The one way between host and guest: streams over the virtio-serial port, multiplexed by yamux.
+//!
+//! Each side reads what the other wrote without trust: the number of streams and what they hold is bounded, a message beyond its
+//! bound ends the stream it came on, and an error of the multiplexer ends the channel, and with it the machine.
+
+use std::io;
+use std::task::Poll;
+
+use futures::future::poll_fn;
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use yamux::{Config, Connection, ConnectionError, Mode};
+
+/// Streams at once: connections of clients, steps with a network and three of our own.
+const MAX_STREAMS: usize = 1024;
+/// What all streams may hold unread, in bytes: what yamux grants each at first.
+const MAX_UNREAD: usize = MAX_STREAMS * (256 << 10);
+/// Most that is written at once for one stream: a packet of a step fits.
+const CHUNK: usize = 64 << 10;
+/// Streams of the other side that nobody has taken yet; more are refused.
+const MAX_NEW: usize = 64;
+
+/// A stream of the channel.
+pub(crate) type Stream = Compat<yamux::Stream>;
+
+/// Which side this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Host,
+    Guest,
+}
+
+/// Opens streams.
+#[derive(Debug, Clone)]
+pub(crate) struct Channel {
+    requests: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
+}
+
+/// Streams that the other side opened.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    streams: mpsc::Receiver<yamux::Stream>,
+}
+
+/// Starts a channel on `socket`; the task ends with the channel, and says why.
+pub(crate) fn start(
+    socket: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    side: Side,
+) -> (Channel, Incoming, tokio::task::JoinHandle<Result<(), ConnectionError>>) {
+    let mut config = Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(MAX_UNREAD));
+    config.set_split_send_size(CHUNK);
+    let mode = if side == Side::Host { Mode::Client } else { Mode::Server };
+    let connection = Connection::new(socket.compat(), config, mode);
+    let (requests, wanted) = mpsc::channel(MAX_NEW);
+    let (found, streams) = mpsc::channel(MAX_NEW);
+    let driver = tokio::task::spawn_local(drive(connection, wanted, found));
+    (Channel { requests }, Incoming { streams }, driver)
+}
+
+async fn drive<T: futures::AsyncRead + futures::AsyncWrite + Unpin>(
+    mut connection: Connection<T>,
+    mut wanted: mpsc::Receiver<oneshot::Sender<yamux::Stream>>,
+    found: mpsc::Sender<yamux::Stream>,
+) -> Result<(), ConnectionError> {
+    let mut opening: Option<oneshot::Sender<yamux::Stream>> = None;
+    poll_fn(|context| {
+        loop {
+            if opening.is_none()
+                && let Poll::Ready(Some(request)) = wanted.poll_recv(context)
+            {
+                opening = Some(request);
+            }
+            if opening.is_some()
+                && let Poll::Ready(opened) = connection.poll_new_outbound(context)
+            {
+                let stream = opened?;
+                if let Some(request) = opening.take() {
+                    // Whoever asked may have gone; the stream is then dropped.
+                    request.send(stream).ok();
+                }
+                continue;
+            }
+            match connection.poll_next_inbound(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(Some(Ok(stream))) => {
+                    if found.try_send(stream).is_err() {
+                        tracing::warn!("a stream of the other side was refused: too many at once");
+                    }
+                }
+            }
+        }
+    })
+    .await
+}
+
+impl Channel {
+    /// Opens a stream and says what it is for.
+    pub(crate) async fn open(&self, purpose: &Purpose) -> io::Result<Stream> {
+        let (request, opened) = oneshot::channel();
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        self.requests.send(request).await.map_err(|_| gone())?;
+        let mut stream = opened.await.map_err(|_| gone())?.compat();
+        stream.write_all(&purpose.encode()).await?;
+        stream.flush().await?;
+        Ok(stream)
+    }
+}
+
+impl Incoming {
+    /// The next stream and what it is for; `None` at the end of the channel. One that does not say so is dropped.
+    pub(crate) async fn next(&mut self) -> Option<yamux::Stream> {
+        self.streams.recv().await
+    }
+}
+
+/// What a stream is for; its first five bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Host to guest, once: what the guest is to do, and what becomes of it.
+    Order,
+    /// Host to guest: a client that came to the listener of this number.
+    Client(u32),
+    /// Guest to host, once: the gate's control socket.
+    Gate,
+    /// Guest to host: packets of the step that is attached with this number.
+    Packets(u32),
+    /// Guest to host, once: what the builder logs.
+    Log,
+}
+
+impl Purpose {
+    /// Length of its encoding.
+    const LENGTH: usize = 5;
+
+    fn encode(self) -> [u8; Self::LENGTH] {
+        let (kind, number) = match self {
+            Self::Order => (b'o', 0),
+            Self::Client(number) => (b'c', number),
+            Self::Gate => (b'g', 0),
+            Self::Packets(number) => (b'p', number),
+            Self::Log => (b'l', 0),
+        };
+        let [a, b, c, d] = number.to_be_bytes();
+        [kind, a, b, c, d]
+    }
+
+    /// Reads it from the beginning of a stream.
+    pub(crate) async fn read(stream: &mut Stream) -> io::Result<Self> {
+        let mut bytes = [0; Self::LENGTH];
+        stream.read_exact(&mut bytes).await?;
+        let [kind, number @ ..] = bytes;
+        let number = u32::from_be_bytes(number);
+        match kind {
+            b'o' => Ok(Self::Order),
+            b'c' => Ok(Self::Client(number)),
+            b'g' => Ok(Self::Gate),
+            b'p' => Ok(Self::Packets(number)),
+            b'l' => Ok(Self::Log),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// A stream as tokio has it.
+pub(crate) fn stream(raw: yamux::Stream) -> Stream {
+    raw.compat()
+}
+
+/// Writes one message.
+pub(crate) async fn send<W: AsyncWrite + Unpin>(out: &mut W, message: &impl Serialize) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message).map_err(io::Error::other)?;
+    write_frame(out, &bytes).await
+}
+
+/// Reads one message of at most `most` bytes; `None` at the end.
+pub(crate) async fn receive<M: DeserializeOwned>(
+    input: &mut (impl AsyncRead + Unpin),
+    most: usize,
+) -> io::Result<Option<M>> {
+    let Some(bytes) = read_frame(input, most).await? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other)
+}
+
+/// Writes a length and bytes.
+pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(out: &mut W, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut frame = Vec::with_capacity(bytes.len() + 4);
+    frame.extend(length.to_be_bytes());
+    frame.extend(bytes);
+    out.write_all(&frame).await?;
+    out.flush().await
+}
+
+/// Reads what [`write_frame`] wrote, `None` at the end. Not to be cancelled: a part would be lost.
+pub(crate) async fn read_frame(
+    input: &mut (impl AsyncRead + Unpin),
+    most: usize,
+) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    match input.read_exact(&mut length).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    };
+    let length = u32::from_be_bytes(length) as usize;
+    if length > most {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is too long"));
+    }
+    let mut bytes = vec![0; length];
+    input.read_exact(&mut bytes).await?;
+    Ok(Some(bytes))
+}

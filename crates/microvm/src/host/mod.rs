@@ -1,0 +1,298 @@
+//! The machine's process on the host: starts QEMU, and carries bytes between the guest, clients and the gate.
+//!
+//! It runs in the enclosure of its project, without network and without capabilities, since it is what a hostile guest talks to.
+//! It never reads what clients and guest say to each other, and mounts nothing.
+
+mod clients;
+mod qemu;
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, sleep_until, timeout};
+use yamux::ConnectionError;
+
+use crate::channel::{self, Channel, Incoming, Purpose, Side, Stream};
+use crate::console::{Console, printable};
+use crate::disk::{self, DiskError};
+use crate::machine::Machine;
+use crate::order::{Command, MAX_NEWS, News, Order};
+use crate::relay::HostRelay;
+
+pub use clients::Listener;
+use qemu::Qemu;
+
+/// Longest time from QEMU's start until the builder serves. Two seconds are usual without KVM; a machine may be busy.
+const BOOT: Duration = Duration::from_secs(120);
+/// How long the guest has to end after it was told to; less than whoever watches this process has.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long QEMU has to end after the guest has.
+const POWER_OFF: Duration = Duration::from_secs(5);
+/// "For ever", for a timer that has to be something.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longest line of the builder's log that is passed on, and most of it in a second.
+const MAX_LINE: usize = 16 << 10;
+const MAX_LOG: usize = 1 << 20;
+
+/// The machine could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Its disk could not be made.
+    #[error("prepare the disk of the virtual machine")]
+    Disk(#[from] DiskError),
+    /// QEMU could not be started.
+    #[error("start the virtual machine")]
+    Start(#[source] std::io::Error),
+    /// The event loop, a listener or the gate's socket could not be used.
+    #[error("prepare the channel to the virtual machine")]
+    Prepare(#[source] std::io::Error),
+    /// Privileges could not be given up.
+    #[error("give up privileges")]
+    Privileges(#[source] std::io::Error),
+    /// The guest could not start the builder.
+    #[error("the virtual machine cannot start the builder: {0}")]
+    Guest(String),
+    /// The guest ended, or QEMU did.
+    #[error("the virtual machine {how}{}", .console.iter().map(|line| format!("\n  | {line}")).collect::<String>())]
+    Ended {
+        /// What happened.
+        how: String,
+        /// Its last words.
+        console: Vec<String>,
+    },
+}
+
+/// What the machine's process is told, besides its descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The machine.
+    pub machine: Machine,
+    /// Size of its disk in bytes.
+    pub disk: u64,
+    /// What its guest is to do.
+    pub order: Order,
+}
+
+/// Everything the machine's process has.
+#[derive(Debug)]
+pub struct Parts {
+    /// The directory of the disk.
+    pub store: PathBuf,
+    /// What to do.
+    pub plan: Plan,
+    /// Where clients come to, in the order of [`Order::listeners`].
+    pub listeners: Vec<Listener>,
+    /// The gate's control socket, when there is a gate.
+    pub gate: Option<OwnedFd>,
+}
+
+/// Runs the machine until it has ended; the builder's exit code. The process has one thread when this is called.
+///
+/// # Errors
+///
+/// When the machine cannot be started or dies.
+pub fn run(parts: Parts) -> Result<i32, MachineError> {
+    give_up_privileges().map_err(MachineError::Privileges)?;
+    let disk = disk::prepare(&parts.store, parts.plan.disk)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(MachineError::Prepare)?;
+    LocalSet::new().block_on(&runtime, async {
+        let (qemu, port) = Qemu::start(&parts.plan.machine, &disk).map_err(MachineError::Start)?;
+        let console = Rc::clone(&qemu.console);
+        let ended = |how: String| MachineError::Ended { how, console: console.borrow().last_lines() };
+        Host::new(parts, qemu, port)?.run().await.map_err(|failure| match failure {
+            Failure::Machine(error) => error,
+            Failure::Ended(how) => ended(how),
+        })
+    })
+}
+
+/// Whatever this process and QEMU are made to do, they do it as an ordinary user.
+fn give_up_privileges() -> std::io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    for capability in CapabilitySet::all().iter() {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // A kernel that does not know it cannot give it.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    rustix::thread::set_no_new_privs(true)?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+/// Why it did not go on; the console's last lines are added outside.
+enum Failure {
+    Machine(MachineError),
+    Ended(String),
+}
+
+impl From<MachineError> for Failure {
+    fn from(error: MachineError) -> Self {
+        Self::Machine(error)
+    }
+}
+
+struct Host {
+    qemu: Qemu,
+    channel: Channel,
+    incoming: Incoming,
+    driver: JoinHandle<Result<(), ConnectionError>>,
+    order: Order,
+    listeners: Vec<Listener>,
+    relay: Option<HostRelay>,
+}
+
+impl Host {
+    fn new(parts: Parts, qemu: Qemu, port: std::os::unix::net::UnixStream) -> Result<Self, MachineError> {
+        let prepare = || {
+            port.set_nonblocking(true)?;
+            let port = tokio::net::UnixStream::from_std(port)?;
+            Ok((channel::start(port, Side::Host), parts.gate.map(HostRelay::new).transpose()?))
+        };
+        let ((channel, incoming, driver), relay) = prepare().map_err(MachineError::Prepare)?;
+        let (order, listeners) = (parts.plan.order, parts.listeners);
+        Ok(Self { qemu, channel, incoming, driver, order, listeners, relay })
+    }
+
+    async fn run(mut self) -> Result<i32, Failure> {
+        let watch = |kind| signal(kind).map_err(MachineError::Prepare);
+        let mut terminate = watch(SignalKind::terminate())?;
+        let mut interrupt = watch(SignalKind::interrupt())?;
+        let mut hangup = watch(SignalKind::hangup())?;
+        let mut stop = async || {
+            tokio::select! {
+                _ = terminate.recv() => libc::SIGTERM,
+                _ = interrupt.recv() => libc::SIGINT,
+                _ = hangup.recv() => libc::SIGTERM,
+            }
+        };
+        let order = tokio::select! {
+            ready = self.boot() => ready?,
+            // The guest has done nothing yet that would have to be finished.
+            _ = stop() => return Ok(0),
+        };
+        for (number, listener) in (0..).zip(std::mem::take(&mut self.listeners)) {
+            clients::serve(number, listener, self.channel.clone()).map_err(MachineError::Prepare)?;
+        }
+        let (mut news, mut commands) = tokio::io::split(order);
+        let mut next_news = spawn_local(async move { channel::receive::<News>(&mut news, MAX_NEWS).await });
+        let mut deadline = Instant::now() + NEVER;
+        loop {
+            tokio::select! {
+                heard = &mut next_news => match heard {
+                    Ok(Ok(Some(News::Ended(code)))) => {
+                        self.qemu.end(POWER_OFF).await;
+                        return Ok(code);
+                    }
+                    _ => return Err(self.dead().await),
+                },
+                how = self.qemu.ended() => return Err(Failure::Ended(how)),
+                _ = &mut self.driver => return Err(self.dead().await),
+                stream = self.incoming.next() => match stream {
+                    Some(stream) => self.take(channel::stream(stream)),
+                    None => return Err(self.dead().await),
+                },
+                number = stop() => {
+                    deadline = deadline.min(Instant::now() + PATIENCE);
+                    channel::send(&mut commands, &Command::Signal(number)).await.ok();
+                }
+                () = sleep_until(deadline) => {
+                    return Err(Failure::Ended("does not stop by itself and was ended".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Waits until the builder in the guest serves.
+    async fn boot(&mut self) -> Result<Stream, Failure> {
+        let channel = self.channel.clone();
+        let exchange = async {
+            let mut stream = channel.open(&Purpose::Order).await?;
+            channel::send(&mut stream, &self.order).await?;
+            let news = channel::receive(&mut stream, MAX_NEWS).await?;
+            Ok::<_, std::io::Error>((stream, news))
+        };
+        let exchange = timeout(BOOT, exchange);
+        tokio::select! {
+            heard = exchange => match heard {
+                Ok(Ok((stream, Some(News::Ready)))) => Ok(stream),
+                Ok(Ok((_, Some(News::Failed(why))))) => {
+                    Err(MachineError::Guest(printable(&why)).into())
+                }
+                Err(_) => Err(Failure::Ended(format!("was not ready within {} seconds", BOOT.as_secs()))),
+                Ok(_) => Err(Failure::Ended("does not keep to the protocol".to_owned())),
+            },
+            how = self.qemu.ended() => Err(Failure::Ended(how)),
+            _ = &mut self.driver => Err(Failure::Ended("closed its channel".to_owned())),
+        }
+    }
+
+    /// The channel has gone: QEMU has most likely ended, and then says how.
+    async fn dead(&mut self) -> Failure {
+        match timeout(POWER_OFF, self.qemu.ended()).await {
+            Ok(how) => Failure::Ended(how),
+            Err(_) => Failure::Ended("closed its channel".to_owned()),
+        }
+    }
+
+    /// Serves a stream that the guest opened.
+    fn take(&self, mut stream: Stream) {
+        let relay = self.relay.clone();
+        spawn_local(async move {
+            let served = match (Purpose::read(&mut stream).await, relay) {
+                (Ok(Purpose::Gate), Some(relay)) => relay.control(stream).await,
+                (Ok(Purpose::Packets(number)), Some(relay)) => relay.packets(number, stream).await,
+                (Ok(Purpose::Log), _) => log(stream).await,
+                _ => Err(std::io::ErrorKind::InvalidData.into()),
+            };
+            if let Err(error) = served {
+                tracing::debug!(%error, "a stream of the virtual machine ended");
+            }
+        });
+    }
+}
+
+/// Passes the builder's log on: whole lines, nothing that controls a terminal, and no more in a second than anybody could want.
+async fn log(mut stream: Stream) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut buffer = vec![0; MAX_LINE];
+    let mut line = Vec::new();
+    let (mut since, mut passed) = (Instant::now(), 0);
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        for byte in &buffer[..length] {
+            if *byte != b'\n' && line.len() < MAX_LINE {
+                line.push(*byte);
+                continue;
+            }
+            if since.elapsed() > Duration::from_secs(1) {
+                (since, passed) = (Instant::now(), 0);
+            }
+            passed += line.len() + 1;
+            if passed <= MAX_LOG {
+                let text: String =
+                    String::from_utf8_lossy(&line).chars().filter(|c| !c.is_control()).collect();
+                writeln!(std::io::stderr(), "{text}").ok();
+            }
+            line.clear();
+        }
+    }
+}
+
+/// What is shared with the tasks that read QEMU's output.
+type SharedConsole = Rc<RefCell<Console>>;
