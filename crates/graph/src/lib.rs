@@ -12,6 +12,7 @@
 mod assemble;
 mod capability;
 mod check;
+mod credentials;
 mod encode;
 mod load;
 mod name;
@@ -21,6 +22,7 @@ mod vertex;
 pub use assemble::{Assembler, Output};
 pub use capability::{CAPABILITIES, is_capability};
 pub use check::{InvalidOp, output_count};
+pub use credentials::without_credentials;
 pub use encode::{encode_definition, encode_op};
 pub use load::{Limits, LoadError, load, load_bytes};
 pub use platform::{

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cofferdam_digest::Digest;
 use cofferdam_wire::pb;
 
+use crate::credentials::without_credentials;
 use crate::platform::default_platform;
 
 /// Description key by which a client names a vertex for display.
@@ -73,14 +74,11 @@ pub struct Vertex {
 }
 
 impl Vertex {
-    /// The name for display: the client's, else one derived from the op.
+    /// The name for display, without credentials: the client's, else one derived from the op.
     #[must_use]
     pub fn name(&self) -> String {
-        self.metadata
-            .description
-            .get(CUSTOM_NAME)
-            .cloned()
-            .unwrap_or_else(|| self.derived_name.clone())
+        let given = self.metadata.description.get(CUSTOM_NAME);
+        without_credentials(given.unwrap_or(&self.derived_name)).into_owned()
     }
 
     /// Whether the client wants the op to run even when its result is known.

@@ -3,7 +3,7 @@
 //! `git` runs as a program inside the builder's enclosure, which holds no credential and no other
 //! project, with its own configuration, hooks off, and only the protocol of the URL allowed.
 //! URLs, refs and subdirectories are checked before they reach a command line; the subdirectory
-//! is resolved by the kernel beneath the checkout. Tokens travel in the environment of the one
+//! is resolved by the kernel beneath the checkout. Tokens, and users and passwords of URLs, travel in the environment of the one
 //! command that needs them and never in an argument.
 
 use std::path::Path;
@@ -34,7 +34,10 @@ const MAX_OUTPUT: usize = 1 << 20;
 /// A repository as an identifier names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Remote {
+    /// Without credentials: it goes into command lines, configuration and messages of git.
     url: String,
+    /// What the URL had of them, as a header.
+    login: Option<String>,
     protocol: String,
     reference: String,
     subdirectory: String,
@@ -66,8 +69,10 @@ fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
         return Err(Failure::invalid(format!("invalid git subdirectory {subdirectory:?}")));
     }
     let flag = |key: &str| op.attrs.get(key).is_some_and(|value| value == "true");
+    let (url, login) = super::login::split(&url);
     Ok(Remote {
         url,
+        login,
         protocol,
         reference: reference.to_owned(),
         subdirectory: clean(subdirectory),
@@ -220,7 +225,7 @@ fn nanoseconds(seconds: &str) -> Option<i64> {
     seconds.trim().parse::<i64>().ok()?.checked_mul(1_000_000_000)
 }
 
-/// A token or header for the host, from the client's secrets.
+/// A token or header for the host, from the URL or the client's secrets.
 async fn authorization(
     context: &Arc<Context>,
     op: &pb::SourceOp,
@@ -229,6 +234,9 @@ async fn authorization(
 ) -> Option<String> {
     if !remote.protocol.starts_with("http") {
         return None;
+    }
+    if let Some(login) = &remote.login {
+        return Some(login.clone());
     }
     let host = url::Url::parse(&remote.url).ok()?.host_str()?.to_owned();
     let name = |key: &str, default: &str| {

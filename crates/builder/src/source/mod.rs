@@ -10,6 +10,7 @@ mod http_cache;
 pub(crate) mod image;
 pub(crate) mod layers;
 pub(crate) mod local;
+mod login;
 
 use std::sync::Arc;
 

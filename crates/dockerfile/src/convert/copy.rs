@@ -5,6 +5,7 @@
 
 use buffa::MessageField;
 use cofferdam_digest::Digest;
+use cofferdam_graph::without_credentials;
 use cofferdam_wire::pb;
 use pb::__buffa::oneof::user_opt::User;
 
@@ -284,7 +285,7 @@ fn history_text(plan: &CopyPlan<'_>) -> String {
         }
     }
     for path in &plan.sources.paths {
-        text.push_str(&format!(" {path}"));
+        text.push_str(&format!(" {}", without_credentials(path)));
     }
     for inline in &plan.sources.inline {
         text.push_str(&format!(" <<{}", inline.name));
