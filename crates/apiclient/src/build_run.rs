@@ -18,6 +18,9 @@ use crate::time;
 /// Bounds of the pause between two questions for a builder, whatever the server asks for.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// Header by which a level of isolation is demanded: the message is another's.
+const ISOLATION_HEADER: &str = "cofferdam-isolation";
+
 /// Longest reason that is reported for a failed build.
 const MAX_REASON: usize = 16 << 10;
 
@@ -40,6 +43,8 @@ pub struct BuildOrder {
     pub save: bool,
     /// Further names there.
     pub save_tags: Vec<String>,
+    /// The level of isolation that it has at least.
+    pub isolation: Option<String>,
 }
 
 /// A build that was announced.
@@ -204,12 +209,16 @@ impl ApiClient {
     /// # Errors
     /// See [`ApiError`].
     pub async fn create_build(&self, order: BuildOrder) -> Result<StartedBuild, ApiError> {
+        let mut settings = Self::quick();
+        if let Some(isolation) = &order.isolation {
+            settings = settings.with_header(ISOLATION_HEADER, isolation.as_str());
+        }
         let request = wire::CreateBuildRequest {
             project_id: order.project.clone(),
             options: vec![options(order)],
             ..Default::default()
         };
-        let call = self.run_service().create_build_with_options(request, Self::quick()).await;
+        let call = self.run_service().create_build_with_options(request, settings).await;
         let answer = call.map_err(|error| self.failed(error))?.into_owned();
         if answer.build_id.is_empty() || answer.build_token.is_empty() {
             return Err(ApiError::Incomplete { what: "build" });

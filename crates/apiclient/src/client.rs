@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use cofferdam_wire::cofferdam::server::v1::BuildServiceClient as ServerBuilds;
+use cofferdam_wire::cofferdam::server::v1::{
+    BuildServiceClient as ServerBuilds, ProjectServiceClient as Settings,
+};
 use cofferdam_wire::depot::build::v1::{BuildServiceClient as Steps, RegistryServiceClient};
 use cofferdam_wire::depot::cli::v1::BuildServiceClient as Runs;
 use cofferdam_wire::depot::cli::v1beta1::LoginServiceClient;
@@ -95,6 +97,10 @@ impl ApiClient {
 
     pub(crate) fn server_service(&self) -> ServerBuilds<Transport> {
         ServerBuilds::new(self.transport.clone(), self.config.clone())
+    }
+
+    pub(crate) fn settings_service(&self) -> Settings<Transport> {
+        Settings::new(self.transport.clone(), self.config.clone())
     }
 
     pub(crate) fn image_service(&self) -> RegistryServiceClient<Transport> {

@@ -88,7 +88,7 @@ impl Share {
     ) -> Result<T, Failure> {
         let begun = *self.begun.get_or_init(Instant::now);
         let Some(time) = limit else { return work.await };
-        let left = (begun + time).saturating_duration_since(Instant::now());
+        let left = time.saturating_sub(begun.elapsed());
         tokio::time::timeout(left, work).await.unwrap_or_else(|_| {
             let time = human_time(time);
             let message =

@@ -6,6 +6,7 @@ mod attributes;
 mod buildpacks;
 mod context;
 mod hosted;
+mod level;
 mod load;
 mod operation;
 mod outputs;
@@ -122,6 +123,7 @@ async fn perform_anywhere(order: Order, args: &BuildArgs) -> anyhow::Result<Exit
                     client = own.connect() => client?,
                     () = cancel.cancelled() => return Err(SolveError::Canceled.into()),
                 };
+                level::check(&client, args.builder.isolation).await?;
                 solve(&client, order, &args.display, cancel).await
             };
             let built = built.await;
@@ -166,6 +168,7 @@ async fn carry_out(
     args: &BuildArgs,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
+    level::check(client, args.builder.isolation).await?;
     let (solved, summary, order) = solve(client, order, &args.display, cancel).await?;
     conclude(order, args, &solved, &summary).await
 }

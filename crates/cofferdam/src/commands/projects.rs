@@ -1,18 +1,23 @@
 //! `cofferdam projects`: what a platform's customers have.
 
+mod walls;
+
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use cofferdam_apiclient::{
-    ApiClient, CachePolicy, Hardware, NewProject, PageRequest, Project, ProjectChange,
+    ApiClient, CachePolicy, ErrorCode, Hardware, NewProject, PageRequest, Project, ProjectChange,
+    ProjectLimits, ProjectSettings,
 };
+use serde::Serialize;
 
 use crate::paging::PagingArgs;
 use crate::remote::{self, AnswerArgs, ProjectArgs, RemoteArgs};
 use crate::terminal::{Listing, moment, note, print, print_json};
 use cofferdam_client::text;
+use walls::WallArgs;
 
 /// What a cache keeps of which nothing was said, as other clients have it.
 const CACHE: CachePolicy = CachePolicy { keep_gb: 50, keep_days: 14 };
@@ -48,6 +53,9 @@ enum Action {
 
         #[command(flatten)]
         settings: Settings,
+
+        #[command(flatten)]
+        walls: WallArgs,
     },
     /// Show a project
     Show {
@@ -65,6 +73,9 @@ enum Action {
 
         #[command(flatten)]
         settings: Settings,
+
+        #[command(flatten)]
+        walls: WallArgs,
     },
     /// Delete a project with its cache, builds, tokens and images
     Delete {
@@ -127,13 +138,21 @@ pub(crate) fn run(args: ProjectsArgs) -> anyhow::Result<ExitCode> {
         let named = |id: Option<String>| id.map_or_else(|| args.project.required(), Ok);
         match args.action {
             Action::List(paging) => list(&client, &paging, json).await?,
-            Action::Create { name, organization, settings } => {
+            Action::Create { name, organization, settings, walls } => {
+                let change = walls.change(ProjectLimits::default())?;
                 let project = create(&client, name, organization, settings).await?;
-                show(&project, json)?;
+                if !walls.says_nothing() {
+                    let said = client.update_settings(&project.id, change).await;
+                    said.with_context(|| {
+                        format!("project {} was made without its walls", project.id)
+                    })?;
+                }
+                show(&client, project, json).await?;
             }
-            Action::Show { id } => show(&client.project(&named(id)?).await?, json)?,
-            Action::Update { id, name, settings } => {
-                show(&update(&client, &named(id)?, name, settings).await?, json)?;
+            Action::Show { id } => show(&client, client.project(&named(id)?).await?, json).await?,
+            Action::Update { id, name, settings, walls } => {
+                let project = update(&client, &named(id)?, name, settings, &walls).await?;
+                show(&client, project, json).await?;
             }
             Action::Delete { id, yes } => delete(&client, &id, yes).await?,
             Action::Reset { id } => {
@@ -174,16 +193,33 @@ fn kept(cache: CachePolicy) -> String {
     if parts.is_empty() { "no limit".to_owned() } else { parts.join(", ") }
 }
 
-fn show(project: &Project, json: bool) -> anyhow::Result<()> {
+/// The answer as a whole.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    project: Project,
+    /// Nothing when the server knows of none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings: Option<ProjectSettings>,
+}
+
+async fn show(client: &ApiClient, project: Project, json: bool) -> anyhow::Result<()> {
+    let settings = match client.project_settings(&project.id).await {
+        Ok(settings) => Some(settings),
+        Err(error) if error.code() == Some(ErrorCode::Unimplemented) => None,
+        Err(error) => return Err(error).context("read the project's settings"),
+    };
+    let report = Report { project, settings };
     if json {
-        return print_json(project);
+        return print_json(&report);
     }
-    print(&describe(project))?;
+    print(&describe(&report))?;
     Ok(())
 }
 
-fn describe(project: &Project) -> String {
-    let lines = [
+fn describe(report: &Report) -> String {
+    let project = &report.project;
+    let mut lines = vec![
         ("project", project.id.clone()),
         ("name", project.name.clone()),
         ("organization", project.organization.clone()),
@@ -192,6 +228,7 @@ fn describe(project: &Project) -> String {
         ("cache keeps", kept(project.cache)),
         ("created", moment(project.created_at)),
     ];
+    lines.extend(report.settings.iter().flat_map(walls::describe));
     lines.iter().map(|(key, value)| format!("{key:<13} {}\n", text::single_line(value))).collect()
 }
 
@@ -212,11 +249,24 @@ async fn update(
     id: &str,
     name: Option<String>,
     settings: Settings,
+    walls: &WallArgs,
 ) -> anyhow::Result<Project> {
+    let names_project = name.is_some() || !settings.says_nothing();
     ensure!(
-        name.is_some() || !settings.says_nothing(),
-        "nothing to change: use --name, --region, --hardware, --keep-gb or --keep-days"
+        names_project || !walls.says_nothing(),
+        "nothing to change: use --name, --region, --hardware, --keep-gb, --keep-days, --isolation, --network-policy or --limit"
     );
+    if !walls.says_nothing() {
+        let before = if walls.needs_limits_before() {
+            client.project_settings(id).await?.limits
+        } else {
+            ProjectLimits::default()
+        };
+        client.update_settings(id, walls.change(before)?).await?;
+        if !names_project {
+            return Ok(client.project(id).await?);
+        }
+    }
     let cache = if settings.speaks_of_cache() {
         Some(settings.cache(client.project(id).await?.cache))
     } else {
@@ -253,8 +303,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn project() -> Project {
-        Project {
+    fn report() -> Report {
+        let project = Project {
             id: "n9548n2qqx".into(),
             organization: "0rg".into(),
             name: "evil\x1b[2J\nname".into(),
@@ -262,12 +312,13 @@ mod tests {
             hardware: "16x32".parse().unwrap(),
             cache: CACHE,
             created_at: chrono::DateTime::from_timestamp(1_700_000_000, 0),
-        }
+        };
+        Report { project, settings: None }
     }
 
     #[test]
     fn a_project_in_words() {
-        let text = describe(&project());
+        let text = describe(&report());
         assert_eq!(text.lines().count(), 7);
         assert!(text.contains("name          evil[2J name\n"), "{text}");
         assert!(text.contains("cache keeps   50 GB, 14 days\n"), "{text}");

@@ -193,7 +193,12 @@ pub(crate) struct BuilderChoice {
     #[arg(long = "addr", alias = "builder-addr", value_name = "ADDR")]
     pub(crate) address: Option<String>,
 
-    /// State of the builder this command starts
+    /// Least isolation of the build: namespaces, gvisor or vm. A builder that has less is refused, a server gives one that has it,
+    /// and one of its own is started with it
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) isolation: Option<cofferdam_sandbox::Isolation>,
+
+    /// State of the builder this command starts [default: one for each level of isolation]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
 

@@ -157,6 +157,7 @@ fn order(args: &BuildArgs, outputs: &Outputs, project: Option<String>) -> BuildO
         target: args.target.clone(),
         save: args.server.saves(),
         save_tags: args.server.save_tag.clone(),
+        isolation: args.builder.isolation.map(|level| level.name().to_owned()),
     }
 }
 

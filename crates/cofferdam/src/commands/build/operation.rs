@@ -30,6 +30,10 @@ pub(crate) struct PlaceArgs {
     #[arg(long = "addr", alias = "builder-addr", value_name = "ADDR", help_heading = "Builder")]
     address: Option<String>,
 
+    /// Least isolation: namespaces, gvisor or vm
+    #[arg(long, value_name = "LEVEL", help_heading = "Builder")]
+    isolation: Option<cofferdam_sandbox::Isolation>,
+
     /// State of the builder this command starts
     #[arg(long, value_name = "DIR", help_heading = "Builder")]
     root: Option<PathBuf>,
@@ -61,6 +65,7 @@ impl PlaceArgs {
         BuildArgs {
             builder: BuilderChoice {
                 address: self.address,
+                isolation: self.isolation,
                 root: self.root,
                 config: self.builder_config,
                 allow_registry: self.allow_registry,

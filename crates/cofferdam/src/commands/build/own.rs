@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use cofferdam_client::Client;
+use cofferdam_sandbox::Isolation;
 use rustix::fs::{FlockOperation, flock};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -79,12 +80,16 @@ impl OwnBuilder {
         let root = root.context(
             "say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set",
         )?;
+        let root = of_level(root, choice.isolation);
         let turn = take_turn(&root)?;
         let dir = PrivateDir::new()?;
         let socket = dir.path().join("builder.sock");
         let mut command = std::process::Command::new("/proc/self/exe");
         command.arg("builder").arg("--until-stdin-closes").arg("--root").arg(&root);
         command.arg("--addr").arg(format!("unix://{}", socket.display()));
+        if let Some(level) = choice.isolation {
+            command.arg("--isolation").arg(level.name());
+        }
         if let Some(config) = &choice.config {
             command.arg("--config").arg(config);
         }
@@ -172,6 +177,19 @@ impl OwnBuilder {
     }
 }
 
+/// State of a level: beside that of the first one and never below it, which a builder of that level could reach.
+fn of_level(root: PathBuf, level: Option<Isolation>) -> PathBuf {
+    let level = level.unwrap_or_default();
+    match root.file_name() {
+        Some(name) if level > Isolation::Namespaces => {
+            let mut name = name.to_owned();
+            name.push(format!("-{level}"));
+            root.with_file_name(name)
+        }
+        _ => root,
+    }
+}
+
 fn tail(log: &File) -> std::io::Result<String> {
     // The builder writes where this file's position is, so that must not be moved.
     use std::os::unix::fs::FileExt;
@@ -217,6 +235,14 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         drop(dir);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn levels_share_no_state() {
+        let root = |level| of_level("/var/lib/x/builder".into(), level);
+        assert_eq!(root(None), Path::new("/var/lib/x/builder"));
+        assert_eq!(root(Some(Isolation::Namespaces)), Path::new("/var/lib/x/builder"));
+        assert_eq!(root(Some(Isolation::Vm)), Path::new("/var/lib/x/builder-vm"));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use anyhow::Context;
 use chrono::Utc;
-use cofferdam_apiclient::{ApiClient, Build, BuildPlace, NetworkConnection, PageRequest, Step};
+use cofferdam_apiclient::{
+    ApiClient, ApiError, Build, BuildPlace, ErrorCode, NetworkConnection, PageRequest, Step,
+};
 use cofferdam_client::text;
 use serde::Serialize;
 
@@ -18,6 +20,9 @@ struct Report {
     project: String,
     url: String,
     steps: Vec<Step>,
+    /// Nothing when the server knows of none, and before the build had a builder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolation: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<Vec<NetworkConnection>>,
 }
@@ -38,7 +43,8 @@ pub(super) async fn show(
     } else {
         None
     };
-    let report = Report { build, project, url, steps, connections };
+    let isolation = isolation(client, id).await.context("read the build's isolation")?;
+    let report = Report { build, project, url, steps, isolation, connections };
     if json {
         return print_json(&report);
     }
@@ -57,6 +63,14 @@ pub(super) async fn show(
     Ok(())
 }
 
+async fn isolation(client: &ApiClient, id: &str) -> Result<Option<String>, ApiError> {
+    match client.build_isolation(id).await {
+        Ok(level) => Ok(Some(level).filter(|level| !level.is_empty())),
+        Err(error) if error.code() == Some(ErrorCode::Unimplemented) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// How the step begins that says which flow of buildpacks ran, and why.
 const FLOW: &str = "[flow] ";
 
@@ -73,6 +87,9 @@ fn describe(report: &Report) -> String {
         let saved = build.saved_seconds.filter(|saved| *saved > 0);
         let saved = saved.map(|saved| format!(", which saved about {}", seconds(Some(saved))));
         lines.push(("cached steps", format!("{cached}{}", saved.unwrap_or_default())));
+    }
+    if let Some(isolation) = &report.isolation {
+        lines.push(("isolation", isolation.clone()));
     }
     if let Some(flow) = report.steps.iter().find_map(|step| step.name.strip_prefix(FLOW)) {
         lines.push(("flow", flow.to_owned()));
@@ -124,6 +141,7 @@ mod tests {
             project: "p".into(),
             url: "http://h/builds/b1\x1b[2J".into(),
             steps: vec![step],
+            isolation: None,
             connections: None,
         }
     }
