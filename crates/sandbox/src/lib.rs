@@ -10,6 +10,7 @@
 
 mod capabilities;
 mod cgroup;
+mod confine;
 mod descriptors;
 mod doctor;
 mod enclosure;
@@ -19,16 +20,19 @@ mod identity;
 mod isolation;
 mod launcher;
 mod message;
+mod mounter;
 mod mounts;
 mod namespaces;
 mod network;
 mod process;
+mod profile;
 mod rlimits;
 mod rootfs;
 mod seccomp;
 mod spec;
 
 pub use cgroup::{CgroupError, Delegation, Hierarchy, HierarchyKind, sweep_groups};
+pub use confine::{ConfineError, confine_builder};
 pub use doctor::{Finding, doctor};
 pub use enclosure::{
     Bind, Enclosure, EnclosureError, EnclosureOptions, Entered, Supervised, SupervisedExit, enter,

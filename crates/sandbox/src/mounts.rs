@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -136,6 +136,12 @@ pub fn detached_directory(
 ///
 /// When the kernel refuses.
 pub fn detached_part(mount: impl AsFd, part: impl AsFd) -> Result<OwnedFd, MountError> {
+    let owned = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(MountError::File);
+    crate::mounter::clone_part(owned(mount.as_fd())?, owned(part.as_fd())?)
+}
+
+/// What [`detached_part`] does, by a thread that may attach mounts.
+pub(crate) fn part_while_attached(mount: OwnedFd, part: OwnedFd) -> Result<OwnedFd, MountError> {
     while_attached(mount, || detached_bind(part, false))
 }
 

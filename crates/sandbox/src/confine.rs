@@ -1,0 +1,82 @@
+//! A second wall around the builder's own process: landlock(7).
+//!
+//! The enclosure decides what the builder can see; this decides what it can still do there if a parser of tenant bytes were taken
+//! over. It executes programs of the host's system and nothing that a tenant wrote, makes no devices, opens no listening TCP
+//! port and talks to no abstract socket, and mounts nothing on its tree. Launch helpers are made before and are not bound by it,
+//! since starting steps is mounting.
+//!
+//! What must not be restricted: reading and writing. Views of layers are detached mounts, on which landlock has no rules, and the
+//! enclosure's root holds nothing but the store that could be written.
+
+use landlock::{
+    AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+};
+
+/// Trees of the host that hold programs the builder starts (git, ssh) and their libraries.
+const PROGRAMS: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+/// Where the builder's devices are.
+const DEVICES: &str = "/dev";
+
+/// The builder's store, in which layers are moved between directories.
+const STORE: &str = "/store";
+
+/// Why the second wall does not stand.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// The kernel does not have it, or it is switched off.
+    #[error(
+        "this kernel offers no landlock: add it to the lsm= list of the kernel's command line, or do without the second wall \
+         around the builder with [isolation] landlock = \"off\""
+    )]
+    Missing,
+    /// The thread that goes on mounting could not be made.
+    #[error("make the thread that may still mount")]
+    Mounter(#[source] std::io::Error),
+    /// The rules were refused.
+    #[error("restrict the builder with landlock")]
+    Rules(#[source] RulesetError),
+}
+
+/// Restricts this thread and those it will make. Call it after the launch helpers were forked and before other threads exist.
+///
+/// # Errors
+///
+/// When landlock is missing. Rights that an older kernel does not know are left out.
+pub fn confine_builder() -> Result<(), ConfineError> {
+    crate::mounter::start().map_err(ConfineError::Mounter)?;
+    let status = restrict().map_err(ConfineError::Rules)?;
+    if status == RulesetStatus::NotEnforced { Err(ConfineError::Missing) } else { Ok(()) }
+}
+
+fn restrict() -> Result<RulesetStatus, RulesetError> {
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(handled())?
+        .handle_access(AccessNet::BindTcp)?
+        .scope(Scope::AbstractUnixSocket)?
+        .create()?;
+    for (path, access) in allowed() {
+        // What a system does not have needs no rule.
+        if let Ok(path) = PathFd::new(path) {
+            rules = rules.add_rule(PathBeneath::new(path, access))?;
+        }
+    }
+    Ok(rules.restrict_self()?.ruleset)
+}
+
+/// What is forbidden where no rule allows it. Moving between directories is among it whether named or not.
+fn handled() -> landlock::BitFlags<AccessFs> {
+    AccessFs::Execute | AccessFs::MakeBlock | AccessFs::IoctlDev | AccessFs::Refer
+}
+
+fn allowed() -> impl Iterator<Item = (&'static str, landlock::BitFlags<AccessFs>)> {
+    let programs = PROGRAMS.iter().map(|path| (*path, AccessFs::Execute.into()));
+    programs.chain([
+        (DEVICES, AccessFs::IoctlDev.into()),
+        (STORE, AccessFs::Refer.into()),
+        ("/tmp", AccessFs::Refer.into()),
+        ("/run/cofferdam", AccessFs::Refer.into()),
+    ])
+}
