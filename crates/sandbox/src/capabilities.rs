@@ -1,4 +1,4 @@
-//! Capability sets, capabilities(7).
+//! Capability sets, capabilities(7). Which a step's root keeps is data in [`crate::profile`].
 //!
 //! A step in the sandbox keeps what package managers and build tools use of a container's root, all of it valid in the step's own
 //! user namespace only. Inheritable and ambient sets are empty: with anything in the inheritable set, file capabilities could
@@ -7,20 +7,7 @@
 use rustix::io::Errno;
 
 use crate::namespaces::check;
-
-/// Capabilities of a step's root, by number of linux/capability.h.
-const BUILD_SET: &[u32] = &[
-    0,  // CHOWN: unpacking packages
-    1,  // DAC_OVERRIDE: root writes where it likes, inside
-    3,  // FOWNER
-    4,  // FSETID
-    5,  // KILL
-    6,  // SETGID: su, package scripts
-    7,  // SETUID
-    10, // NET_BIND_SERVICE: test servers on low ports
-    18, // SYS_CHROOT: debootstrap and the like
-    31, // SETFCAP: setcap in package scripts
-];
+use crate::profile::CAPABILITIES;
 
 /// One past the largest capability number any kernel could know: the sets are 64 bits wide.
 const LIMIT: u32 = 64;
@@ -73,9 +60,9 @@ pub(crate) fn names(mask: u64) -> Vec<String> {
     held.map(|(_, name)| format!("CAP_{name}")).collect()
 }
 
-/// Every capability of [`BUILD_SET`] as a mask.
+/// Every capability of a step's root as a mask.
 pub(crate) fn build_mask() -> u64 {
-    BUILD_SET.iter().fold(0, |mask, number| mask | 1 << number)
+    CAPABILITIES.iter().fold(0, |mask, capability| mask | 1 << capability.number)
 }
 
 /// Takes everything but `keep` from the bounding set, so that no program executed later can have it.

@@ -3,6 +3,8 @@
 //! Only what the step is: identity, command, limits of its processes, mounts. Namespaces, control group and network are there
 //! already when `runsc` starts.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::places::ROOTFS;
@@ -35,7 +37,7 @@ pub(crate) fn configuration(
             "terminal": false,
             "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.groups },
             "args": args,
-            "env": order.env,
+            "env": first_of_each_name(&order.env),
             "cwd": cwd,
             "capabilities": capability_sets(order),
             "rlimits": limits(order),
@@ -51,6 +53,13 @@ pub(crate) fn configuration(
     });
     // A tree of plain values has a form in JSON.
     serde_json::to_vec(&value).unwrap_or_default()
+}
+
+/// Programs read the environment from the front; `runsc` would keep the last of two variables of one name.
+fn first_of_each_name(env: &[String]) -> Vec<&String> {
+    let mut seen = HashSet::new();
+    let name = |variable: &String| variable.split('=').next().unwrap_or_default().to_owned();
+    env.iter().filter(|variable| seen.insert(name(variable))).collect()
 }
 
 /// As at the level of namespaces: root has what builds need, anybody else nothing, and inheritable and ambient sets are empty.
@@ -96,11 +105,12 @@ mod tests {
 
     fn order() -> Order {
         Order {
+            id: "step-1".into(),
             leaf: None,
             readonly_root: true,
             mounts: Vec::new(),
             args: vec!["sh".into()],
-            env: vec!["A=b".into()],
+            env: vec!["A=b".into(), "B=".into(), "A=c".into()],
             cwd: "/".into(),
             user: User { uid: 1000, gid: 100, groups: vec![7] },
             hostname: "here".into(),
@@ -127,6 +137,7 @@ mod tests {
         assert!(sets["bounding"].as_array().unwrap().contains(&"CAP_CHOWN".into()));
         assert!(sets.get("ambient").is_none() && sets.get("inheritable").is_none());
         assert_eq!(user["process"]["cwd"], "/");
+        assert_eq!(user["process"]["env"], json!(["A=b", "B="]));
         assert_eq!(user["mounts"][2]["options"], json!(["rbind", "ro"]));
         let limits = user["process"]["rlimits"].as_array().unwrap();
         assert!(limits.contains(&json!({ "type": "RLIMIT_FSIZE", "soft": 5, "hard": 6 })));

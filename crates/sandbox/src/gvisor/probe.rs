@@ -141,6 +141,12 @@ impl Runsc {
         self.platforms.first().copied().unwrap_or(PLATFORMS[0])
     }
 
+    /// Whether set-user-id files can have their effect in steps. Without it, `sudo` of a user who is not root fails.
+    #[must_use]
+    pub fn knows_set_user_id(&self) -> bool {
+        self.flags.contains("allow-suid")
+    }
+
     /// What it can run on, the best first.
     pub(super) fn platforms(&self) -> &[&'static str] {
         &self.platforms

@@ -151,7 +151,7 @@ impl Step {
     }
 
     /// Gives up the builder's powers. What remains is root of the step's user namespace, which `runsc` needs for mounts and
-    /// namespaces of its own; before it runs the command, its processes drop that too and install filters of their own.
+    /// namespaces of its own; before it runs the command, its processes drop that too and narrow the filter further.
     fn confine_runsc(&self, equipment: &Equipment) -> Result<(), Failure> {
         use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
         // Without a network the sentry moves to a user namespace of its own, with a single id and no power; with one it cannot.
@@ -170,6 +170,7 @@ impl Step {
         process::close_on_exec_above_stdio().map_err(Failure::mechanism("close descriptors"))?;
         rustix::thread::set_no_new_privs(true)
             .map_err(Failure::mechanism("forbid new privileges"))?;
+        equipment.filter.install().map_err(Failure::mechanism("install the system-call filter"))?;
         // Changes of identity clear it.
         set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(Failure::mechanism("tie the step to its helper"))?;

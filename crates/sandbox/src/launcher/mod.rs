@@ -25,6 +25,7 @@ use crate::helper::{Equipment, start_nursery};
 use crate::identity::StepIdentity;
 use crate::message::{Failure, Request, encode};
 use crate::process;
+use crate::profile;
 use crate::seccomp::Filter;
 use crate::spec::{Limits, Spec, StepIds};
 
@@ -162,11 +163,12 @@ impl Launcher {
         // Files below /proc/<pid> of a process that is not dumpable belong to root of the host, who alone may write its id maps.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
             .map_err(failed("become inspectable"))?;
+        let more = if config.gvisor.is_some() { profile::RUNSC } else { &[] };
         let mut equipment = Equipment {
             ids: config.ids,
             identity: StepIdentity::create(config.ids)
                 .map_err(failed("create the steps' user namespace"))?,
-            filter: Filter::compile(),
+            filter: Filter::compile(more),
             cgroups: Cgroups::open(&config.cgroup.unwrap_or_default())?,
             runsc: None,
         };

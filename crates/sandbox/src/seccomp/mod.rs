@@ -1,6 +1,6 @@
 //! The system-call filter of a step, seccomp(2).
 //!
-//! The profile is data in [`profile`]; this module turns it into a classic BPF program once, before the helpers are made, and
+//! The profile is data in [`crate::profile`]; this module turns it into a classic BPF program once, before the helpers are made, and
 //! installs it. The program is a binary search over the call number: the kernel runs a program once per call number while
 //! installing it, to remember which calls are always allowed, so a list of four hundred comparisons would cost every start of a
 //! step several hundred microseconds.
@@ -9,18 +9,17 @@
 //! does not know, so that C libraries fall back to older calls, and for `clone3`, whose flags a filter cannot read. Other entry
 //! points of the processor (32-bit calls, x32) get `ENOSYS` too.
 
-mod profile;
-
 use std::collections::BTreeMap;
 
 use libc::sock_filter;
 use rustix::io::Errno;
 
 use crate::namespaces::last_errno;
+use crate::profile;
 
-const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+pub(crate) const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const DENY: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
-const UNSUPPORTED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT.cast_unsigned();
+pub(crate) const UNSUPPORTED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT.cast_unsigned();
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
 
 /// `AUDIT_ARCH_*` of linux/audit.h for the machine this is built for.
@@ -50,14 +49,14 @@ enum Verdict {
 }
 
 /// Tests on the low halves of arguments, all of which must hold.
-type Condition = &'static [Test];
+pub(crate) type Condition = &'static [Test];
 
 /// `argument & mask == value`, on the low 32 bits. None of the calls this is used for looks at more.
 #[derive(Debug, PartialEq, Eq)]
-struct Test {
-    argument: u32,
-    mask: u32,
-    value: u32,
+pub(crate) struct Test {
+    pub(crate) argument: u32,
+    pub(crate) mask: u32,
+    pub(crate) value: u32,
 }
 
 /// A program ready to be installed.
@@ -65,9 +64,9 @@ struct Test {
 pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// Compiles the profile.
-    pub(crate) fn compile() -> Self {
-        let verdicts = verdicts();
+    /// Compiles the profile, with `more` allowed whatever else it says of it.
+    pub(crate) fn compile(more: &[profile::Group]) -> Self {
+        let verdicts = verdicts(more);
         let mut ranges: Vec<(u32, Verdict)> = Vec::new();
         let mut next = 0;
         let mut push = |from: u32, verdict: Verdict| {
@@ -110,23 +109,24 @@ impl Filter {
 }
 
 /// Every call the profile names, in order of number.
-fn verdicts() -> BTreeMap<u32, Verdict> {
+fn verdicts(more: &[profile::Group]) -> BTreeMap<u32, Verdict> {
     let mut verdicts = BTreeMap::new();
-    let mut add = |groups: &[profile::Group], verdict: u32| {
+    let add = |verdicts: &mut BTreeMap<u32, Verdict>, groups: &[profile::Group], verdict: u32| {
         for call in groups.iter().flat_map(|group| group.calls) {
             if let Ok(number) = u32::try_from(*call) {
                 verdicts.insert(number, Verdict::Fixed(verdict));
             }
         }
     };
-    add(profile::ALLOWED, ALLOW);
-    add(profile::DENIED, DENY);
-    add(profile::UNKNOWN, UNKNOWN);
+    add(&mut verdicts, profile::ALLOWED, ALLOW);
+    add(&mut verdicts, profile::DENIED, DENY);
+    add(&mut verdicts, profile::UNKNOWN, UNKNOWN);
     for conditional in profile::CONDITIONAL {
         if let Ok(number) = u32::try_from(conditional.call) {
             verdicts.insert(number, Verdict::When(conditional.answers));
         }
     }
+    add(&mut verdicts, more, ALLOW);
     verdicts
 }
 
@@ -219,13 +219,13 @@ mod tests {
     }
 
     fn call(number: libc::c_long, arguments: [u64; 6]) -> u32 {
-        run(&Filter::compile(), ARCHITECTURE, u32::try_from(number).unwrap(), arguments)
+        run(&Filter::compile(&[]), ARCHITECTURE, u32::try_from(number).unwrap(), arguments)
     }
 
     #[test]
     fn every_number_gets_the_verdict_of_the_profile() {
-        let filter = Filter::compile();
-        let verdicts = verdicts();
+        let filter = Filter::compile(&[]);
+        let verdicts = verdicts(&[]);
         for number in 0..1024 {
             let expected = match verdicts.get(&number) {
                 None => UNKNOWN,
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn other_entry_points_are_unknown() {
-        let filter = Filter::compile();
+        let filter = Filter::compile(&[]);
         assert_eq!(run(&filter, 0x4000_0003, 1, [0; 6]), UNKNOWN);
         for number in 0..1024 {
             assert_eq!(run(&filter, ARCHITECTURE, 0x4000_0000 | number, [0; 6]), UNKNOWN);
@@ -276,6 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn runsc_may_move_to_a_root_of_its_own_and_nothing_else() {
+        let filter = Filter::compile(profile::RUNSC);
+        let user = [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0];
+        let run =
+            |number: libc::c_long| run(&filter, ARCHITECTURE, u32::try_from(number).unwrap(), user);
+        for number in [libc::SYS_mount, libc::SYS_pivot_root, libc::SYS_clone, libc::SYS_read] {
+            assert_eq!(run(number), ALLOW, "call {number}");
+        }
+        let denied = [libc::SYS_bpf, libc::SYS_keyctl, libc::SYS_fsopen, libc::SYS_io_uring_setup];
+        for number in denied.into_iter().chain([libc::SYS_userfaultfd, libc::SYS_open_by_handle_at])
+        {
+            assert_eq!(run(number), DENY, "call {number}");
+        }
+    }
+
+    #[test]
     fn no_call_is_in_two_lists() {
         let mut seen = std::collections::HashSet::new();
         let lists = [profile::ALLOWED, profile::DENIED, profile::UNKNOWN];
@@ -287,7 +303,8 @@ mod tests {
 
     #[test]
     fn every_group_says_why() {
-        for group in [profile::ALLOWED, profile::DENIED, profile::UNKNOWN].into_iter().flatten() {
+        let lists = [profile::ALLOWED, profile::DENIED, profile::UNKNOWN, profile::RUNSC];
+        for group in lists.into_iter().flatten() {
             assert!(group.reason.len() > 10);
         }
         assert!(profile::CONDITIONAL.iter().all(|conditional| conditional.reason.len() > 10));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cofferdam_sandbox::{
-    Entered, Exit, LaunchError, Launcher, Mount, MountSource, Running, Spec, detached_bind,
+    Entered, Exit, LaunchError, Launcher, Mount, MountSource, Running, Runsc, Spec, detached_bind,
     make_skeleton,
 };
 use rustix::fs::{CWD, Mode, OFlags};
@@ -25,8 +25,8 @@ pub(crate) const PROBE: &str = "/probe";
 pub(crate) struct Bench {
     pub(crate) launcher: Launcher,
     pub(crate) entered: Entered,
-    /// Whether steps run under gVisor.
-    pub(crate) gvisor: bool,
+    /// What steps run under, when it is gVisor.
+    pub(crate) gvisor: Option<Runsc>,
     next: AtomicU32,
 }
 
@@ -45,10 +45,19 @@ pub(crate) struct Output {
 }
 
 impl Bench {
-    pub(crate) fn new(launcher: Launcher, entered: Entered, gvisor: bool) -> Self {
+    pub(crate) fn new(launcher: Launcher, entered: Entered, gvisor: Option<Runsc>) -> Self {
         let bench = Self { launcher, entered, gvisor, next: AtomicU32::new(0) };
         bench.make_base();
         bench
+    }
+
+    pub(crate) fn under_gvisor(&self) -> bool {
+        self.gvisor.is_some()
+    }
+
+    /// What is in the command line of a process of a step that runs `sleep mark`.
+    pub(crate) fn mark<'a>(&self, mark: &'a str) -> &'a str {
+        if self.under_gvisor() { "runsc-sandbox" } else { mark }
     }
 
     /// A busybox root, owned by the steps' root.
@@ -65,7 +74,8 @@ impl Bench {
             "sh", "cat", "id", "ls", "true", "false", "echo", "mount", "umount", "sleep", "touch",
             "mkdir", "rm", "grep", "env", "pwd", "head", "test", "ps", "kill", "stat", "ln",
             "hostname", "wget", "ifconfig", "ping", "chown", "su", "mknod", "dd", "chmod",
-            "readlink", "wc", "sort", "ulimit", "route", "unshare", "nproc", "sed", "tr", "cut",
+            "readlink", "wc", "nc", "sort", "ulimit", "route", "unshare", "nproc", "sed", "tr",
+            "cut",
         ] {
             symlink("busybox", base.join("bin").join(tool)).unwrap();
         }

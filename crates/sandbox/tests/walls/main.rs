@@ -5,6 +5,7 @@
 
 mod bench;
 mod inside;
+mod ordinary;
 mod outside;
 mod probe;
 
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("probe") => probe::main(&args[2..]),
-        Some("as-user") => outside::as_user(args.get(2).map_or("", String::as_str)),
+        Some("as-user") => ordinary::as_user(args.get(2).map_or("", String::as_str)),
         Some("--list") => ExitCode::SUCCESS,
         _ => outside::main(args.get(1).filter(|arg| !arg.starts_with('-')).map(String::as_str)),
     }

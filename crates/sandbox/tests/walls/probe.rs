@@ -15,6 +15,7 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         Some("descriptors") => descriptors(),
         Some("memory") => memory(),
         Some("abstract") => abstract_socket(args.get(1).map_or("", String::as_str)),
+        Some("connect") => connect(args.get(1).map_or("", String::as_str)),
         Some("parent") => outside_process(),
         Some("identity") => println!("{}", unsafe { libc::geteuid() }),
         Some("ping") => ping(args.get(1).map_or("", String::as_str)),
@@ -143,6 +144,19 @@ fn abstract_socket(name: &str) {
     let connected =
         address.and_then(|address| std::os::unix::net::UnixStream::connect_addr(&address));
     println!("abstract {}", if connected.is_ok() { "done" } else { "refused" });
+}
+
+/// Prints what the server at a socket's path says.
+fn connect(path: &str) {
+    use std::io::Read;
+    let mut said = String::new();
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(mut stream) => {
+            stream.read_to_string(&mut said).ok();
+            println!("said {}", said.trim());
+        }
+        Err(error) => println!("refused {error}"),
+    }
 }
 
 /// Sends one echo request the way an ordinary user may, and waits a moment for the answer.

@@ -41,6 +41,13 @@ async fn proc_is_masked(bench: Arc<Bench>) {
         (echo 0 > /proc/sys/user/max_user_namespaces) 2>&1";
     let output = bench.output(&format!("{script}; true")).await;
     let mut lines = output.lines();
+    if bench.under_gvisor() {
+        // Its /proc has no such entries.
+        let refused = ["not permitted", "nonexistent", "Permission denied"];
+        assert!(lines.all(|line| refused.iter().any(|why| line.contains(why))), "{output}");
+        assert!(output.lines().count() >= 4, "{output}");
+        return;
+    }
     assert_eq!(lines.next(), Some("0"), "{output}");
     for line in lines {
         assert!(line.contains("Read-only file system") || line.contains("nonexistent"), "{output}");
@@ -90,13 +97,21 @@ async fn stubs_are_gone_afterwards(bench: Arc<Bench>) {
     let before = fs::metadata(bench.entered.store.join("base/etc")).unwrap().modified().unwrap();
     let output = bench.run(spec).await;
     assert!(output.exit.success());
-    assert_eq!(
-        listing(&root.upper),
-        ["etc FileType { is_file: false, is_dir: true, is_symlink: false, .. }"]
-    );
+    // Where a mount point was made in what there was before.
+    let touched: &[&str] = if bench.under_gvisor() { &["/etc", "/tmp"] } else { &["/etc"] };
+    let left: Vec<String> = touched
+        .iter()
+        .map(|path| {
+            let name = path.trim_start_matches('/');
+            format!("{name} FileType {{ is_file: false, is_dir: true, is_symlink: false, .. }}")
+        })
+        .collect();
+    assert_eq!(listing(&root.upper), left);
     assert_eq!(fs::metadata(root.upper.join("etc")).unwrap().modified().unwrap(), before);
     let settled: Vec<&Path> = output.exit.settled_parents.iter().map(AsRef::as_ref).collect();
-    assert_eq!(settled, [Path::new("/"), Path::new("/etc")]);
+    let expected: Vec<&Path> =
+        std::iter::once("/").chain(touched.iter().copied()).map(Path::new).collect();
+    assert_eq!(settled, expected);
     // A directory the step did work in is not among them, and keeps the time of that work.
     let output = bench.run(bench.spec(&root, &["touch", "/etc/own"])).await;
     assert!(!output.exit.settled_parents.iter().any(|path| path == Path::new("/etc")));
@@ -108,8 +123,14 @@ async fn a_skeleton_leaves_the_upper_directory_alone(bench: Arc<Bench>) {
     let root = bench.prepared_root();
     let output = bench.run(bench.spec(&root, &["sh", "-c", "ls /; cat /etc/hosts"])).await;
     assert!(output.exit.success() && output.stdout.contains("localhost"));
-    assert!(listing(&root.upper).is_empty(), "{:?}", listing(&root.upper));
-    assert!(output.exit.settled_parents.is_empty());
+    let mut left = listing(&root.upper);
+    let mut settled = output.exit.settled_parents;
+    if bench.under_gvisor() {
+        // Emptied again, see gvisor::what_is_left_in_tmp_stays.
+        left.retain(|path| !path.starts_with("tmp "));
+        settled.retain(|path| path != Path::new("/tmp"));
+    }
+    assert!(left.is_empty() && settled.is_empty(), "{left:?} {settled:?}");
 }
 
 async fn work_below_a_stub_stays(bench: Arc<Bench>) {
@@ -260,7 +281,7 @@ async fn a_swapped_mount_parent_stays_inside(bench: Arc<Bench>) {
     let mut swapper = bench.script(&script.replace("mv", "busybox mv"));
     swapper.mounts.push(bind(&cache, "/cache", false));
     let (swapper, _out, _err) = bench.start(swapper).await.unwrap();
-    for _ in 0..150 {
+    for _ in 0..if bench.under_gvisor() { 20 } else { 150 } {
         let mut spec = bench.script("true");
         spec.mounts.push(bind(&cache, "/cache", false));
         spec.mounts.push(bind("/usr/bin", "/cache/dir/below", true));

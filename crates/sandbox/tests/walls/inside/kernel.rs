@@ -19,12 +19,13 @@ pub(super) const CASES: &[(&str, super::Case)] = cases![
     no_network_is_loopback_only,
     gate_network_has_one_device,
     host_network_is_the_builders,
+    host_network_reaches_the_builder,
     abstract_sockets_stop_at_the_namespace,
     insecure_has_capabilities_of_its_own_namespace_only,
     devices_cannot_be_made,
 ];
 
-fn results(output: &str) -> HashMap<&str, &str> {
+pub(super) fn results(output: &str) -> HashMap<&str, &str> {
     output.lines().filter_map(|line| line.split_once(' ')).collect()
 }
 
@@ -80,6 +81,12 @@ async fn sockets_are_denied(bench: Arc<Bench>) {
 async fn other_processes_are_out_of_reach(bench: Arc<Bench>) {
     let output = bench.run(bench.probe(&["parent"])).await;
     assert_eq!(output.stdout, "end of processes\n");
+    if bench.under_gvisor() {
+        // The links of other processes cannot be read there, or lead to what the step sees anyway.
+        let output = bench.output("readlink /proc/1/root; readlink /proc/1/cwd; true").await;
+        assert!(output.lines().all(|line| line == "/"), "{output}");
+        return;
+    }
     let output = bench.output("readlink /proc/1/exe; ls -l /proc/1/root /proc/1/cwd").await;
     assert!(output.starts_with("/bin/busybox\n"), "{output}");
 }
@@ -104,7 +111,8 @@ async fn set_user_id_gains_only_container_root(bench: Arc<Bench>) {
     // Set the bit from inside: giving the file away has cleared it.
     let output = bench.run(bench.spec(&root, &["chmod", "4755", "/opt/id"])).await;
     assert!(output.exit.success());
-    for (forbid, expected) in [(false, "0\n"), (true, "1000\n")] {
+    let effect = bench.gvisor.as_ref().is_none_or(|runsc| runsc.knows_set_user_id());
+    for (forbid, expected) in [(false, if effect { "0\n" } else { "1000\n" }), (true, "1000\n")] {
         let mut spec = bench.spec(&root, &["/opt/id", "probe", "identity"]);
         spec.mounts.push(bind("/usr", "/usr", true));
         spec.user = User { uid: 1000, gid: 1000, groups: vec![] };
@@ -138,23 +146,28 @@ async fn gate_network_has_one_device(bench: Arc<Bench>) {
     let output = String::from_utf8_lossy(&bytes[..length]).into_owned();
     assert!(exit.success(), "{output}");
     assert!(output.starts_with("eth0\nlo\n"), "{output}");
-    assert!(
-        output.contains(&format!("inet addr:{STEP_ADDRESS}")) && output.contains("MTU:65520"),
-        "{output}"
-    );
+    // gVisor answers less of what ifconfig asks.
+    let shown =
+        output.contains(&format!("inet addr:{STEP_ADDRESS}")) && output.contains("MTU:65520");
+    assert!(shown || bench.under_gvisor(), "{output}");
     assert!(output.contains("0.0.0.0         10.206.0.1"), "{output}");
     assert!(!output.contains("power") && !output.contains("inet6"), "{output}");
     drop(tun);
-    let mut spec = bench.probe(&["ping", "192.0.2.1"]);
+    // Under gVisor there are no echo requests on the builder's kind of network.
+    let (mut spec, protocol) = if bench.under_gvisor() {
+        (bench.script("nc -w 1 192.0.2.1 9; true"), 6)
+    } else {
+        (bench.probe(&["ping", "192.0.2.1"]), 1)
+    };
     spec.network = Network::Gate;
     let (mut running, _stdout, _stderr) = bench.start(spec).await.unwrap();
     let tun = running.take_tun().expect("a device");
     assert!(running.wait().await.unwrap().success());
-    // The echo request is waiting on our side, and it is the first packet.
+    // The packet is waiting on our side, and it is the first one.
     let mut packet = [0; 2048];
     let length = rustix::io::read(&tun, &mut packet).unwrap();
     assert!(length >= 28);
-    assert_eq!((packet[0] >> 4, packet[9]), (4, 1));
+    assert_eq!((packet[0] >> 4, packet[9]), (4, protocol));
     assert_eq!(
         (&packet[12..16], &packet[16..20]),
         (&STEP_ADDRESS.octets()[..], &[192, 0, 2, 1][..])
@@ -169,6 +182,21 @@ async fn host_network_is_the_builders(bench: Arc<Bench>) {
     assert_ne!(bench.output("readlink /proc/self/ns/net").await.trim(), own.to_str().unwrap());
 }
 
+async fn host_network_reaches_the_builder(bench: Arc<Bench>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // A client that is let in is let go at once.
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let script = format!("nc -w 2 127.0.0.1 {port} </dev/null && echo reached; true");
+    for (network, expected) in
+        [(Network::None, ""), (Network::Gate, ""), (Network::Host, "reached\n")]
+    {
+        let mut spec = bench.script(&script);
+        spec.network = network;
+        assert_eq!(bench.run(spec).await.stdout, expected, "{network:?}");
+    }
+}
+
 async fn abstract_sockets_stop_at_the_namespace(bench: Arc<Bench>) {
     use std::os::linux::net::SocketAddrExt;
     let name = format!("cofferdam-canary-{}", std::process::id());
@@ -177,6 +205,8 @@ async fn abstract_sockets_stop_at_the_namespace(bench: Arc<Bench>) {
     for (network, expected) in
         [(Network::None, "abstract refused\n"), (Network::Host, "abstract done\n")]
     {
+        // Unix sockets are the sentry's own whatever the network.
+        let expected = if bench.under_gvisor() { "abstract refused\n" } else { expected };
         let mut spec = bench.probe(&["abstract", &name]);
         spec.network = network;
         assert_eq!(bench.run(spec).await.stdout, expected, "{network:?}");
@@ -184,6 +214,9 @@ async fn abstract_sockets_stop_at_the_namespace(bench: Arc<Bench>) {
 }
 
 async fn insecure_has_capabilities_of_its_own_namespace_only(bench: Arc<Bench>) {
+    if bench.under_gvisor() {
+        return super::gvisor::insecure_has_capabilities_of_the_sentry_only(bench).await;
+    }
     let mut spec = bench.script("grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs x /tmp && echo mounted; mount -o remount,rw /sys && echo power; mknod /tmp/sda b 8 0 && echo device; cat /proc/self/uid_map");
     spec.security = Security::Insecure;
     let output = bench.run(spec).await.stdout;
@@ -194,6 +227,9 @@ async fn insecure_has_capabilities_of_its_own_namespace_only(bench: Arc<Bench>) 
 }
 
 async fn devices_cannot_be_made(bench: Arc<Bench>) {
+    if bench.under_gvisor() {
+        return super::gvisor::devices_are_of_no_use(bench).await;
+    }
     let output = bench
         .run(bench.script(
             "mknod /tmp/kmsg c 1 11; mknod /dev/kmsg c 1 11; mknod /dev/shm/mem c 1 1; ls /dev",

@@ -1,30 +1,59 @@
-//! The profile: which calls a step may make, in groups, each with the reason for what is done with it.
+//! The profile of a step: which capabilities its root has and which calls it may make, each with the reason.
 //!
-//! Data only. A call in no group is answered with `ENOSYS`.
+//! Data only, and all of it: nothing else decides what a step may ask of the kernel. A capability that is not here is not to be
+//! had; a call in no group is answered with `ENOSYS`.
 
 use libc::c_long;
 
-use super::{ALLOW, Condition, Test, UNSUPPORTED};
+use crate::seccomp::{ALLOW, Condition, Test, UNSUPPORTED};
 
-/// Calls that are treated alike for one reason.
-pub(super) struct Group {
+/// A capability of a step's root, valid in the step's own user namespace only.
+pub(crate) struct Capability {
+    /// Its number in linux/capability.h.
+    pub(crate) number: u32,
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "read by people and by the test that demands one")
     )]
-    pub(super) reason: &'static str,
-    pub(super) calls: &'static [c_long],
+    pub(crate) reason: &'static str,
+}
+
+const fn capability(number: u32, reason: &'static str) -> Capability {
+    Capability { number, reason }
+}
+
+pub(crate) const CAPABILITIES: &[Capability] = &[
+    capability(0, "CHOWN: package managers unpack files of many owners"),
+    capability(1, "DAC_OVERRIDE: root writes where it likes, inside"),
+    capability(3, "FOWNER: modes, times and links of files that root does not own"),
+    capability(4, "FSETID: set-group-id bits survive a change of a file"),
+    capability(5, "KILL: package scripts end services they started as other users"),
+    capability(6, "SETGID: su and package scripts change groups"),
+    capability(7, "SETUID: su and package scripts change users"),
+    capability(10, "NET_BIND_SERVICE: test servers listen on low ports"),
+    capability(18, "SYS_CHROOT: debootstrap and the like work in a root they made"),
+    capability(31, "SETFCAP: package scripts give programs file capabilities"),
+];
+
+/// Calls that are treated alike for one reason.
+pub(crate) struct Group {
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "read by people and by the test that demands one")
+    )]
+    pub(crate) reason: &'static str,
+    pub(crate) calls: &'static [c_long],
 }
 
 /// A call whose arguments decide.
-pub(super) struct Conditional {
+pub(crate) struct Conditional {
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "read by people and by the test that demands one")
     )]
-    pub(super) reason: &'static str,
-    pub(super) call: c_long,
-    pub(super) answers: &'static [(Condition, u32)],
+    pub(crate) reason: &'static str,
+    pub(crate) call: c_long,
+    pub(crate) answers: &'static [(Condition, u32)],
 }
 
 macro_rules! calls {
@@ -51,7 +80,7 @@ mod newer {
     pub(super) const OPEN_TREE_ATTR: c_long = 467;
 }
 
-pub(super) const ALLOWED: &[Group] = &[
+pub(crate) const ALLOWED: &[Group] = &[
     Group {
         reason: "reading and writing open files",
         calls: calls![
@@ -174,7 +203,20 @@ pub(super) const ALLOWED: &[Group] = &[
     },
 ];
 
-pub(super) const DENIED: &[Group] = &[
+/// What `runsc` may do besides, at the level of gVisor, before its processes put themselves under narrower filters of their own. All
+/// of it happens in the step's user namespace.
+pub(crate) const RUNSC: &[Group] = &[
+    Group {
+        reason: "sentry and gofer move to roots of their own",
+        calls: calls![SYS_mount SYS_umount2 SYS_pivot_root],
+    },
+    Group {
+        reason: "and to namespaces of their own",
+        calls: calls![SYS_clone SYS_unshare SYS_setns SYS_sethostname SYS_setdomainname],
+    },
+];
+
+pub(crate) const DENIED: &[Group] = &[
     Group {
         reason: "mounting: file system code meets bytes a tenant made, and mount points hide what is mounted by us (CVE-2022-0185, CVE-2023-0386)",
         calls: calls![
@@ -234,7 +276,7 @@ pub(super) const DENIED: &[Group] = &[
     },
 ];
 
-pub(super) const UNKNOWN: &[Group] = &[Group {
+pub(crate) const UNKNOWN: &[Group] = &[Group {
     reason: "its flags are in memory, where a filter cannot look; C libraries then use clone",
     calls: calls![SYS_clone3],
 }];
@@ -252,7 +294,7 @@ const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
 
 const ANY: u32 = u32::MAX;
 
-pub(super) const CONDITIONAL: &[Conditional] = &[
+pub(crate) const CONDITIONAL: &[Conditional] = &[
     Conditional {
         reason: "processes and threads, but no namespaces",
         call: libc::SYS_clone,
