@@ -46,6 +46,15 @@ impl Agent {
         agent
     }
 
+    /// The private key in the form in which it is kept.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn private_key(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("key")).unwrap()
+    }
+
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -44,6 +44,8 @@ pub struct Options {
     pub ordinary: bool,
     /// Size of the file system its root is on; otherwise it is on the disk of temporary files. Needs root.
     pub disk: Option<&'static str>,
+    /// A command in front of it, such as one that enters a namespace.
+    pub within: Vec<String>,
 }
 
 /// The directory of a builder: its root, socket and log. It can be handed from one builder to the next.
@@ -137,6 +139,10 @@ impl Builder {
         fs::write(&config, &options.config).unwrap();
         let mut command = if options.ordinary {
             as_ordinary_user(home.dir.path())
+        } else if let [first, rest @ ..] = options.within.as_slice() {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program());
+            command
         } else {
             Command::new(program())
         };

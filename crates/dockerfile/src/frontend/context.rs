@@ -235,7 +235,7 @@ impl<'a> Contexts<'a> {
         }
         let info = pb::SourceInfo {
             filename: self.filename.clone(),
-            data: text.to_vec(),
+            data: shown(&text),
             definition: buffa::MessageField::some(definition),
             language: "Dockerfile".to_owned(),
             ..Default::default()
@@ -365,6 +365,14 @@ fn parse_ignore(name: &str, text: &[u8]) -> Result<Vec<String>, ContextError> {
         return Err(ContextError::LargeIgnore(name.to_owned()));
     }
     Ok(ignore_patterns(text))
+}
+
+/// The text as errors quote it: whoever reads them need not see what somebody wrote into a URL.
+fn shown(text: &[u8]) -> Vec<u8> {
+    std::str::from_utf8(text).map_or_else(
+        |_| text.to_vec(),
+        |text| cofferdam_graph::without_credentials(text).into_owned().into_bytes(),
+    )
 }
 
 fn write(plan: &Plan, root: Root) -> Result<pb::Definition, ContextError> {

@@ -1,0 +1,89 @@
+//! Secrets: planted in a build, then searched for in everything that is left of it.
+//!
+//! Builds are of every kind: ended well, failed, cached, of repositories, by buildpacks in both flows, rebased, through a server. What is
+//! searched: layers, config and history, metadata, exported caches, progress and errors, the builder's messages, its whole directory
+//! while it runs and afterwards, the server's data and messages. Each row's control is a build that gives the secret away on purpose.
+
+mod builds;
+mod hunt;
+mod served;
+
+use cofferdam_tests::Builder;
+
+use crate::attack::{Attack, BUILDER, Control, Level, ONCE, Way};
+use crate::stage::{Stage, context, options};
+
+pub(crate) use hunt::{Hunt, Secret};
+
+const fn row(
+    name: &'static str,
+    what: &'static str,
+    levels: &'static [Level],
+    attempt: fn(&Stage) -> String,
+) -> Attack {
+    Attack { name, what, class: "secrets", levels, way: Way::Own { attempt, control: given_away } }
+}
+
+pub(crate) const ATTACKS: &[Attack] = &[
+    row(
+        "secret-mounts",
+        "secrets as files, variables and agents: built, cached, exported, failed",
+        BUILDER,
+        builds::mounted,
+    ),
+    row(
+        "secret-registry",
+        "a password of a registry: pull, push, caches, wrong answers",
+        ONCE,
+        builds::registry,
+    ),
+    row(
+        "secret-git",
+        "a token of a git host, in a secret and in the URL: context, ADD, submodules, errors",
+        ONCE,
+        builds::git,
+    ),
+    row("secret-url", "a password in the URL of a download", ONCE, builds::url),
+    row(
+        "secret-buildpacks",
+        "a password of a registry in builds by buildpacks, both flows, and in a rebase",
+        ONCE,
+        builds::buildpacks,
+    ),
+    row(
+        "secret-server",
+        "secrets in builds through a server: depot build, bake, failing",
+        ONCE,
+        served::through_a_server,
+    ),
+];
+
+/// The search finds what a build gives away, in each of the places.
+fn given_away(stage: &Stage) -> Control {
+    let builder = Builder::start(&options(stage.level));
+    let (secret, mut hunt) = (Secret::new("given"), Hunt::default());
+    hunt.wanted(&secret);
+    let context = context(
+        &[],
+        "RUN --mount=type=secret,id=s cp /run/secrets/s /kept; echo \"said $(cat /kept)\"; base64 /kept > /encoded",
+    );
+    let out = tempfile::tempdir().unwrap();
+    let outcome = builder
+        .build(&context)
+        .args("--secret id=s,env=GIVEN --output")
+        .arg(format!("type=oci,dest={}/image.tar", out.path().display()))
+        .arg("--cache-to")
+        .arg(format!("type=local,mode=max,dest={}/cache", out.path().display()))
+        .env("GIVEN", secret.text())
+        .run()
+        .success();
+    for (place, found) in [
+        ("progress", hunt.text(&outcome.stderr)),
+        ("image", hunt.tree(&out.path().join("image.tar"))),
+        ("cache", hunt.tree(&out.path().join("cache"))),
+        ("store", hunt.tree(&builder.stop().root())),
+    ] {
+        assert!(!found.is_empty(), "the search does not see the {place}");
+    }
+    Control::Shown("given away on purpose it is found in image, cache, store and log".to_owned())
+}
