@@ -5,12 +5,13 @@
 CARGO ?= cargo
 IMAGES := target/test-images
 CLIENTS := target/test-clients
-PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker.io docker-registry git iproute2 mmdebstrap \
-	nodejs npm openssh-client openssl podman python3-venv runc runsc skopeo uidmap util-linux xz-utils zstd
+KERNEL := target/test-kernel
+PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker.io docker-registry e2fsprogs git iproute2 mmdebstrap \
+	nodejs npm openssh-client openssl podman python3-venv qemu-system-x86 runc runsc skopeo uidmap util-linux xz-utils zstd
 GUEST := target/guest
 GUEST_PACKAGES := e2fsprogs mmdebstrap qemu-system-x86
 
-.PHONY: help setup images clients build test lint unit demo guest fuzz clean
+.PHONY: help setup images clients kernel build test lint unit demo walls guest fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
@@ -24,6 +25,9 @@ images: setup ## Make the root filesystems that tests and the demo build on
 clients: setup ## Install the clients that tests and examples drive, at pinned versions
 	@tests/clients/install $(CLIENTS)
 
+kernel: setup ## Unpack the kernel of the virtual machines that tests boot
+	@tests/kernel/fetch $(KERNEL)
+
 build: ## Build the binary
 	$(CARGO) build --locked -p cofferdam
 
@@ -34,13 +38,16 @@ lint: ## Formatting, lints and documentation, warnings denied
 
 # The tests of crates/cofferdam make cargo build the binary too, which the end-to-end tests use;
 # building it by itself first would compile most dependencies a second time.
-unit: images clients ## Every test, without the lints
+unit: images clients kernel ## Every test, without the lints
 	$(CARGO) test --locked --workspace --no-fail-fast
 
 test: setup lint unit ## Everything that must pass
 
 demo: images build ## Build a real application, run it, change a line and build again
 	@examples/demo
+
+walls: images clients kernel build ## Try every known escape at each level of isolation and show the table
+	@$(CARGO) test --locked -q -p cofferdam-tests --test walls
 
 guest: ## Run the sandbox's tests in a virtual machine with control groups of version 2 alone
 	@tests/setup $(GUEST_PACKAGES)

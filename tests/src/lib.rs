@@ -31,7 +31,7 @@ pub use context::Context;
 pub use docker::Docker;
 pub use image::{Blob, Entry, Image, digest, entries};
 pub use outcome::{Outcome, Step};
-pub use places::{is_root, need_root, program, repository, test_client, test_image};
+pub use places::{is_root, need_root, program, repository, test_client, test_image, test_kernel};
 pub use process::Process;
 pub use registry::Registry;
 pub use server::{Answer, Data, Project, Server};

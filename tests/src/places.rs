@@ -41,6 +41,23 @@ pub fn test_client(name: &str) -> PathBuf {
     path
 }
 
+/// The kernel image unpacked by `tests/kernel/fetch`, and the directory of its modules.
+///
+/// # Panics
+/// When it was not fetched.
+#[must_use]
+pub fn test_kernel() -> (PathBuf, PathBuf) {
+    let root = repository().join("target/test-kernel");
+    let images = std::fs::read_dir(root.join("boot")).into_iter().flatten().flatten();
+    let version = images
+        .into_iter()
+        .find_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_owned()));
+    let version = version.unwrap_or_else(|| {
+        panic!("there is no kernel in {}: fetch it first with `make kernel`", root.display())
+    });
+    (root.join(format!("boot/vmlinuz-{version}")), root.join("lib/modules").join(version))
+}
+
 /// The repository.
 ///
 /// # Panics

@@ -7,8 +7,8 @@ use std::io;
 use std::task::Poll;
 
 use futures::future::poll_fn;
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
@@ -114,7 +114,7 @@ impl Channel {
 }
 
 impl Incoming {
-    /// The next stream and what it is for; `None` at the end of the channel. One that does not say so is dropped.
+    /// The next stream; `None` at the end of the channel.
     pub(crate) async fn next(&mut self) -> Option<yamux::Stream> {
         self.streams.recv().await
     }
@@ -174,7 +174,10 @@ pub(crate) fn stream(raw: yamux::Stream) -> Stream {
 }
 
 /// Writes one message.
-pub(crate) async fn send<W: AsyncWrite + Unpin>(out: &mut W, message: &impl Serialize) -> io::Result<()> {
+pub(crate) async fn send<W: AsyncWrite + Unpin>(
+    out: &mut W,
+    message: &impl Serialize,
+) -> io::Result<()> {
     let bytes = serde_json::to_vec(message).map_err(io::Error::other)?;
     write_frame(out, &bytes).await
 }
@@ -189,7 +192,10 @@ pub(crate) async fn receive<M: DeserializeOwned>(
 }
 
 /// Writes a length and bytes.
-pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(out: &mut W, bytes: &[u8]) -> io::Result<()> {
+pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
+    out: &mut W,
+    bytes: &[u8],
+) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut frame = Vec::with_capacity(bytes.len() + 4);
     frame.extend(length.to_be_bytes());
@@ -215,4 +221,85 @@ pub(crate) async fn read_frame(
     let mut bytes = vec![0; length];
     input.read_exact(&mut bytes).await?;
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn streams_say_what_they_are_for_and_carry_bytes_both_ways() {
+        LocalSet::new()
+            .run_until(async {
+                let (a, b) = tokio::net::UnixStream::pair().unwrap();
+                let (host, _host_incoming, _) = start(a, Side::Host);
+                let (_guest, mut incoming, _) = start(b, Side::Guest);
+                spawn_local(async move {
+                    while let Some(raw) = incoming.next().await {
+                        let mut stream = stream(raw);
+                        let purpose = Purpose::read(&mut stream).await.unwrap();
+                        spawn_local(async move {
+                            stream.write_all(format!("{purpose:?} ").as_bytes()).await.unwrap();
+                            let (mut input, mut output) = tokio::io::split(stream);
+                            tokio::io::copy(&mut input, &mut output).await.unwrap();
+                            output.shutdown().await.unwrap();
+                        });
+                    }
+                });
+                // More than any buffer on the way holds, many at once.
+                let data = vec![7; 3 << 20];
+                let run = |number: u32| {
+                    let (host, data) = (host.clone(), data.clone());
+                    spawn_local(async move {
+                        let stream = host.open(&Purpose::Client(number)).await.unwrap();
+                        let (mut input, mut output) = tokio::io::split(stream);
+                        let copy = data.clone();
+                        spawn_local(async move {
+                            output.write_all(&copy).await.unwrap();
+                            output.shutdown().await.unwrap();
+                        });
+                        let mut answer = Vec::new();
+                        input.read_to_end(&mut answer).await.unwrap();
+                        let greeting = format!("Client({number}) ");
+                        assert!(answer.starts_with(greeting.as_bytes()));
+                        assert!(answer[greeting.len()..] == data[..]);
+                    })
+                };
+                for task in [run(1), run(2), run(u32::MAX)] {
+                    task.await.unwrap();
+                }
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_or_nonsense_is_refused() {
+        let mut long = &b"\0\0\x10\0rest"[..];
+        let refused = read_frame(&mut long, 4095).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        let mut cut = &b"\0\0\0\x05cut"[..];
+        assert!(read_frame(&mut cut, 100).await.is_err());
+        assert!(read_frame(&mut &b""[..], 100).await.unwrap().is_none());
+        let mut bytes = Vec::new();
+        send(&mut bytes, &"text").await.unwrap();
+        assert_eq!(receive::<String>(&mut bytes.as_slice(), 100).await.unwrap().unwrap(), "text");
+        assert!(receive::<u32>(&mut bytes.as_slice(), 100).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn garbage_ends_the_channel() {
+        LocalSet::new()
+            .run_until(async {
+                let (a, mut b) = tokio::net::UnixStream::pair().unwrap();
+                let (host, mut incoming, driver) = start(a, Side::Host);
+                b.write_all(&[0xff; 4096]).await.unwrap();
+                assert!(driver.await.unwrap().is_err());
+                assert!(incoming.next().await.is_none());
+                assert!(host.open(&Purpose::Log).await.is_err());
+            })
+            .await;
+    }
 }

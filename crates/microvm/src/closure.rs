@@ -113,7 +113,8 @@ pub(crate) fn merged(path: impl AsRef<Path>) -> PathBuf {
 
 fn find(library: &str, search: &[String], program: &Path) -> Option<PathBuf> {
     let origin = program.parent()?.to_string_lossy();
-    let own = search.iter().map(|path| path.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", &origin));
+    let own =
+        search.iter().map(|path| path.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", &origin));
     own.chain(LIBRARIES.iter().map(|path| (*path).to_owned()))
         .map(|directory| Path::new(&directory).join(library))
         .find(|path| path.is_file())

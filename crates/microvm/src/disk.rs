@@ -50,7 +50,9 @@ pub enum DiskError {
         message: String,
     },
     /// The directory has been used without a virtual machine.
-    #[error("{directory} holds the store of a builder without a virtual machine ({found}): use another root directory")]
+    #[error(
+        "{directory} holds the store of a builder without a virtual machine ({found}): use another root directory"
+    )]
     Foreign {
         /// The store's directory.
         directory: PathBuf,
@@ -102,7 +104,16 @@ fn make(path: &Path, size: u64) -> Result<(), DiskError> {
         .map_err(failed)?;
     file.set_len(size).map_err(failed)?;
     let mut child = Command::new(MKFS)
-        .args(["-q", "-F", "-m", "0", "-L", "store", "-E", "nodiscard,lazy_itable_init=1,root_owner=0:0"])
+        .args([
+            "-q",
+            "-F",
+            "-m",
+            "0",
+            "-L",
+            "store",
+            "-E",
+            "nodiscard,lazy_itable_init=1,root_owner=0:0",
+        ])
         .arg(path)
         .env_clear()
         .env("PATH", PATH)
@@ -143,7 +154,8 @@ mod tests {
         prepare(dir.path(), LEAST).unwrap();
         let grown = fs::metadata(&path).unwrap();
         assert_eq!((grown.len(), grown.ino()), (2 * LEAST, found.ino()));
-        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, [NAME]);
     }
 

@@ -51,8 +51,8 @@ pub(crate) struct Headers {
 
 /// Reads the headers of the program or library at `path`.
 pub(crate) fn headers(path: &Path) -> Result<Headers, ElfError> {
-    let file = File::open(path)
-        .map_err(|source| ElfError::Open { path: path.to_owned(), source })?;
+    let file =
+        File::open(path).map_err(|source| ElfError::Open { path: path.to_owned(), source })?;
     let cache = ReadCache::new(file);
     parse(&cache).map_err(|source| ElfError::Parse { path: path.to_owned(), source })
 }

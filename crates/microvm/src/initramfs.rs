@@ -88,7 +88,11 @@ enum Entry {
     Link(PathBuf),
     Text(Vec<u8>),
     /// The first bytes of a file of the host.
-    File { source: PathBuf, length: u64, mode: u32 },
+    File {
+        source: PathBuf,
+        length: u64,
+        mode: u32,
+    },
 }
 
 type Tree = BTreeMap<PathBuf, Entry>;
@@ -99,14 +103,19 @@ type Tree = BTreeMap<PathBuf, Entry>;
 /// # Errors
 ///
 /// When a part is missing or the tree cannot be written.
-pub fn prepare(directory: &Path, program: &Path, kernel: &Kernel) -> Result<PathBuf, InitramfsError> {
+pub fn prepare(
+    directory: &Path,
+    program: &Path,
+    kernel: &Kernel,
+) -> Result<PathBuf, InitramfsError> {
     let tree = collect(program, kernel)?;
     let name = format!("{PREFIX}{}", &identity(&tree)?[..NAME]);
     let path = directory.join(&name);
     if !path.is_file() {
         let failed = |source| InitramfsError::Write { path: path.clone(), source };
         let part = directory.join(format!(".{name}.{}", std::process::id()));
-        let written = write_file(&part, &tree).and_then(|()| fs::rename(&part, &path).map_err(failed));
+        let written =
+            write_file(&part, &tree).and_then(|()| fs::rename(&part, &path).map_err(failed));
         if written.is_err() {
             fs::remove_file(&part).ok();
         }
@@ -153,7 +162,8 @@ fn collect(program: &Path, kernel: &Kernel) -> Result<Tree, InitramfsError> {
 fn add_programs(tree: &mut Tree, program: &Path) -> Result<(), InitramfsError> {
     let mut closure = Closure::default();
     closure.add(Path::new("/init"), program)?;
-    let find = |name: &str| PROGRAMS.iter().map(|at| Path::new(at).join(name)).find(|p| p.is_file());
+    let find =
+        |name: &str| PROGRAMS.iter().map(|at| Path::new(at).join(name)).find(|p| p.is_file());
     for name in WANTED {
         let Some(source) = find(name) else { continue };
         closure.add(&Path::new("/usr/bin").join(name), &source)?;
@@ -206,7 +216,8 @@ fn add_parents(tree: &mut Tree) {
 
 fn is_program(path: &Path) -> bool {
     let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == *b"\x7fELF"
 }
 
 /// Where git keeps its parts. Git is the host's own, and is asked without the caller's environment.
@@ -241,8 +252,10 @@ fn identity(tree: &Tree) -> Result<String, InitramfsError> {
             Entry::Link(target) => field(target.as_os_str().as_encoded_bytes()),
             Entry::Text(text) => field(text),
             Entry::File { source, length, mode } => {
-                let found = fs::metadata(source)
-                    .map_err(|error| InitramfsError::Read { path: source.clone(), source: error })?;
+                let found = fs::metadata(source).map_err(|error| InitramfsError::Read {
+                    path: source.clone(),
+                    source: error,
+                })?;
                 let identity = [
                     *length,
                     u64::from(*mode),
@@ -278,8 +291,7 @@ fn write<W: Write>(tree: &Tree, mut out: W) -> Result<W, InitramfsError> {
         let name = path.to_string_lossy();
         let name = name.trim_start_matches('/');
         let header = cpio::NewcBuilder::new(name).ino(number);
-        let failed =
-            |source: std::io::Error| InitramfsError::Read { path: path.clone(), source };
+        let failed = |source: std::io::Error| InitramfsError::Read { path: path.clone(), source };
         let small = |mode: u32, bytes: &[u8], out: W| {
             // Texts are modules at most, which are bounded.
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -291,7 +303,9 @@ fn write<W: Write>(tree: &Tree, mut out: W) -> Result<W, InitramfsError> {
             Entry::Directory => small(0o040_755, b"", out),
             Entry::Link(target) => small(0o120_777, target.as_os_str().as_encoded_bytes(), out),
             Entry::Text(text) => small(0o100_644, text, out),
-            Entry::File { source, length, mode } => copy(source, *length, 0o100_000 | mode, &header, out),
+            Entry::File { source, length, mode } => {
+                copy(source, *length, 0o100_000 | mode, &header, out)
+            }
         }
         .map_err(failed)?;
     }

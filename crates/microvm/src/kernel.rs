@@ -22,7 +22,9 @@ pub enum KernelError {
     )]
     None,
     /// A kernel comes with a directory of modules.
-    #[error("the kernel {image} has no modules at {modules}: name their directory with [isolation] vm.modules")]
+    #[error(
+        "the kernel {image} has no modules at {modules}: name their directory with [isolation] vm.modules"
+    )]
     NoModules {
         /// The image.
         image: PathBuf,
@@ -72,10 +74,10 @@ impl Kernel {
             (None, None) => MODULES.into(),
         };
         let kernel = Self { image: image.to_owned(), modules };
-        kernel.whole().then_some(kernel.clone()).ok_or(KernelError::NoModules {
-            image: kernel.image,
-            modules: kernel.modules,
-        })
+        kernel
+            .whole()
+            .then_some(kernel.clone())
+            .ok_or(KernelError::NoModules { image: kernel.image, modules: kernel.modules })
     }
 
     fn installed(images: &Path, modules: &Path) -> Result<Self, KernelError> {

@@ -20,6 +20,7 @@ mod clock;
 mod closure;
 mod console;
 mod disk;
+mod doctor;
 mod elf;
 pub mod guest;
 pub mod host;
@@ -34,6 +35,7 @@ mod seqpacket;
 
 pub use closure::ClosureError;
 pub use disk::{DEFAULT as DEFAULT_DISK, DiskError, LEAST as LEAST_DISK};
+pub use doctor::findings;
 pub use elf::ElfError;
 pub use initramfs::{InitramfsError, prepare as prepare_initramfs};
 pub use kernel::{Kernel, KernelError};

@@ -26,7 +26,8 @@ pub const OVERHEAD: u64 = 768 << 20;
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// Kernel parameters of every guest. The console is kept short: an emulated serial line is slow.
-const PARAMETERS: &str = "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on cgroup_no_v1=all";
+const PARAMETERS: &str =
+    "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on oops=panic cgroup_no_v1=all";
 
 /// What runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,14 +62,18 @@ impl Machine {
         add("-kernel", self.kernel.clone().into());
         add("-initrd", self.initramfs.clone().into());
         add("-append", format!("{} -- {}", parameters(self.accelerator), guest::MODE).into());
-        let mut drive = OsString::from("id=store,if=none,format=raw,discard=unmap,detect-zeroes=unmap,file=");
+        let mut drive =
+            OsString::from("id=store,if=none,format=raw,discard=unmap,detect-zeroes=unmap,file=");
         // A comma ends a value unless it is doubled.
         drive.push(disk.to_string_lossy().replace(',', ",,"));
         add("-drive", drive);
         add("-device", "virtio-blk-device,drive=store".into());
         add("-device", "virtio-serial-device,max_ports=2".into());
         add("-chardev", format!("socket,id=port,fd={PORT}").into());
-        add("-device", format!("virtserialport,chardev=port,nr=1,name={}", guest::PORT_NAME).into());
+        add(
+            "-device",
+            format!("virtserialport,chardev=port,nr=1,name={}", guest::PORT_NAME).into(),
+        );
         add("-device", "virtio-rng-device".into());
         arguments
     }
@@ -137,10 +142,14 @@ mod tests {
     fn a_machine_has_no_network_and_no_shared_directory() {
         for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
             let line = line(accelerator);
-            for device in ["virtio-net", "-netdev", "-nic", "-virtfs", "-fsdev", "vhost", "qmp", "secret"] {
+            for device in
+                ["virtio-net", "-netdev", "-nic", "-virtfs", "-fsdev", "vhost", "qmp", "secret"]
+            {
                 assert!(!line.contains(device), "{device} in {line}");
             }
-            for word in ["-nodefaults", "spawn=deny", "elevateprivileges=deny", "-m 1024M", "file=/a,,b"] {
+            for word in
+                ["-nodefaults", "spawn=deny", "elevateprivileges=deny", "-m 1024M", "file=/a,,b"]
+            {
                 assert!(line.contains(word), "no {word} in {line}");
             }
         }

@@ -20,7 +20,8 @@ const MAX_BUILTIN: u64 = 4 << 20;
 const MAX_DEPTH: usize = 12;
 
 /// The guest cannot do without these, unless they are built into its kernel.
-const REQUIRED: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_console", "ext4", "overlay", "tun"];
+const REQUIRED: &[&str] =
+    &["virtio_mmio", "virtio_blk", "virtio_console", "ext4", "overlay", "tun"];
 /// Loaded when there.
 const OPTIONAL: &[&str] = &["virtio_rng", "crc32c_generic", "crc32c_intel"];
 
@@ -152,8 +153,12 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ModulesError> {
     let mut bytes = Vec::new();
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("ko") => file.take(MAX_MODULE).read_to_end(&mut bytes),
-        Some("xz") => lzma_rust2::XzReader::new(file, false).take(MAX_MODULE).read_to_end(&mut bytes),
-        Some("zst") => zstd::Decoder::new(file).map_err(failed)?.take(MAX_MODULE).read_to_end(&mut bytes),
+        Some("xz") => {
+            lzma_rust2::XzReader::new(file, false).take(MAX_MODULE).read_to_end(&mut bytes)
+        }
+        Some("zst") => {
+            zstd::Decoder::new(file).map_err(failed)?.take(MAX_MODULE).read_to_end(&mut bytes)
+        }
         Some("gz") => flate2::read::GzDecoder::new(file).take(MAX_MODULE).read_to_end(&mut bytes),
         _ => return Err(ModulesError::Packing { path: path.to_owned() }),
     }
@@ -175,7 +180,8 @@ fn parse_depends(data: &[u8]) -> object::read::Result<Vec<String>> {
         return Ok(Vec::new());
     };
     let information = section.data(endian, data)?;
-    let depends = information.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(b"depends="));
+    let depends =
+        information.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(b"depends="));
     let depends = String::from_utf8_lossy(depends.unwrap_or_default()).replace('-', "_");
     Ok(depends.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
 }
@@ -201,7 +207,8 @@ mod tests {
     fn a_module_that_is_nowhere_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("kernel")).unwrap();
-        fs::write(dir.path().join("modules.builtin"), "kernel/drivers/virtio/virtio_mmio.ko\n").unwrap();
+        fs::write(dir.path().join("modules.builtin"), "kernel/drivers/virtio/virtio_mmio.ko\n")
+            .unwrap();
         let error = load_order(dir.path()).unwrap_err();
         assert!(error.to_string().contains("virtio_blk"), "{error}");
     }

@@ -33,6 +33,8 @@ pub struct Order {
 pub(crate) enum Command {
     /// The builder is to get this signal.
     Signal(i32),
+    /// What the time is, since 1970. An emulated machine's clock falls behind, and any machine's does while its host sleeps.
+    Time(Duration),
 }
 
 /// From the guest.

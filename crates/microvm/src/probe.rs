@@ -44,11 +44,7 @@ pub enum ProbeError {
 ///
 /// Says why KVM cannot be used.
 pub fn kvm_works(kernel: &Path) -> Result<(), ProbeError> {
-    std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .map_err(ProbeError::Device)?;
+    std::fs::File::options().read(true).write(true).open("/dev/kvm").map_err(ProbeError::Device)?;
     let mut child = Command::new(PROGRAM)
         .args(Machine::probe(kernel))
         .env_clear()
@@ -99,11 +95,7 @@ fn watch(child: &mut Child) -> Result<(), ProbeError> {
 }
 
 /// Reads on a thread of its own, which ends with the child.
-fn forward(
-    mut from: impl Read + Send + 'static,
-    console: bool,
-    to: mpsc::Sender<(bool, Vec<u8>)>,
-) {
+fn forward(mut from: impl Read + Send + 'static, console: bool, to: mpsc::Sender<(bool, Vec<u8>)>) {
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from.read(&mut buffer) {

@@ -5,7 +5,7 @@
 //! it by the time the message arrives. The gate ends a step by closing its descriptor, the builder by closing the device; either
 //! ends the stream, which ends the other.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -66,17 +66,25 @@ pub(crate) async fn in_guest(channel: &Channel, control: OwnedFd) -> io::Result<
 #[derive(Debug, Clone)]
 pub(crate) struct HostRelay {
     gate: Rc<Messages>,
+    /// Whether the guest has asked for the control socket. It is asked for once.
+    controlled: Rc<Cell<bool>>,
+    /// Steps whose packets are carried.
+    steps: Rc<Cell<usize>>,
     /// The gate's ends of sockets whose messages have not come yet.
     waiting: Rc<RefCell<HashMap<u32, OwnedFd>>>,
 }
 
 impl HostRelay {
     pub(crate) fn new(gate: OwnedFd) -> io::Result<Self> {
-        Ok(Self { gate: Rc::new(Messages::new(gate)?), waiting: Rc::default() })
+        let gate = Rc::new(Messages::new(gate)?);
+        Ok(Self { gate, controlled: Rc::default(), steps: Rc::default(), waiting: Rc::default() })
     }
 
     /// Carries control messages until either side is gone.
     pub(crate) async fn control(self, stream: Stream) -> io::Result<()> {
+        if self.controlled.replace(true) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let (mut input, mut output) = tokio::io::split(stream);
         let gate = Rc::clone(&self.gate);
         let mut writer = spawn_local(async move {
@@ -87,7 +95,8 @@ impl HostRelay {
         });
         let reader = async {
             while let Some(frame) = channel::read_frame(&mut input, NUMBER + MAX_MESSAGE).await? {
-                let (number, message) = frame.split_first_chunk().ok_or(io::ErrorKind::InvalidData)?;
+                let (number, message) =
+                    frame.split_first_chunk().ok_or(io::ErrorKind::InvalidData)?;
                 let number = u32::from_be_bytes(*number);
                 let device = match number {
                     0 => None,
@@ -109,21 +118,33 @@ impl HostRelay {
     }
 
     /// Carries the packets of one step.
-    pub(crate) async fn packets(self, number: u32, mut stream: Stream) -> io::Result<()> {
-        let (ours, theirs) = pair()?;
-        {
-            let mut waiting = self.waiting.borrow_mut();
-            if number == 0 || waiting.len() >= MAX_STEPS || waiting.contains_key(&number) {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            waiting.insert(number, theirs);
+    pub(crate) async fn packets(self, number: u32, stream: Stream) -> io::Result<()> {
+        if self.steps.get() >= MAX_STEPS {
+            return Err(io::ErrorKind::InvalidData.into());
         }
-        stream.write_u8(TAKEN).await?;
-        stream.flush().await?;
+        self.steps.set(self.steps.get() + 1);
+        let result = self.step(number, stream).await;
+        self.steps.set(self.steps.get() - 1);
+        result
+    }
+
+    async fn step(&self, number: u32, mut stream: Stream) -> io::Result<()> {
+        let (ours, theirs) = pair()?;
+        if number == 0 || self.waiting.borrow().contains_key(&number) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let packets = Packets::new(ours).map_err(io::Error::other)?;
-        carry(packets, stream).await;
+        self.waiting.borrow_mut().insert(number, theirs);
+        let carried = async {
+            stream.write_u8(TAKEN).await?;
+            stream.flush().await?;
+            carry(packets, stream).await;
+            Ok(())
+        };
+        let result = carried.await;
+        // Still there only when its message never came.
         self.waiting.borrow_mut().remove(&number);
-        Ok(())
+        result
     }
 }
 
@@ -161,4 +182,103 @@ async fn read_packet(input: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Opti
     let mut packet = vec![0; length.into()];
     input.read_exact(&mut packet).await?;
     Ok(Some(packet))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::channel::{Incoming, Side, start};
+
+    fn both() -> ((Channel, Incoming), (Channel, Incoming)) {
+        let (a, b) = tokio::net::UnixStream::pair().unwrap();
+        let (host, host_incoming, _) = start(a, Side::Host);
+        let (guest, guest_incoming, _) = start(b, Side::Guest);
+        ((host, host_incoming), (guest, guest_incoming))
+    }
+
+    fn serve(relay: &HostRelay, mut incoming: Incoming) {
+        let relay = relay.clone();
+        spawn_local(async move {
+            while let Some(stream) = incoming.next().await {
+                let relay = relay.clone();
+                spawn_local(async move {
+                    let mut stream = channel::stream(stream);
+                    match Purpose::read(&mut stream).await.unwrap() {
+                        Purpose::Gate => relay.control(stream).await,
+                        Purpose::Packets(number) => relay.packets(number, stream).await,
+                        other => panic!("{other:?}"),
+                    }
+                });
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn a_device_in_the_guest_is_a_socket_at_the_gate() {
+        LocalSet::new()
+            .run_until(async {
+                let ((_host, incoming), (guest, _)) = both();
+                let (gate, gates) = pair().unwrap();
+                let gate = Messages::new(gate).unwrap();
+                serve(&HostRelay::new(gates).unwrap(), incoming);
+                let (builder, control) = pair().unwrap();
+                let builder = Messages::new(builder).unwrap();
+                spawn_local(async move { in_guest(&guest, control).await });
+
+                // A message without a device, and an answer.
+                builder.send(b"hello", None).await.unwrap();
+                let (message, fd) = gate.receive().await.unwrap().unwrap();
+                assert_eq!((message.as_slice(), fd.is_none()), (&b"hello"[..], true));
+                gate.send(b"welcome", None).await.unwrap();
+                assert_eq!(builder.receive().await.unwrap().unwrap().0, b"welcome");
+
+                // One with a device: what is written to it comes out at the gate's descriptor, and the other way round.
+                let (device, step) = pair().unwrap();
+                builder.send(b"attach", Some(&device)).await.unwrap();
+                drop(device);
+                let (message, fd) = gate.receive().await.unwrap().unwrap();
+                assert_eq!(message, b"attach");
+                let (step, fd) =
+                    (Messages::new(step).unwrap(), Messages::new(fd.unwrap()).unwrap());
+                for packet in [&b"first"[..], b"second"] {
+                    step.send(packet, None).await.unwrap();
+                    assert_eq!(fd.receive().await.unwrap().unwrap().0, packet);
+                    fd.send(packet, None).await.unwrap();
+                    assert_eq!(step.receive().await.unwrap().unwrap().0, packet);
+                }
+                // The gate ends the step; its device is closed in the guest.
+                drop(fd);
+                assert!(step.receive().await.unwrap().is_none());
+                // The builder ends; the gate hears of it.
+                drop(builder);
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_device_that_was_never_announced_is_refused() {
+        LocalSet::new()
+            .run_until(async {
+                let ((_host, incoming), (guest, _)) = both();
+                let (gate, gates) = pair().unwrap();
+                let gate = Messages::new(gate).unwrap();
+                serve(&HostRelay::new(gates).unwrap(), incoming);
+                let mut stream = guest.open(&Purpose::Gate).await.unwrap();
+                channel::write_frame(&mut stream, b"\0\0\0\x07attach").await.unwrap();
+                // The relay ends, and with it the socket; nothing came.
+                assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
+                // A second one is not given the gate either.
+                let mut again = guest.open(&Purpose::Gate).await.unwrap();
+                channel::write_frame(&mut again, b"\0\0\0\0hello").await.ok();
+                assert_eq!(again.read(&mut [0; 8]).await.unwrap_or(0), 0);
+                drop((stream, again));
+                let waited = std::time::Duration::from_millis(200);
+                let nothing = tokio::time::timeout(waited, gate.receive()).await;
+                assert!(!matches!(nothing, Ok(Ok(Some(_)))), "{nothing:?}");
+            })
+            .await;
+    }
 }

@@ -43,7 +43,9 @@ impl Messages {
                     return Ok(Some((buffer, fd)));
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Ok(None);
+                }
                 Ok(Err(error)) => return Err(error),
                 Err(_would_block) => {}
             }

@@ -41,8 +41,7 @@ mod tests {
     fn emulation_is_never_the_default() {
         let vm: Vm = toml::from_str("").unwrap();
         assert_eq!(vm.accelerator, Accelerator::Kvm);
-        let vm: Vm =
-            toml::from_str("accelerator = 'tcg'\nkernel = '/k'\ndisk = '10GB'").unwrap();
+        let vm: Vm = toml::from_str("accelerator = 'tcg'\nkernel = '/k'\ndisk = '10GB'").unwrap();
         assert_eq!(vm.accelerator, Accelerator::Tcg);
         assert_eq!(vm.disk, Some(DiskSpace::Bytes(10_000_000_000)));
         assert!(toml::from_str::<Vm>("accelerator = 'auto'").is_err());

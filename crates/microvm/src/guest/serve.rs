@@ -117,10 +117,12 @@ impl Session {
         spawn_local(log(channel.clone(), inside.log));
         let signal = inside.signal;
         spawn_local(async move {
-            while let Ok(Some(Command::Signal(number))) =
-                channel::receive(&mut commands, MAX_NEWS).await
-            {
-                signal(number);
+            while let Ok(Some(command)) = channel::receive(&mut commands, MAX_NEWS).await {
+                match command {
+                    Command::Signal(number) => signal(number),
+                    // A clock that cannot be set now can be set the next time.
+                    Command::Time(time) => drop(start::set_clock(time)),
+                }
             }
         });
         tokio::pin! { let ended = inside.ended; }

@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_move, mount_remount, unmount};
+use rustix::mount::{
+    MountFlags, UnmountFlags, mount, mount_bind, mount_move, mount_remount, unmount,
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::RebootCommand;
 
@@ -21,6 +23,8 @@ const DEVICE: &str = "/dev/vda";
 const DEVICES: Duration = Duration::from_secs(20);
 /// Open files of a process: what service managers give, against the kernel's 4096.
 const FILES: Rlimit = Rlimit { current: Some(1024), maximum: Some(1 << 19) };
+/// How far the clock may be off before it is set: messages take a moment.
+const CLOCK_ERROR: Duration = Duration::from_millis(100);
 /// Longest name of a port that is read.
 const MAX_NAME: usize = 256;
 
@@ -59,8 +63,7 @@ fn mounts() -> Result<(), GuestError> {
         // As service managers mount it: a namespace of groups is a border that no process is moved across.
         ("cgroup2", "/sys/fs/cgroup", closed, c"nsdelegate,memory_recursiveprot"),
     ] {
-        mount(kind, at, kind, flags, options)
-            .map_err(GuestError::start(format!("mount {at}")))?;
+        mount(kind, at, kind, flags, options).map_err(GuestError::start(format!("mount {at}")))?;
     }
     Ok(())
 }
@@ -95,7 +98,8 @@ fn loopback() -> std::io::Result<()> {
     }
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: the socket is open and the request a whole ifreq with a name that ends.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } != 0 {
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } != 0
+    {
         return Err(std::io::Error::last_os_error());
     }
     Ok(())
@@ -166,20 +170,29 @@ fn grow() -> std::io::Result<()> {
 
 /// Sets the clock, the generator of random numbers and the table of hosts.
 pub(super) fn settle(order: &Order) -> Result<(), GuestError> {
-    let now = rustix::time::Timespec {
-        tv_sec: i64::try_from(order.time.as_secs()).unwrap_or(0),
-        tv_nsec: order.time.subsec_nanos().into(),
-    };
     if !order.hosts.is_empty() {
         fs::write("/etc/hosts", &order.hosts).map_err(GuestError::start("write /etc/hosts"))?;
     }
-    rustix::time::clock_settime(rustix::time::ClockId::Realtime, now)
-        .map_err(GuestError::start("set the clock"))?;
+    set_clock(order.time)?;
     File::options()
         .write(true)
         .open("/dev/urandom")
         .and_then(|mut random| random.write_all(&order.seed))
         .map_err(GuestError::start("seed the generator of random numbers"))
+}
+
+/// Sets the clock, unless it is right.
+pub(super) fn set_clock(time: Duration) -> Result<(), GuestError> {
+    let own = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    if own.abs_diff(time) < CLOCK_ERROR {
+        return Ok(());
+    }
+    let now = rustix::time::Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(0),
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    rustix::time::clock_settime(rustix::time::ClockId::Realtime, now)
+        .map_err(GuestError::start("set the clock"))
 }
 
 /// Writes everything down and leaves the disk as one that was unmounted.

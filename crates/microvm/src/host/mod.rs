@@ -6,17 +6,17 @@
 mod clients;
 mod qemu;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 use yamux::ConnectionError;
 
 use crate::channel::{self, Channel, Incoming, Purpose, Side, Stream};
@@ -35,6 +35,10 @@ const BOOT: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long QEMU has to end after the guest has.
 const POWER_OFF: Duration = Duration::from_secs(5);
+/// How often the guest is told the time.
+const CLOCK: Duration = Duration::from_secs(10);
+/// How long a guest may take to take in a command.
+const SAY: Duration = Duration::from_secs(1);
 /// "For ever", for a timer that has to be something.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Longest line of the builder's log that is passed on, and most of it in a second.
@@ -108,7 +112,8 @@ pub fn run(parts: Parts) -> Result<i32, MachineError> {
     LocalSet::new().block_on(&runtime, async {
         let (qemu, port) = Qemu::start(&parts.plan.machine, &disk).map_err(MachineError::Start)?;
         let console = Rc::clone(&qemu.console);
-        let ended = |how: String| MachineError::Ended { how, console: console.borrow().last_lines() };
+        let ended =
+            |how: String| MachineError::Ended { how, console: console.borrow().last_lines() };
         Host::new(parts, qemu, port)?.run().await.map_err(|failure| match failure {
             Failure::Machine(error) => error,
             Failure::Ended(how) => ended(how),
@@ -152,10 +157,16 @@ struct Host {
     order: Order,
     listeners: Vec<Listener>,
     relay: Option<HostRelay>,
+    /// Whether the guest has begun to log, which it does once.
+    logged: Rc<Cell<bool>>,
 }
 
 impl Host {
-    fn new(parts: Parts, qemu: Qemu, port: std::os::unix::net::UnixStream) -> Result<Self, MachineError> {
+    fn new(
+        parts: Parts,
+        qemu: Qemu,
+        port: std::os::unix::net::UnixStream,
+    ) -> Result<Self, MachineError> {
         let prepare = || {
             port.set_nonblocking(true)?;
             let port = tokio::net::UnixStream::from_std(port)?;
@@ -163,7 +174,7 @@ impl Host {
         };
         let ((channel, incoming, driver), relay) = prepare().map_err(MachineError::Prepare)?;
         let (order, listeners) = (parts.plan.order, parts.listeners);
-        Ok(Self { qemu, channel, incoming, driver, order, listeners, relay })
+        Ok(Self { qemu, channel, incoming, driver, order, listeners, relay, logged: Rc::default() })
     }
 
     async fn run(mut self) -> Result<i32, Failure> {
@@ -184,11 +195,14 @@ impl Host {
             _ = stop() => return Ok(0),
         };
         for (number, listener) in (0..).zip(std::mem::take(&mut self.listeners)) {
-            clients::serve(number, listener, self.channel.clone()).map_err(MachineError::Prepare)?;
+            clients::serve(number, listener, self.channel.clone())
+                .map_err(MachineError::Prepare)?;
         }
         let (mut news, mut commands) = tokio::io::split(order);
-        let mut next_news = spawn_local(async move { channel::receive::<News>(&mut news, MAX_NEWS).await });
+        let mut next_news =
+            spawn_local(async move { channel::receive::<News>(&mut news, MAX_NEWS).await });
         let mut deadline = Instant::now() + NEVER;
+        let mut clock = interval(CLOCK);
         loop {
             tokio::select! {
                 heard = &mut next_news => match heard {
@@ -206,7 +220,11 @@ impl Host {
                 },
                 number = stop() => {
                     deadline = deadline.min(Instant::now() + PATIENCE);
-                    channel::send(&mut commands, &Command::Signal(number)).await.ok();
+                    say(&mut commands, &Command::Signal(number)).await;
+                }
+                _ = clock.tick() => {
+                    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                    say(&mut commands, &Command::Time(time.unwrap_or_default())).await;
                 }
                 () = sleep_until(deadline) => {
                     return Err(Failure::Ended("does not stop by itself and was ended".to_owned()));
@@ -249,12 +267,12 @@ impl Host {
 
     /// Serves a stream that the guest opened.
     fn take(&self, mut stream: Stream) {
-        let relay = self.relay.clone();
+        let (relay, logged) = (self.relay.clone(), Rc::clone(&self.logged));
         spawn_local(async move {
             let served = match (Purpose::read(&mut stream).await, relay) {
                 (Ok(Purpose::Gate), Some(relay)) => relay.control(stream).await,
                 (Ok(Purpose::Packets(number)), Some(relay)) => relay.packets(number, stream).await,
-                (Ok(Purpose::Log), _) => log(stream).await,
+                (Ok(Purpose::Log), _) if !logged.replace(true) => log(stream).await,
                 _ => Err(std::io::ErrorKind::InvalidData.into()),
             };
             if let Err(error) = served {
@@ -262,6 +280,11 @@ impl Host {
             }
         });
     }
+}
+
+/// Tells the guest something. One that does not listen is not waited for.
+async fn say(to: &mut (impl AsyncWrite + Unpin), command: &Command) {
+    timeout(SAY, channel::send(to, command)).await.ok();
 }
 
 /// Passes the builder's log on: whole lines, nothing that controls a terminal, and no more in a second than anybody could want.
