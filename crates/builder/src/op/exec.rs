@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use cofferdam_graph::Vertex;
-use cofferdam_sandbox::{Exit, Network, Security, Spec, Ulimit, User};
+use cofferdam_sandbox::{Exit, Network, Security, Spec, User};
 use cofferdam_solver::Step;
 use cofferdam_wire::pb;
 
@@ -62,6 +62,10 @@ async fn spec(
     prepared: &mut Prepared,
     step: &Step,
 ) -> Result<Spec, Failure> {
+    if let Some(device) = exec.cdiDevices.iter().find(|device| !device.optional) {
+        // None is ever given to a step; going on without one that is needed would be a surprise later.
+        return Err(Failure::invalid(format!("device {:?} is not available", device.name)));
+    }
     let user = resolve_user(prepared.root_view(), &meta.user).map_err(Failure::of)?;
     let mut env = environment(meta);
     for secret in &exec.secretenv {
@@ -103,12 +107,7 @@ async fn spec(
         None => return Err(Failure::invalid("invalid security mode")),
     };
     spec.limits = exec_limits::of_group(context, vertex);
-    let asked = meta.ulimit.iter().map(|limit| Ulimit {
-        name: limit.Name.clone(),
-        soft: u64::try_from(limit.Soft).unwrap_or(u64::MAX),
-        hard: u64::try_from(limit.Hard).unwrap_or(u64::MAX),
-    });
-    spec.ulimits = exec_limits::of_processes(context).into_iter().chain(asked).collect();
+    spec.ulimits = exec_limits::of_processes(&context.config.limits, meta);
     spec.shm_size = prepared.shm_size;
     Ok(spec)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use cofferdam_graph::Vertex;
 use cofferdam_sandbox::{Limits, Ulimit};
 use cofferdam_solver::Step;
+use cofferdam_wire::pb;
 use connectrpc::ErrorCode;
 
 use super::exec_disk::Written;
@@ -24,6 +25,8 @@ const DISK_SHARE: u64 = 50;
 const MAX_RESERVE: u64 = 1 << 30;
 /// Length of a scheduling period in microseconds, the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
+/// Name of the limit on open files.
+const OPEN_FILES: &str = "nofile";
 /// Files that a process may have open before it asks for more, where a limit is set.
 const SOFT_OPEN_FILES: u64 = 1 << 16;
 
@@ -82,16 +85,26 @@ fn bounded(mut limits: Limits, most: &config::Limits, machine: u64) -> Limits {
     limits
 }
 
-/// The builder's own limits of processes, to come before those that a client asks for: a later one cannot raise what an earlier
-/// one has lowered.
-pub(super) fn of_processes(context: &Context) -> Vec<Ulimit> {
-    let most = context.config.limits.step_open_files();
-    let files = most.map(|hard| Ulimit {
-        name: "nofile".to_owned(),
-        soft: hard.min(SOFT_OPEN_FILES),
-        hard,
-    });
-    files.into_iter().collect()
+/// Limits of a step's processes: what a client asks for, the last of each name, as far as it may be had.
+pub(super) fn of_processes(most: &config::Limits, meta: &pb::Meta) -> Vec<Ulimit> {
+    let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    let mut limits: Vec<Ulimit> = Vec::new();
+    for asked in &meta.ulimit {
+        limits.retain(|limit| limit.name != asked.Name);
+        let (soft, hard) = (number(asked.Soft), number(asked.Hard));
+        limits.push(Ulimit { name: asked.Name.clone(), soft, hard });
+    }
+    if let Some(most) = most.step_open_files() {
+        match limits.iter_mut().find(|limit| limit.name == OPEN_FILES) {
+            Some(files) => (files.soft, files.hard) = (files.soft.min(most), files.hard.min(most)),
+            None => limits.push(Ulimit {
+                name: OPEN_FILES.to_owned(),
+                soft: most.min(SOFT_OPEN_FILES),
+                hard: most,
+            }),
+        }
+    }
+    limits
 }
 
 /// What a step that failed had run into, for its error.
@@ -216,6 +229,34 @@ mod tests {
         assert_eq!((given.cpu_quota, given.cpu_period), (Some(20_000), Some(10_000)));
         let swap = Limits { memory: Some(600), swap: Some(5000), ..Limits::default() };
         assert_eq!(bounded(swap, &most, 0).swap, Some(400));
+    }
+
+    #[test]
+    fn open_files_are_those_asked_for_as_far_as_they_may_be_had() {
+        let asked = |limits: &[(&str, i64, i64)]| pb::Meta {
+            ulimit: limits
+                .iter()
+                .map(|(name, soft, hard)| pb::Ulimit {
+                    Name: (*name).to_owned(),
+                    Soft: *soft,
+                    Hard: *hard,
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let given = |most: &str, asked: &pb::Meta| {
+            let limits = of_processes(&toml::from_str(most).unwrap(), asked);
+            limits.into_iter().map(|one| (one.name, one.soft, one.hard)).collect::<Vec<_>>()
+        };
+        let nofile = |soft, hard| vec![("nofile".to_owned(), soft, hard)];
+        assert_eq!(given("", &asked(&[])), []);
+        assert_eq!(given("step.openFiles = 40", &asked(&[])), nofile(40, 40));
+        let more = asked(&[("nofile", 10, 20), ("nofile", 100, -1)]);
+        assert_eq!(given("step.openFiles = 40", &more), nofile(40, 40));
+        assert_eq!(given("", &more), nofile(100, u64::MAX));
+        let less = asked(&[("nofile", 5, 30)]);
+        assert_eq!(given("step.openFiles = 40", &less), nofile(5, 30));
     }
 
     #[test]
