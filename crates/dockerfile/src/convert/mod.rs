@@ -65,6 +65,9 @@ use crate::lint::Warnings;
 #[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) contexts: &'a Contexts<'a>,
+    /// The Dockerfile.
+    pub(crate) text: &'a [u8],
+    /// The same as it is quoted.
     pub(crate) info: &'a pb::SourceInfo,
     /// `None`: whatever fits this builder.
     pub(crate) platform: Option<&'a pb::Platform>,
@@ -153,10 +156,10 @@ pub(crate) async fn convert(
     request: Request<'_>,
     warnings: &mut Warnings,
 ) -> Result<Converted, Located> {
-    if request.info.data.is_empty() {
+    if request.text.is_empty() {
         return Err(Located::nowhere(StageError::EmptyDockerfile));
     }
-    let dockerfile = parse(&request.info.data, warnings)?;
+    let dockerfile = parse(request.text, warnings)?;
     let mut converter = Converter::prepare(request, &dockerfile, warnings).await?;
     converter.add_stages(&dockerfile, warnings)?;
     let target = converter.target()?;

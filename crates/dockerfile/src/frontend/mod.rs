@@ -200,7 +200,13 @@ impl Frontend<'_> {
     }
 
     fn request<'a>(&'a self, platform: Option<&'a pb::Platform>) -> Request<'a> {
-        Request { contexts: &self.contexts, info: &self.entry.info, platform, all_stages: false }
+        Request {
+            contexts: &self.contexts,
+            text: &self.entry.text,
+            info: &self.entry.info,
+            platform,
+            all_stages: false,
+        }
     }
 
     /// A collector of findings as the request or the Dockerfile configures it.
