@@ -138,7 +138,11 @@ fn both(stage: &Stage, name: &str, entries: Entries) -> String {
     let (mut refused, mut total) = (0, 0);
     for (number, entries) in entries(outside.to_str().unwrap()).iter().enumerate() {
         let bytes = archive(entries);
-        let layer = image(&format!("{name}-{}-{number}", stage.level), &[bytes.clone()], |_| {});
+        let layer = image(
+            &format!("{name}-{}-{number}", stage.level),
+            std::slice::from_ref(&bytes),
+            |_| {},
+        );
         let contexts = [
             Context::dockerfile(&format!(
                 "FROM {layer}\nRUN ls -lR /l /h /d /f /up 2>/dev/null; cat /h /l/file /f; true\n"
@@ -261,7 +265,7 @@ fn smuggling() -> Vec<u8> {
 
 fn sizes(stage: &Stage) -> String {
     let bytes = smuggling();
-    let from = image(&format!("sizes-{}", stage.level), &[bytes.clone()], |_| {});
+    let from = image(&format!("sizes-{}", stage.level), std::slice::from_ref(&bytes), |_| {});
     let added =
         Context::new(&[("Dockerfile", "FROM @busybox\nADD evil.tar /in/\nRUN cat /in/hidden\n")]);
     added.write("evil.tar", &bytes);

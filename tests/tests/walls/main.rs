@@ -19,6 +19,7 @@ mod planted;
 mod projects;
 mod registries;
 mod repositories;
+mod resources;
 mod runtime;
 mod secrets;
 mod stage;
@@ -82,6 +83,7 @@ fn all() -> impl Iterator<Item = &'static Attack> {
         repositories::ATTACKS,
         graphs::ATTACKS,
         network::ATTACKS,
+        resources::ATTACKS,
         projects::ATTACKS,
         secrets::ATTACKS,
     ]

@@ -105,25 +105,27 @@ pub(crate) const ATTACKS: &[Attack] = &[
 
 /// Swaps in one build while other builds mount; gives how often they did.
 fn race(stage: &Stage, id: &str, mount: &str) -> String {
+    // What is emulated is slower, and loses races all the same.
+    let (seconds, least) = if stage.level == Level::Vm { (10, 1) } else { (4, 4) };
     let target = stage.planted.open();
     let target = target.display();
     let swap = stage
         .build(&format!(
-            "RUN --mount=type=cache,id={id},target=/c mkdir -p /c/a && echo mine > /c/a/mine; /walls/probe swap /c/a {target} 4"
+            "RUN --mount=type=cache,id={id},target=/c mkdir -p /c/a && echo mine > /c/a/mine; /walls/probe swap /c/a {target} {seconds}"
         ))
         .args("--no-cache")
         .spawn();
     swap.wait_for("walls/probe swap");
     let begun = Instant::now();
     let (mut mounted, mut refused) = (0, 0);
-    while begun.elapsed() < Duration::from_secs(4) {
-        let steps: String = (0..6)
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        let steps: String = (0..2)
             .map(|number| format!("RUN {mount} : {number} {}; ls -A /m; cat /m/file; cat /c/a/file; echo x > /m/planted; mkdir -p /m/deep/er; true\n", mounted + refused))
             .collect();
         let outcome = stage.run(&steps);
         let said = outcome.stderr.replace(&steps, "");
         assert!(!said.contains(TEXT), "{said}");
-        if outcome.code == Some(0) { mounted += 6 } else { refused += 1 }
+        if outcome.code == Some(0) { mounted += 2 } else { refused += 1 }
     }
     let outcome = swap.finish().success();
     assert!(outcome.stderr.contains("swapped "), "control: it swapped: {}", outcome.stderr);
@@ -134,7 +136,7 @@ fn race(stage: &Stage, id: &str, mount: &str) -> String {
         .and_then(|rest| rest.split_whitespace().next())
         .unwrap_or("0")
         .to_owned();
-    assert!(mounted + refused > 3, "{mounted} {refused}");
+    assert!(mounted + refused >= least, "{mounted} {refused}");
     format!(
         "swapped {swapped} times; {mounted} mounts made and {refused} builds refused, none outside"
     )
@@ -351,7 +353,7 @@ fn copy_source(stage: &Stage) -> String {
     let canary = stage.planted.closed();
     let dir = canary.display();
     for (what, copy) in [
-        ("a file through a link", format!("COPY --from=evil /l/file /out/\n")),
+        ("a file through a link", "COPY --from=evil /l/file /out/\n".to_owned()),
         ("all through a link", "COPY --from=evil /l/ /out/\n".to_owned()),
         ("up", "COPY --from=evil /up/file /out/\n".to_owned()),
         (

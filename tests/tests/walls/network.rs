@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_tests::{Builder, Context, Process};
 
-use crate::attack::{Attack, Control, EVERYWHERE, LINUX, Level, ONCE, Way};
+use crate::attack::{Attack, Control, EVERYWHERE, Level, ONCE, Way};
 use crate::planted::Planted;
 use crate::stage::{PROBE, Stage, context, options};
 
@@ -44,7 +44,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     row(
         "allowed-only",
         "a policy that allows one address allows no other",
-        LINUX,
+        ONCE,
         allowed,
         allowed_one,
     ),

@@ -67,7 +67,9 @@ impl Two {
         let server = Server::start();
         let (victim, attacker) = (server.project("victim"), server.project("attacker"));
         let two = Self { server, victim, attacker };
-        let _ = two.build(&two.victim, VICTIMS).success();
+        for text in [VICTIMS, FILL] {
+            let _ = two.build(&two.victim, text).success();
+        }
         let _ = two.build(&two.attacker, "FROM @busybox\nRUN true\n").success();
         two
     }
@@ -94,8 +96,12 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
     here.or_else(|| below.iter().find_map(|path| find(path, name)))
 }
 
-/// What the victim builds: a cache mount, and something that tells when it ran.
-const VICTIMS: &str = "FROM @busybox\nRUN --mount=type=cache,id=shared,target=/c echo of-the-victim > /c/file\nRUN echo work-of-the-victim; head -c 100 /dev/urandom > /random\n";
+/// What the victim builds: something that tells when it ran.
+const VICTIMS: &str =
+    "FROM @busybox\nRUN echo work-of-the-victim; head -c 100 /dev/urandom > /random\n";
+/// How it fills a cache mount.
+const FILL: &str =
+    "FROM @busybox\nRUN --mount=type=cache,id=shared,target=/c echo of-the-victim > /c/file\n";
 /// How one looks into a cache mount of that name.
 const LOOK: &str =
     "FROM @busybox\nRUN --mount=type=cache,id=shared,target=/c ls -A /c; cat /c/file; true\n";

@@ -123,9 +123,12 @@ fn refused(stage: &Stage, what: &str, image: Image) {
     assert!(!error.contains("panicked") && error.contains("Dockerfile:1"), "{what}: {error}");
 }
 
+/// What is wrong with an image, with something to put into it.
+type Lie<T> = fn(&mut Image, &T);
+
 fn bytes(stage: &Stage) -> String {
     let other = images::layer(&archive(&[evil('0', "evil", "x")]));
-    let changes: &[(&str, fn(&mut Image, &[u8]))] = &[
+    let changes: &[(&str, Lie<[u8]>)] = &[
         ("other bytes", |image, other| (image.layer, image.follow) = (other.to_vec(), false)),
         ("a smaller size", |image, _| image.manifest["layers"][0]["size"] = 1000.into()),
         ("a larger size", |image, _| image.manifest["layers"][0]["size"] = 999_999_999.into()),
@@ -190,7 +193,7 @@ fn honest(stage: &Stage) -> Control {
 
 fn documents(stage: &Stage) -> String {
     let manifests = json!([{ "mediaType": MANIFEST, "digest": digest(b"other"), "size": 5, "platform": { "os": "linux", "architecture": "amd64" } }]);
-    let changes: &[(&str, fn(&mut Image, &Value))] = &[
+    let changes: &[(&str, Lie<Value>)] = &[
         ("both", |image, manifests| image.manifest["manifests"] = manifests.clone()),
         ("both, as an index", |image, manifests| {
             image.manifest["manifests"] = manifests.clone();
@@ -273,7 +276,7 @@ fn realms(stage: &Stage) -> String {
             Context::dockerfile(&format!("FROM {}/image:1\nRUN true\n", server.address()));
         let outcome = stage.builder.build(&context).login(&server.address(), USER, PASSWORD).run();
         assert_ne!(outcome.code, Some(0), "{how}");
-        assert!(server.seen().len() > 0, "control: {how}: the registry was asked");
+        assert!(!server.seen().is_empty(), "control: {how}: the registry was asked");
     }
     for request in stranger.seen() {
         assert!(request.header("authorization").is_none(), "{request:?}");

@@ -79,6 +79,9 @@ fn workdirs(stage: &Stage) -> String {
         "/link/8".into(),
         "/link/9/..".into(),
     ]);
+    if stage.level == Level::Vm {
+        places.truncate(4);
+    }
     let mut refused = 0;
     for place in &places {
         let outcome = stage.run(&format!(

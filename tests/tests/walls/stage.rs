@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use cofferdam_tests::{Build, Builder, Context, Options, Outcome};
+use cofferdam_tests::{Build, Builder, Context, Options, Outcome, repository};
 
 use crate::attack::Level;
 use crate::cage::{Cage, Devices};
@@ -132,10 +132,26 @@ pub(crate) fn options(level: Level) -> Options {
         options.args = vec!["--isolation".into(), level.name().into()];
     }
     if level == Level::Vm {
-        // Where tests run there is no second layer of hardware support; what is emulated has the same walls.
-        options.config = "[isolation]\nvm.accelerator = \"tcg\"\n".to_owned();
+        options.config = machine();
     }
     options
+}
+
+/// Where tests run there is no second layer of hardware support; what is emulated has the same walls. The kernel is the one that
+/// `make kernel` unpacks, or the machine's own.
+fn machine() -> String {
+    let mut text = "[isolation.vm]\naccelerator = \"tcg\"\n".to_owned();
+    let kernels = repository().join("target/test-kernel");
+    for (key, below) in [("kernel", "boot"), ("modules", "lib/modules")] {
+        let entries = fs::read_dir(kernels.join(below)).into_iter().flatten().flatten();
+        let found = entries
+            .map(|entry| entry.path())
+            .find(|path| key == "modules" || path.to_string_lossy().contains("vmlinuz"));
+        if let Some(path) = found {
+            text.push_str(&format!("{key} = \"{}\"\n", path.display()));
+        }
+    }
+    text
 }
 
 /// A context with the probe, its libraries and, at the planted paths, files of the same names with other content.

@@ -24,6 +24,8 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["inside", facts @ ..] => {
             let facts = Facts(facts);
+            // First, while there is none of the probe's own.
+            files::descriptors();
             calls::all();
             sockets::all(&facts);
             files::all();

@@ -255,7 +255,7 @@ pub(super) fn buildpacks(stage: &Stage) -> String {
         (workshop.image("builder", &["plain"]), workshop.image("failing", &["failing"]));
     let registry = Registry::with_password();
     let (layer, config) = images::parts("busybox");
-    registry.push_image("base", "1", &[layer.clone()], &config);
+    registry.push_image("base", "1", std::slice::from_ref(&layer), &config);
     registry.push_image("newer", "1", &[layer], &config);
     let app = Context::new(&[("file", "of the app")]);
     let login = |build: Build| build.login(registry.address(), USER, PASSWORD);
