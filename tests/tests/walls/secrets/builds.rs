@@ -163,7 +163,8 @@ fn repositories(directory: &Path) {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
-fn guarded(directory: &Path, users: &[String]) -> Server {
+/// Serves a directory to whoever is one of these, as `user:password`.
+pub(super) fn guarded(directory: &Path, users: &[String]) -> Server {
     let directory = directory.to_owned();
     let wanted: Vec<String> = users
         .iter()

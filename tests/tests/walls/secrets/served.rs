@@ -2,6 +2,7 @@
 
 use cofferdam_tests::{Client, Context, Server};
 
+use super::builds::guarded;
 use super::{Hunt, Secret};
 use crate::stage::Stage;
 
@@ -46,8 +47,21 @@ pub(super) fn through_a_server(_: &Stage) -> String {
     let outcome = build.run();
     hunt.unsaid("cofferdam build", &outcome.stderr);
     codes.push(outcome.code == Some(0));
-    assert_eq!(codes, [true, true, false, false, true]);
-    assert_eq!(server.builds(&project).len(), 5, "control: they are recorded");
+    // In the URL of a download, right and wrong.
+    let password = Secret::new("password");
+    hunt.wanted(&password);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("file"), "content").unwrap();
+    let guarded = guarded(directory.path(), &[format!("builder:{}", password.text())]);
+    for name in ["file", "gone"] {
+        let url = format!("http://builder:{}@{}/{name}", password.text(), guarded.address());
+        let context = Context::dockerfile(&format!("FROM scratch\nADD {url} /file\n"));
+        let outcome = server.build(&project, &context).run();
+        hunt.unsaid("cofferdam build of a URL", &outcome.stderr);
+        codes.push(outcome.code == Some(0));
+    }
+    assert_eq!(codes, [true, true, false, false, true, true, false]);
+    assert_eq!(server.builds(&project).len(), 7, "control: they are recorded");
     hunt.unsaid("messages of the server", &server.log());
     hunt.absent("the running server's data", &server.data().path());
     let token = Secret::known(&project.token);
@@ -56,5 +70,5 @@ pub(super) fn through_a_server(_: &Stage) -> String {
     let mut tokens = Hunt::default();
     tokens.wanted(&token);
     tokens.absent("tokens in the server's data", &data.path());
-    "5 builds, nothing in records, logs, stores".to_owned()
+    "7 builds, nothing in records, logs, stores".to_owned()
 }
