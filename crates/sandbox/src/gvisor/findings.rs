@@ -44,23 +44,58 @@ pub fn gvisor_findings() -> Vec<Finding> {
         required: true,
         detail,
     });
+    findings.extend(works.map(|(platform, _)| listing(&found, platform)));
     findings
+}
+
+/// Whether the system's own `ls` works: that of a recent system asks for something that old releases of gVisor refuse.
+fn listing(runsc: &Runsc, platform: &str) -> Finding {
+    let outcome = try_program(runsc, platform, &["/bin/ls", "-d", "/"], "/");
+    Finding {
+        name: "ls and stat under gVisor",
+        present: outcome.is_ok(),
+        required: false,
+        detail: match outcome {
+            Ok(()) => "the system's own ls works".to_owned(),
+            Err(reason) => format!(
+                "the system's own ls fails ({reason}); so will those of images with coreutils 9.1 or newer; a newer runsc is at \
+                 https://gvisor.dev/docs/user_guide/install"
+            ),
+        },
+    }
 }
 
 fn program(present: bool, detail: String) -> Finding {
     Finding { name: "gVisor (runsc)", present, required: true, detail }
 }
 
-/// The program's own way to run one command: here itself, asked for its version.
 fn try_platform(runsc: &Runsc, platform: &str) -> Result<(), String> {
+    let program = runsc.path().to_string_lossy();
+    try_program(runsc, platform, &[&program, "--version"], "runsc version")
+}
+
+/// Runs one command by the program's own means for that; `expected` has to be in what it says.
+fn try_program(
+    runsc: &Runsc,
+    platform: &str,
+    command: &[&str],
+    expected: &str,
+) -> Result<(), String> {
     let state = std::env::temp_dir().join(format!("cofferdam-runsc-{}", std::process::id()));
     std::fs::create_dir(&state).map_err(|error| format!("{}: {error}", state.display()))?;
-    let outcome = run(runsc, platform, &state);
+    let outcome = run(runsc, platform, &state, command).and_then(|said| {
+        if said.contains(expected) { Ok(()) } else { Err(format!("it says {said:?}")) }
+    });
     std::fs::remove_dir_all(&state).ok();
     outcome
 }
 
-fn run(runsc: &Runsc, platform: &str, state: &std::path::Path) -> Result<(), String> {
+fn run(
+    runsc: &Runsc,
+    platform: &str,
+    state: &std::path::Path,
+    program: &[&str],
+) -> Result<String, String> {
     let mut command = Command::new(runsc.path());
     command.arg(format!("--root={}", state.display()));
     command.arg(format!("--platform={platform}"));
@@ -68,7 +103,7 @@ fn run(runsc: &Runsc, platform: &str, state: &std::path::Path) -> Result<(), Str
     if !rustix::process::geteuid().is_root() {
         command.arg("--rootless=true");
     }
-    command.arg("do").arg(runsc.path()).arg("--version");
+    command.arg("do").args(program);
     let mut child = command
         .env_clear()
         .stdin(Stdio::null())
@@ -87,11 +122,11 @@ fn run(runsc: &Runsc, platform: &str, state: &std::path::Path) -> Result<(), Str
         std::thread::sleep(Duration::from_millis(10));
     }
     let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    if output.status.success() && String::from_utf8_lossy(&output.stdout).contains("runsc version")
-    {
-        return Ok(());
+    let words =
+        |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().chars().take(MAX_ANSWER).collect();
+    if output.status.success() {
+        return Ok(words(&output.stdout));
     }
-    let said: String =
-        String::from_utf8_lossy(&output.stderr).trim().chars().take(MAX_ANSWER).collect();
+    let said: String = words(&output.stderr);
     Err(format!("{}: {said}", output.status))
 }
