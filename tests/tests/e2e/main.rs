@@ -12,6 +12,7 @@ mod control;
 mod copy;
 mod credentials;
 mod failures;
+mod gvisor;
 mod images;
 mod interruption;
 mod limits;
