@@ -8,7 +8,7 @@ mod builds;
 mod hunt;
 mod served;
 
-use cofferdam_tests::Builder;
+use cofferdam_tests::{Builder, Context};
 
 use crate::attack::{Attack, BUILDER, Control, Level, ONCE, Way};
 use crate::stage::{Stage, context, options};
@@ -50,6 +50,13 @@ pub(crate) const ATTACKS: &[Attack] = &[
         ONCE,
         builds::buildpacks,
     ),
+    Attack {
+        name: "secret-onbuild",
+        what: "a base image whose ONBUILD mounts the secrets and agents of whoever builds on it",
+        class: "secrets",
+        levels: ONCE,
+        way: Way::Own { attempt: triggered, control: asked },
+    },
     row(
         "secret-server",
         "secrets in builds through a server: depot build, bake, failing",
@@ -86,4 +93,35 @@ fn given_away(stage: &Stage) -> Control {
         assert!(!found.is_empty(), "the search does not see the {place}");
     }
     Control::Shown("given away on purpose it is found in image, cache, store and log".to_owned())
+}
+
+/// What a thief would have run.
+const STEAL: &str = "RUN --mount=type=secret,id=s cp /run/secrets/s /stolen";
+
+fn triggered(stage: &Stage) -> String {
+    let from = crate::naive::image("onbuild", &[], |config| {
+        config["config"]["OnBuild"] = serde_json::json!([STEAL]);
+    });
+    let secret = Secret::new("onbuild");
+    let context = Context::dockerfile(&format!("FROM {from}\nRUN cat /stolen\n"));
+    let build = stage.builder.build(&context).args("--secret id=s,env=S").env("S", secret.text());
+    let outcome = build.run();
+    assert!(!outcome.stderr.contains(secret.text()), "{}", outcome.stderr);
+    assert_ne!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("ONBUILD of a base image"), "{}", outcome.stderr);
+    "refused".to_owned()
+}
+
+fn asked(stage: &Stage) -> Control {
+    let secret = Secret::new("asked");
+    let context = Context::dockerfile(&format!("FROM @busybox\n{STEAL}\nRUN cat /stolen\n"));
+    let outcome = stage
+        .builder
+        .build(&context)
+        .args("--secret id=s,env=S")
+        .env("S", secret.text())
+        .run()
+        .success();
+    assert!(outcome.stderr.contains(secret.text()));
+    Control::Shown("an instruction of one's own gets the secret".to_owned())
 }

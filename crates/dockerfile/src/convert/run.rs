@@ -48,6 +48,11 @@ pub enum RunStepError {
     /// `--device` in this frontend.
     #[error("device feature is only supported in Dockerfile frontend 1.14.0-labs or later")]
     Device,
+    /// A base image that wants what was given to whoever builds on it.
+    #[error(
+        "ONBUILD of a base image must not mount secrets or SSH agents: write the instruction into the Dockerfile itself"
+    )]
+    Trigger,
 }
 
 /// A command with what its heredocs add to it.
@@ -56,6 +61,16 @@ struct Prepared {
     /// Behind the name in lists.
     summary: String,
     script: Option<Mount>,
+}
+
+/// A base image says what is run on top of it; what a client keeps back for its own steps is not the image's to ask for.
+fn check_trigger(stage: &Stage, run: &Run) -> Result<(), RunStepError> {
+    let kept =
+        run.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Secret | MountKind::Ssh));
+    if stage.counter.onbuild && stage.base.is_none() && kept {
+        return Err(RunStepError::Trigger);
+    }
+    Ok(())
 }
 
 impl Converter<'_> {
@@ -71,6 +86,7 @@ impl Converter<'_> {
         if run.command.shell {
             prepared.words = with_shell(&stage.image, &prepared.words);
         }
+        check_trigger(stage, run)?;
         let mut mounts = self.run_mounts(stage, run, step)?;
         if !run.devices.is_empty() {
             return Err(RunStepError::Device.into());
