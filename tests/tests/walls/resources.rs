@@ -39,6 +39,13 @@ pub(crate) const ATTACKS: &[Attack] = &[
         dockerfiles,
         small,
     ),
+    row(
+        "terminal-control",
+        "escape sequences by output, instructions and a registry's errors",
+        ONCE,
+        terminals,
+        raw,
+    ),
     row("log-flood", "output without end", ONCE, logs, few_lines),
 ];
 
@@ -184,4 +191,45 @@ fn few_lines(stage: &Stage) -> Control {
     let (code, said) = says(&stage.builder, "seq 1000");
     assert!(code == Some(0) && said.contains(" 1000\n"), "{said}");
     Control::Shown("a thousand lines are all there".to_owned())
+}
+
+/// Clears the screen, sets the title, goes to the start of the line, and the same in one byte.
+const ESCAPES: &str = "\u{1b}[2J\u{1b}]0;evil\u{7}\r\u{9b}2J";
+
+fn terminals(stage: &Stage) -> String {
+    let lying = cofferdam_tests::http::Server::start(|_| {
+        let body = format!(
+            "{{\"errors\":[{{\"code\":\"DENIED\",\"message\":\"seen{}\"}}]}}",
+            ESCAPES.replace('\u{1b}', "\\u001b").replace('\u{7}', "\\u0007").replace('\r', "\\r")
+        );
+        cofferdam_tests::http::Response { status: 403, ..cofferdam_tests::http::Response::ok(body) }
+    });
+    let texts = [
+        format!(
+            "FROM @busybox\nRUN printf 'seen{ESCAPES}\\n'; printf 'seen\\033[2J\\033]0;evil\\007\\n' >&2\n"
+        ),
+        format!("FROM @busybox\nLABEL a=\"{ESCAPES}\"\nCOPY seen{ESCAPES} /x\n"),
+        format!("FROM @busybox AS seen\nRUN exit 3 # {ESCAPES}\n"),
+        format!("FROM {}/seen:1\nRUN true\n", lying.address()),
+        format!("FROM @busybox\nNOSUCH{ESCAPES} seen\n"),
+    ];
+    for text in &texts {
+        let outcome = stage.builder.build(&Context::dockerfile(text)).args("--no-cache").run();
+        assert!(
+            outcome.stderr.contains("seen") || outcome.stderr.contains("NOSUCH"),
+            "control: it is shown: {}",
+            outcome.stderr
+        );
+        for line in outcome.stderr.lines() {
+            let bad = line.replace("\u{1b}[0m", "").chars().find(|c| c.is_control() && *c != '\t');
+            assert_eq!(bad, None, "{text:?}: {line:?}");
+        }
+    }
+    format!("{} ways, none reaches a terminal", texts.len())
+}
+
+fn raw(_: &Stage) -> Control {
+    let said = std::process::Command::new("printf").arg(ESCAPES).output().unwrap();
+    assert!(said.stdout.contains(&0x1b));
+    Control::Shown("printed by a program of the host they do".to_owned())
 }
