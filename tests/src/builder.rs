@@ -18,8 +18,8 @@ use crate::leftovers;
 use crate::places::{is_root, program};
 use crate::process::Process;
 
-/// How long a builder may take to answer, on a machine that runs many at once.
-const START: Duration = Duration::from_secs(30);
+/// How long a builder may take to answer, on a machine that runs many at once, in emulated machines too.
+const START: Duration = Duration::from_secs(90);
 
 /// How long it may take to end when told to.
 const STOP: Duration = Duration::from_secs(25);

@@ -249,11 +249,13 @@ impl Host {
                 Ok(Ok((_, Some(News::Failed(why))))) => {
                     Err(MachineError::Guest(printable(&why)).into())
                 }
-                Err(_) => Err(Failure::Ended(format!("was not ready within {} seconds", BOOT.as_secs()))),
-                Ok(_) => Err(Failure::Ended("does not keep to the protocol".to_owned())),
+                Err(_) => {
+                    Err(Failure::Ended(format!("was not ready within {} seconds", BOOT.as_secs())))
+                }
+                Ok(_) => Err(self.dead().await),
             },
             how = self.qemu.ended() => Err(Failure::Ended(how)),
-            _ = &mut self.driver => Err(Failure::Ended("closed its channel".to_owned())),
+            _ = &mut self.driver => Err(self.dead().await),
         }
     }
 
