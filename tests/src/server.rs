@@ -144,6 +144,15 @@ impl Server {
     /// When it does not start.
     #[must_use]
     pub fn start_in(data: Arc<Data>, config: &str) -> Self {
+        Self::start_without(data, config, &[])
+    }
+
+    /// Starts one that finds nothing of use at these paths, and no way to those who do. Needs root.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_without(data: Arc<Data>, config: &str, hidden: &[&str]) -> Self {
         let file = data.file("server.toml");
         // The registries of tests are on this machine.
         let vouched = "[builder.egress]\nvouched = [\"127.0.0.1\"]\n";
@@ -154,7 +163,7 @@ impl Server {
             data.token.set(token).ok();
         }
         let log = File::create(data.log()).unwrap();
-        let mut command = Command::new(program());
+        let mut command = if hidden.is_empty() { Command::new(program()) } else { hiding(hidden) };
         command
             .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data.path())
@@ -486,4 +495,13 @@ mod tests {
         assert_eq!(port("127.0.0.1:0\n"), None);
         assert_eq!(word(text, TOKEN).as_deref(), Some("cfd_org_aB-3_x"));
     }
+}
+
+/// The program where nothing is at some paths: in a mount namespace of its own they lead to the null device.
+fn hiding(paths: &[&str]) -> Command {
+    let script = "for path in $HIDDEN; do [ ! -e $path ] || mount --bind /dev/null $path; done; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+    command.env("HIDDEN", paths.join(" ")).arg(program());
+    command
 }

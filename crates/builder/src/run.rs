@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_egress::Gate;
-use cofferdam_sandbox::{Preforked, StepIds};
+use cofferdam_sandbox::{ConfineError, Preforked, StepIds, confine_builder};
 use cofferdam_solver::Solver;
 use cofferdam_store::{IdRange, Options as StoreOptions, Store};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::builder::Builder;
-use crate::config::Config;
+use crate::config::{Config, Landlock};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::listener::{Listener, listen};
@@ -44,6 +44,9 @@ pub struct Parts {
 /// Why a builder could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The second wall around this process does not stand.
+    #[error("failed to confine the builder")]
+    Confine(#[from] ConfineError),
     /// The async runtime could not be made.
     #[error("failed to start the runtime")]
     Runtime(#[source] std::io::Error),
@@ -70,6 +73,11 @@ pub fn run(parts: Parts) -> Result<(), RunError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // File modes asked for by builds are exact.
     rustix::process::umask(rustix::fs::Mode::empty());
+    if parts.config.isolation.landlock == Landlock::Required {
+        // Before any thread that is to be bound by it.
+        cofferdam_store::start_mounter().map_err(RunError::Runtime)?;
+        confine_builder()?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

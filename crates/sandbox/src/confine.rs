@@ -80,3 +80,14 @@ fn allowed() -> impl Iterator<Item = (&'static str, landlock::BitFlags<AccessFs>
         ("/run/cofferdam", AccessFs::Refer.into()),
     ])
 }
+
+/// The version of landlock's interface, or why there is none.
+pub(crate) fn landlock_version() -> Result<i64, rustix::io::Errno> {
+    /// `LANDLOCK_CREATE_RULESET_VERSION` of linux/landlock.h.
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: without attributes and with this flag nothing is read; the answer is a number and no descriptor.
+    let version = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, VERSION)
+    };
+    if version > 0 { Ok(version) } else { Err(crate::namespaces::last_errno()) }
+}

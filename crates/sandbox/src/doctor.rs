@@ -36,6 +36,24 @@ pub fn doctor() -> Vec<Finding> {
     findings
 }
 
+/// Looks for the second wall around a builder's own process.
+#[must_use]
+pub fn landlock_finding() -> Finding {
+    let version = crate::confine::landlock_version();
+    let detail = match version {
+        Ok(version) => format!("version {version} of the interface"),
+        Err(errno) => format!(
+            "{errno}: add landlock to the lsm= list of the kernel's command line, or set [isolation] landlock = \"off\""
+        ),
+    };
+    Finding {
+        name: "restrictions of the builder (landlock)",
+        present: version.is_ok(),
+        required: true,
+        detail,
+    }
+}
+
 fn user_namespaces() -> Finding {
     let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     let limit: u64 = limit.trim().parse().unwrap_or(0);
@@ -106,9 +124,11 @@ fn tun() -> Finding {
     let present = opened.is_ok() || root && Path::new("/sys/class/misc/tun").exists();
     let detail = match opened {
         Ok(_) => "can be opened".to_owned(),
-        Err(errno) => format!("/dev/net/tun: {errno}; steps can have no network but the host's"),
+        Err(errno) => {
+            format!("/dev/net/tun: {errno}; it is the way of steps and builders to the network")
+        }
     };
-    Finding { name: "network devices for steps (tun)", present, required: false, detail }
+    Finding { name: "network devices (tun)", present, required: true, detail }
 }
 
 fn cgroups() -> Finding {

@@ -33,7 +33,7 @@ mod spec;
 
 pub use cgroup::{CgroupError, Delegation, Hierarchy, HierarchyKind, sweep_groups};
 pub use confine::{ConfineError, confine_builder};
-pub use doctor::{Finding, doctor};
+pub use doctor::{Finding, doctor, landlock_finding};
 pub use enclosure::{
     Bind, Enclosure, EnclosureError, EnclosureOptions, Entered, Supervised, SupervisedExit, enter,
 };

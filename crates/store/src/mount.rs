@@ -20,6 +20,7 @@ use rustix::mount::{
 
 use crate::layer::{ActiveLayer, Layer};
 use crate::mount_legacy;
+use crate::mounter;
 use crate::root::unlink;
 use crate::store::Store;
 use crate::tree::Tree;
@@ -328,7 +329,11 @@ fn by_context(
     } else {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    fsconfig_create(fs).map_err(failed("create an overlay"))?;
+    // Whoever creates an overlay is whom its layers are opened as.
+    let creating = context.try_clone().map_err(MountError::open)?;
+    mounter::run(move || fsconfig_create(creating.as_fd()))
+        .unwrap_or(Err(Errno::INTR))
+        .map_err(failed("create an overlay"))?;
     fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("mount an overlay"))
 }
 

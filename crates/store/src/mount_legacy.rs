@@ -16,6 +16,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::ids::name_of;
 use crate::mount::{Lower, MountError, Upper};
+use crate::mounter;
 use crate::root::Root;
 use crate::store::Store;
 
@@ -58,10 +59,7 @@ pub(crate) fn mount(
     let options = CString::new(options).map_err(|_| too_many())?;
     let root = store.root.clone();
     // A thread may only have a working directory of its own if nothing else runs in it.
-    let thread = std::thread::Builder::new()
-        .name("store-mount".into())
-        .spawn(move || mount_and_detach(&root, &options, flags));
-    let result = thread.map_err(MountError::open)?.join();
+    let result = mounter::run_on_a_thread(move || mount_and_detach(&root, &options, flags));
     result.unwrap_or(Err(Errno::INTR)).map_err(MountError::kernel("mount an overlay"))
 }
 

@@ -13,6 +13,7 @@ mod builds;
 mod hosted;
 mod images;
 mod manage;
+mod walls;
 
 use std::time::{Duration, Instant};
 

@@ -14,6 +14,7 @@ use cofferdam_digest::Digester;
 use cofferdam_solver::{LogStream, Step};
 use cofferdam_store::Tree;
 use cofferdam_wire::pb;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::{SourceKey, cancellable};
@@ -28,8 +29,8 @@ use crate::snapshot::{Snapshot, Workspace, open_own};
 const TEMPORARY: &str = "/tmp";
 /// Hexadecimal digits of a commit in a repository that uses SHA-256.
 const SHA256_LENGTH: usize = 64;
-/// Longest output of a git command that is kept.
-const MAX_OUTPUT: usize = 1 << 20;
+/// Longest output of a git command: the refs of the largest repositories fit.
+const MAX_OUTPUT: usize = 16 << 20;
 
 /// A repository as an identifier names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -306,12 +307,10 @@ async fn run(
     if let Some(directory) = directory {
         command.current_dir(directory);
     }
-    let output = command.args(args).output().await.map_err(|error| {
+    let output = bounded_output(command.args(args)).await.map_err(|error| {
         Failure::of(error).during("failed to run git, which git sources need on the builder's host")
     })?;
-    let text = |bytes: &[u8]| {
-        String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).trim().to_owned()
-    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     let errors = text(&output.stderr).replace(&remote.url, &super::http::redacted(&remote.url));
     if !errors.is_empty() {
         step.progress.log(LogStream::Stderr, format!("{errors}\n"));
@@ -320,4 +319,22 @@ async fn run(
         return Err(Failure::unknown(format!("failed to fetch git repository: {errors}")));
     }
     Ok(text(&output.stdout))
+}
+
+/// What a program says, up to a bound: a server decides how much git has to say about its refs. One that says more is ended.
+async fn bounded_output(command: &mut Command) -> std::io::Result<std::process::Output> {
+    async fn read(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let Some(from) = from else { return Ok(bytes) };
+        from.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut bytes).await?;
+        if bytes.len() > MAX_OUTPUT {
+            return Err(std::io::Error::other(format!("it says more than {MAX_OUTPUT} bytes")));
+        }
+        Ok(bytes)
+    }
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    // Dropped on an error, which ends the program.
+    let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
+    Ok(std::process::Output { status: child.wait().await?, stdout, stderr })
 }

@@ -21,7 +21,7 @@ pub(crate) use arguments::BuilderArgs;
 pub(crate) use enclosed::run as enclosed;
 pub(crate) use gate::{MODE as GATE_MODE, run as gate};
 pub(crate) use guest::{is_wanted as is_guest, run as guest};
-pub(crate) use places::Places;
+pub(crate) use places::{CONFIG, Places};
 
 /// Carries the command out: returns when the builder has ended.
 pub(crate) fn run(args: BuilderArgs) -> anyhow::Result<ExitCode> {

@@ -1,22 +1,74 @@
-//! `cofferdam doctor`: what the sandbox found out about this machine, as a list.
+//! `cofferdam doctor`: which levels of isolation this machine can have, and what to install for the others.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use cofferdam_sandbox::Finding;
+use cofferdam_builder::{Accelerator, Config, Landlock};
+use cofferdam_sandbox::{Finding, Isolation};
 
-/// Prints one line per finding; fails when builds cannot be isolated here.
+use crate::commands::builder::CONFIG;
+
+/// What was found out about one level.
+struct Examined {
+    level: Isolation,
+    findings: Vec<Finding>,
+}
+
+/// Prints what was found, level by level; fails when builds cannot be isolated here at all.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    let findings = cofferdam_sandbox::doctor();
-    print!("{}", table(&findings));
-    let missing = findings.iter().filter(|finding| finding.required && !finding.present).count();
-    if missing == 0 {
-        println!("\nIsolation level \"namespaces\" is available.");
-        return Ok(ExitCode::SUCCESS);
+    let config = Config::load(Path::new(CONFIG), false)?;
+    let examined = [
+        Examined { level: Isolation::Namespaces, findings: namespaces(&config) },
+        Examined { level: Isolation::Gvisor, findings: cofferdam_sandbox::gvisor_findings() },
+        Examined { level: Isolation::Vm, findings: vm(&config) },
+    ];
+    print!("{}", report(&examined));
+    Ok(if available(&examined, Isolation::Namespaces) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn namespaces(config: &Config) -> Vec<Finding> {
+    let mut findings = cofferdam_sandbox::doctor();
+    let mut landlock = cofferdam_sandbox::landlock_finding();
+    landlock.required = config.isolation.landlock == Landlock::Required;
+    findings.push(landlock);
+    findings
+}
+
+fn vm(config: &Config) -> Vec<Finding> {
+    let vm = &config.isolation.vm;
+    let mut findings = cofferdam_microvm::findings(vm.kernel.as_deref(), vm.modules.as_deref());
+    for finding in &mut findings {
+        finding.required = finding.name != "KVM" || vm.accelerator == Accelerator::Kvm;
     }
-    println!(
-        "\nIsolation level \"namespaces\" is not available: {missing} required mechanism(s) missing."
-    );
-    Ok(ExitCode::FAILURE)
+    findings
+}
+
+/// Whether a level can be had: everything it requires is there. Steps of gVisor are started as those of `namespaces` are; a virtual
+/// machine has a kernel of its own, and is enclosed here as a builder is.
+fn available(examined: &[Examined], level: Isolation) -> bool {
+    let complete =
+        |one: &Examined| one.findings.iter().all(|found| found.present || !found.required);
+    examined
+        .iter()
+        .filter(|one| one.level == level || one.level == Isolation::Namespaces)
+        .all(complete)
+}
+
+fn report(examined: &[Examined]) -> String {
+    let mut text = String::new();
+    for one in examined {
+        text.push_str(&format!("{}\n{}\n", one.level, table(&one.findings)));
+    }
+    for one in examined {
+        let verdict =
+            if available(examined, one.level) { "is available" } else { "is not available" };
+        text.push_str(&format!("Isolation level \"{}\" {verdict}.\n", one.level));
+    }
+    text
 }
 
 fn table(findings: &[Finding]) -> String {
@@ -29,7 +81,7 @@ fn table(findings: &[Finding]) -> String {
                 (false, true) => "MISSING",
                 (false, false) => "absent",
             };
-            format!("{mark:<8} {:<width$}  {}\n", finding.name, finding.detail)
+            format!("  {mark:<8} {:<width$}  {}\n", finding.name, finding.detail)
         })
         .collect()
 }
@@ -38,15 +90,34 @@ fn table(findings: &[Finding]) -> String {
 mod tests {
     use super::*;
 
+    fn finding(name: &'static str, present: bool, required: bool) -> Finding {
+        Finding { name, present, required, detail: "why".into() }
+    }
+
+    fn examined(namespaces: bool, gvisor: bool) -> [Examined; 2] {
+        [
+            Examined {
+                level: Isolation::Namespaces,
+                findings: vec![finding("a", namespaces, true), finding("long", false, false)],
+            },
+            Examined { level: Isolation::Gvisor, findings: vec![finding("c", gvisor, true)] },
+        ]
+    }
+
     #[test]
     fn a_missing_requirement_stands_out() {
-        let finding =
-            |name, present, required| Finding { name, present, required, detail: "why".into() };
-        let text = table(&[
-            finding("a", true, true),
-            finding("long", false, true),
-            finding("c", false, false),
-        ]);
-        assert_eq!(text, "ok       a     why\nMISSING  long  why\nabsent   c     why\n");
+        let text = report(&examined(true, false));
+        assert_eq!(
+            text,
+            "namespaces\n  ok       a     why\n  absent   long  why\n\ngvisor\n  MISSING  c  why\n\n\
+             Isolation level \"namespaces\" is available.\nIsolation level \"gvisor\" is not available.\n"
+        );
+    }
+
+    #[test]
+    fn a_level_needs_what_is_beneath_it() {
+        let broken = examined(false, true);
+        assert!(!available(&broken, Isolation::Gvisor));
+        assert!(available(&examined(true, true), Isolation::Gvisor));
     }
 }

@@ -37,11 +37,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cgroup::{CgroupError, Delegator};
 use crate::descriptors;
 use crate::message::encode;
+use crate::mounts::{Attributes, MountError, detached_bind, restrict};
 use crate::process;
 use crate::spec::{Limits, Network, StepIds};
 
@@ -113,6 +115,13 @@ pub enum EnclosureError {
     /// The program could not be executed again.
     #[error("execute this program again as builder")]
     Spawn(#[source] std::io::Error),
+    /// This program could not be mounted read-only.
+    #[error("mount this program read-only")]
+    Program {
+        /// Why.
+        #[source]
+        source: MountError,
+    },
     /// A mechanism is missing or failed.
     #[error("{action}")]
     Mechanism {
@@ -243,7 +252,13 @@ fn command(
     inherited: &[BorrowedFd<'_>],
 ) -> Result<Command, EnclosureError> {
     let name = std::env::args_os().next().unwrap_or_else(|| "cofferdam".into());
-    let mut command = Command::new("/proc/self/exe");
+    // First out of the way of the places they are to have, then into them.
+    let above = FIRST_INHERITED + i32::try_from(inherited.len()).unwrap_or(i32::MAX / 2);
+    let program = program(above)?;
+    let mut command = match &program {
+        Some(program) => Command::new(format!("/proc/self/fd/{}", program.as_raw_fd())),
+        None => Command::new("/proc/self/exe"),
+    };
     command
         .arg0(name)
         .args(&options.args)
@@ -251,8 +266,6 @@ fn command(
         .envs(options.env.iter().cloned())
         .env(MARK, "1");
     command.stdin(Stdio::null());
-    // First out of the way of the places they are to have, then into them.
-    let above = FIRST_INHERITED + i32::try_from(inherited.len()).unwrap_or(i32::MAX / 2);
     let mut moved: Vec<OwnedFd> = Vec::with_capacity(inherited.len());
     for fd in inherited {
         let copy = rustix::io::fcntl_dupfd_cloexec(fd, above)
@@ -260,6 +273,8 @@ fn command(
         moved.push(copy);
     }
     let place_all = move || {
+        // Held until the program is executed from it.
+        let _program = &program;
         for (number, fd) in (PLAN..).zip(&moved) {
             place(fd.as_raw_fd(), number)?;
         }
@@ -269,6 +284,26 @@ fn command(
     // descriptor in `moved`, and what they meant in the copied table is of no further use.
     unsafe { command.pre_exec(place_all) };
     Ok(command)
+}
+
+/// This program on a read-only mount of its own, by a descriptor from `above` on. A step can make the kernel run what it was
+/// copied from (CVE-2019-5736): that file must not be writable through anything a step can name, whoever owns it. Only root can
+/// make such a mount; an ordinary user's steps have other ids than whoever owns the file.
+fn program(above: RawFd) -> Result<Option<OwnedFd>, EnclosureError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let failed = |action: &'static str| EnclosureError::mechanism(action);
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = rustix::fs::open("/proc/self/exe", flags, Mode::empty())
+        .map_err(failed("open this program"))?;
+    let attributes = Attributes { readonly: true, nosuid: true, nodev: true, noexec: false };
+    let mount = detached_bind(file, false).and_then(|mount| {
+        restrict(&mount, attributes, false)?;
+        Ok(mount)
+    });
+    let mount = mount.map_err(|error| EnclosureError::Program { source: error })?;
+    rustix::io::fcntl_dupfd_cloexec(&mount, above).map(Some).map_err(failed("pass this program on"))
 }
 
 fn place(fd: RawFd, number: RawFd) -> std::io::Result<()> {
