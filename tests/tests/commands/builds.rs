@@ -59,7 +59,12 @@ fn a_build_is_shown_with_its_steps() {
     assert_eq!(json["project"], project.id.as_str());
     let steps = json["steps"].as_array().unwrap();
     assert_eq!(json["total_steps"], steps.len());
-    assert!(json["connections"].is_array(), "{json}");
+    let pulls = json["connections"].as_array().unwrap();
+    let (_, port) = cofferdam_tests::images::registry().address().rsplit_once(':').unwrap();
+    let pull = pulls.iter().find(|one| one["port"].to_string() == port);
+    let pull = pull.unwrap_or_else(|| panic!("the pull of the base: {json}"));
+    assert_eq!((&pull["address"], &pull["allowed"]), (&"127.0.0.1".into(), &true.into()));
+    assert!(pull["received_bytes"].as_u64().unwrap() > 0, "{pull}");
     let network = cofferdam(&server, "builds show --network").arg(id(1)).success().text();
     assert!(network.contains("No connections.") || network.contains("RECEIVED"), "{network}");
 

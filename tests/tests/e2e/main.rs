@@ -11,6 +11,7 @@ mod caching;
 mod control;
 mod copy;
 mod credentials;
+mod egress;
 mod failures;
 mod gvisor;
 mod images;

@@ -94,7 +94,7 @@ impl OwnBuilder {
             command.arg("--config").arg(config);
         }
         let named = super::reach::hosts(std::env::args().skip(1));
-        for host in choice.allow_registry.iter().chain(&named) {
+        for host in choice.allow_registry.iter().chain(&named).filter(|host| !host.is_empty()) {
             command.arg("--allow-registry").arg(host);
         }
         let log = if display.debug {

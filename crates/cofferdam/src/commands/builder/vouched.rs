@@ -19,7 +19,8 @@ const PROXIES: &[&str] = &["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "FTP_PROXY"
 pub(super) fn add(config: &mut Config, flags: &[String]) -> anyhow::Result<()> {
     let hosts = read_hosts();
     let mut rules = Vec::new();
-    for flag in flags {
+    // An empty variable is no host.
+    for flag in flags.iter().filter(|flag| !flag.is_empty()) {
         rules.extend(
             rules_of(flag, &hosts)
                 .with_context(|| format!("--allow-registry {flag}: use HOST or HOST:PORT"))?,
