@@ -23,10 +23,20 @@ pub(crate) enum Devices {
 #[derive(Debug)]
 pub(crate) struct Cage(TempDir);
 
+/// The one that most controls share.
+static CAGE: OnceLock<Cage> = OnceLock::new();
+
 impl Cage {
     pub(crate) fn get() -> &'static Self {
-        static CAGE: OnceLock<Cage> = OnceLock::new();
         CAGE.get_or_init(Self::new)
+    }
+
+    /// Takes the shared one away: what is static is never dropped.
+    pub(crate) fn remove() {
+        if let Some(cage) = CAGE.get() {
+            // Only names are left; what was mounted went with the processes.
+            std::fs::remove_dir_all(cage.path()).ok();
+        }
     }
 
     pub(crate) fn new() -> Self {

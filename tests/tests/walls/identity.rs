@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Instant;
 
-use cofferdam_tests::{Context, leftovers};
+use cofferdam_tests::{Builder, Context, Options, leftovers};
 use serde_json::json;
 
 use crate::attack::{Attack, BUILDER, Control, EVERYWHERE, Level, ONCE, Way};
 use crate::cage::{Cage, Devices};
+use crate::inside;
 use crate::naive::{Bait, image};
 use crate::planted::TEXT;
 use crate::stage::{Findings, Stage};
@@ -25,6 +26,13 @@ const fn row(
 }
 
 pub(crate) const ATTACKS: &[Attack] = &[
+    row(
+        "ordinary-user",
+        "all that the probe tries, by a step of an ordinary user's builder",
+        ONCE,
+        ordinary,
+        chroot,
+    ),
     row(
         "user-numbers",
         "CVE-2024-40635, CVE-2026-46680: users that overflow into root",
@@ -76,6 +84,30 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
     row("labels", "CVE-2026-53488: labels that tell a daemon what to do", ONCE, labels, no_reader),
 ];
+
+/// Every key that a row of the probe looks at.
+fn keys() -> Vec<&'static str> {
+    let keys = inside::ATTACKS.iter().filter_map(|attack| match &attack.way {
+        Way::Probe(keys) | Way::ProbeAlone(keys, _) => Some(*keys),
+        Way::Own { .. } => None,
+    });
+    keys.flatten().copied().collect()
+}
+
+fn ordinary(stage: &Stage) -> String {
+    let builder = Builder::start(&Options { ordinary: true, ..Options::default() });
+    let facts = stage.planted.facts(&builder).join(" ");
+    let context = stage.context(&format!("RUN /walls/probe inside {facts}"));
+    let outcome = builder.build(&context).run().success();
+    let last = outcome.steps().into_iter().rev().find(|step| step.name.contains("RUN ")).unwrap();
+    let keys = keys();
+    let _ = Findings::read(&last.log.join("\n")).held(&keys);
+    format!("{} attempts", keys.len())
+}
+
+fn chroot(stage: &Stage) -> Control {
+    Control::Shown(stage.outside().breached(&keys()))
+}
 
 fn users(stage: &Stage) -> String {
     let users = [

@@ -68,6 +68,7 @@ fn main() -> ExitCode {
         }
     }
     planted::Planted::get().remove();
+    cage::Cage::remove();
     summary(&rows)
 }
 

@@ -26,7 +26,11 @@ pub(crate) struct Planted {
     process: Process,
     _abstract: UnixListener,
     pub(crate) server: Server,
+    /// An address of this machine that others reach it by, where it has one.
     pub(crate) own: String,
+    /// Somebody who listens there.
+    reachable: String,
+    listener: Process,
     key: i32,
     before: BTreeMap<PathBuf, String>,
 }
@@ -60,6 +64,10 @@ impl Planted {
         run(&["plant-shm", &key.to_string()]);
         let server = Server::start(|_| Response::ok("reached"));
         let own = own_address().unwrap_or_else(|| "127.0.0.1".to_owned());
+        let port = std::net::TcpListener::bind((own.as_str(), 0)).unwrap().local_addr().unwrap();
+        let reachable = port.to_string();
+        let mut listener = Command::new(PROBE);
+        listener.args(["listen", &reachable]);
         let before = hashed(dir.path());
         Self {
             dir,
@@ -69,6 +77,8 @@ impl Planted {
             _abstract: UnixListener::bind_addr(&name).unwrap(),
             server,
             own,
+            reachable,
+            listener: Process::start(listener),
             key,
             before,
         }
@@ -78,6 +88,7 @@ impl Planted {
     pub(crate) fn remove(&self) {
         run(&["remove-shm", &self.key.to_string()]);
         self.process.kill();
+        self.listener.kill();
         fs::remove_file(self.shm.path()).ok();
         fs::remove_dir_all(self.dir.path()).ok();
     }
@@ -112,7 +123,7 @@ impl Planted {
             format!("shm-key={}", self.key),
             format!("shm-file={}", self.shm.path().display()),
             format!("loopback=127.0.0.1:{port}"),
-            format!("own={}:{port}", self.own),
+            format!("own={}", self.reachable),
         ]
     }
 
