@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     // SAFETY: no other thread runs yet. Everything started from here on inherits it.
     unsafe { std::env::set_var("WALLS_HOST", planted::TEXT) };
     let attacks: Vec<&Attack> = all().filter(|attack| chosen(attack, &words)).collect();
+    println!("{:<26} {:<10} {:<13} {:<8} what", "attack", "level", "control", "held");
     let mut rows = Vec::new();
     if let Err(why) = attack::attempt(|| document::agrees(&all().collect::<Vec<_>>())) {
         rows.push(trouble(Level::Namespaces, "docs/threat-model.md says what is tried", why));
