@@ -34,6 +34,8 @@ pub struct GateOptions {
     pub uid: Option<u32>,
     /// The group id to become; the same number as `uid` when absent.
     pub gid: Option<u32>,
+    /// Whether to give up files and listening too, with landlock(7).
+    pub landlock: bool,
 }
 
 /// Why a gate ended other than by its builder going away.
@@ -189,7 +191,7 @@ impl Steps {
     fn flush(&self, id: u32) {
         let orders = self.running.get(&id);
         // One that crashed has nothing open.
-        if !orders.is_some_and(|orders| orders.send(step::Order::Flush).is_ok()) {
+        if orders.is_none_or(|orders| orders.send(step::Order::Flush).is_err()) {
             self.reports.answer(Report::Flushed { id });
         }
     }
