@@ -1,6 +1,6 @@
 //! What a builder could leave behind on its host: processes, control groups, mounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -97,4 +97,50 @@ pub fn mounts(directory: &Path) -> Vec<String> {
     let within =
         |line: &&str| line.split(' ').nth(4).is_some_and(|at| Path::new(at).starts_with(directory));
     text.lines().filter(within).map(str::to_owned).collect()
+}
+
+/// What a builder holds at a moment: two of them are equal when nothing was left in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holdings {
+    /// Processes by name.
+    pub processes: BTreeMap<String, usize>,
+    /// Open descriptors of each process.
+    pub descriptors: BTreeMap<i32, usize>,
+    /// Mounts in the namespace of each process.
+    pub mounts: BTreeMap<i32, usize>,
+    /// Network namespaces that its processes live in.
+    pub networks: BTreeSet<PathBuf>,
+    /// Its control groups.
+    pub groups: Vec<PathBuf>,
+}
+
+impl Holdings {
+    /// Those of the builder whose supervisor is process `pid`.
+    #[must_use]
+    pub fn of(pid: i32) -> Self {
+        let tree = tree(pid);
+        let mut processes = BTreeMap::new();
+        for name in tree.values() {
+            *processes.entry(name.clone()).or_insert(0) += 1;
+        }
+        let each = |count: &dyn Fn(&Path) -> usize| {
+            let places = tree.keys().map(|pid| (*pid, PathBuf::from(format!("/proc/{pid}"))));
+            places.map(|(pid, place)| (pid, count(&place))).collect()
+        };
+        let networks =
+            tree.keys().filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok());
+        let mut groups = groups(pid);
+        groups.sort();
+        Self {
+            descriptors: each(&|place| {
+                fs::read_dir(place.join("fd")).map_or(0, |entries| entries.count())
+            }),
+            mounts: each(&|place| {
+                fs::read_to_string(place.join("mountinfo")).map_or(0, |text| text.lines().count())
+            }),
+            networks: networks.collect(),
+            processes,
+            groups,
+        }
+    }
 }

@@ -483,6 +483,16 @@ fn certificates(dir: &Path) {
     );
 }
 
+/// The program where nothing is at some paths: in a mount namespace of its own they lead to the null device.
+fn hiding(paths: &[&str]) -> Command {
+    let script =
+        "for path in $HIDDEN; do [ ! -e $path ] || mount --bind /dev/null $path; done; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+    command.env("HIDDEN", paths.join(" ")).arg(program());
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -495,13 +505,4 @@ mod tests {
         assert_eq!(port("127.0.0.1:0\n"), None);
         assert_eq!(word(text, TOKEN).as_deref(), Some("cfd_org_aB-3_x"));
     }
-}
-
-/// The program where nothing is at some paths: in a mount namespace of its own they lead to the null device.
-fn hiding(paths: &[&str]) -> Command {
-    let script = "for path in $HIDDEN; do [ ! -e $path ] || mount --bind /dev/null $path; done; exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
-    command.env("HIDDEN", paths.join(" ")).arg(program());
-    command
 }

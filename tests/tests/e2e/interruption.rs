@@ -129,3 +129,102 @@ fn telling_a_builder_to_stop_ends_running_builds() {
     assert!(leftovers::marked(&mark).is_empty());
     assert_ne!(build.finish().code, Some(0));
 }
+
+/// Steps side by side, each with a cache of its own and one that all share, a secret, a way to the network, and this command.
+fn many(count: usize, command: &str) -> Context {
+    let mut text = String::new();
+    for number in 0..count {
+        text.push_str(&format!(
+            "FROM @busybox AS s{number}\nRUN --mount=type=cache,id=own{number},target=/own --mount=type=cache,id=all,target=/all \
+             --mount=type=secret,id=s --mount=type=tmpfs,target=/t nc -w 1 10.0.0.1 80 </dev/null; echo {number} > /own/n; echo {number} > /all/{number}; {command}; echo {number} > /made\n"
+        ));
+    }
+    text.push_str("FROM @busybox\n");
+    for number in 0..count {
+        text.push_str(&format!("COPY --from=s{number} /made /made{number}\n"));
+    }
+    Context::dockerfile(&text)
+}
+
+#[test]
+fn whatever_ends_many_steps_leaves_nothing() {
+    const STEPS: usize = 8;
+    let builder = Builder::start(&Options {
+        config: "[limits]\nbuild.time = \"15s\"\n".to_owned(),
+        ..Options::default()
+    });
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "of the step").unwrap();
+    let build = |context: &Context| {
+        let secret = format!("id=s,src={}", secret.path().display());
+        builder.build(context).arg("--secret").arg(secret)
+    };
+    let mark = mark(45);
+    let quick = many(STEPS, "sleep 0.1");
+    let long = many(STEPS, &format!("sleep {mark}"));
+    let failing = many(STEPS, "[ $(cat /own/n) != 3 ] || exit 9; sleep 60");
+    // What is made once and kept is made before the first look.
+    let _ = build(&quick).run().success();
+    let before = settled(builder.pid());
+    let busy = || {
+        let running = build(&long).spawn();
+        let begun = Instant::now();
+        while leftovers::marked(&mark).len() < STEPS {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}", running.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        running
+    };
+    let interrupted = busy();
+    let during = leftovers::Holdings::of(builder.pid());
+    assert!(during.networks.len() >= before.networks.len() + STEPS, "control: {during:?}");
+    assert!(during.processes["sleep"] >= STEPS, "control: {during:?}");
+    interrupted.interrupt();
+    assert_ne!(interrupted.finish().code, Some(0));
+    returns(builder.pid(), &before, "an interrupted client");
+    let killed = busy();
+    killed.process().kill();
+    let _ = killed.finish();
+    returns(builder.pid(), &before, "a killed client");
+    let late = busy().finish().failure();
+    assert!(late.contains("limits.build.time"), "{late}");
+    returns(builder.pid(), &before, "a limit");
+    let failed = build(&failing).run().failure();
+    assert!(failed.contains("exit code: 9"), "{failed}");
+    returns(builder.pid(), &before, "a failure of one step");
+    // And the caches are free and whole.
+    let image = builder.image(
+        "FROM @busybox\nRUN --mount=type=cache,id=all,target=/all,sharing=locked cat /all/* | sort | tr -d '\\n' > /n\n",
+    );
+    assert_eq!(image.text("n"), "01234567");
+}
+
+/// What a builder holds once that changes no more.
+fn settled(pid: i32) -> leftovers::Holdings {
+    let mut last = leftovers::Holdings::of(pid);
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(200));
+        let next = leftovers::Holdings::of(pid);
+        if next == last {
+            return next;
+        }
+        last = next;
+    }
+    panic!("the builder does not settle: {last:?}");
+}
+
+/// Waits until a builder holds what it held before.
+fn returns(pid: i32, before: &leftovers::Holdings, after: &str) {
+    let begun = Instant::now();
+    loop {
+        let now = leftovers::Holdings::of(pid);
+        if now == *before {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "left after {after}:\n{now:?}\nbefore:\n{before:?}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
