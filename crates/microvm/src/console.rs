@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 const KEPT: usize = 16 << 10;
 /// Lines and characters a line of what is shown.
 const SHOWN_LINES: usize = 30;
-const SHOWN_LENGTH: usize = 200;
+const SHOWN_LENGTH: usize = 500;
 
 /// The last bytes of a console.
 #[derive(Debug, Default)]

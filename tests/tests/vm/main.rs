@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use cofferdam_tests::http::{Response, Server, request};
 use cofferdam_tests::{
-    Build, Builder, Context, Options, leftovers, need_root, program, test_kernel,
+    Build, Builder, Context, Data, Options, Server as ApiServer, leftovers, need_root, program,
+    test_kernel,
 };
 
 /// Bytes of a guest's memory. Small, so that tests can run side by side.
@@ -225,6 +226,39 @@ fn clients_come_over_tcp_too() {
     let context = Context::dockerfile("FROM @busybox\nRUN echo over tcp\n");
     let build = Build::new(Some(&format!("tcp://{free}")), context.path().to_str().unwrap());
     assert_eq!(build.run().success().log("RUN "), "over tcp");
+}
+
+#[test]
+fn a_server_takes_builds_to_virtual_machines() {
+    need_root();
+    let (kernel, modules) = test_kernel();
+    // The server's own level stays the weakest: the project asks for more.
+    let server_config = format!(
+        "[builder.isolation]\nmemory = \"{MEMORY}\"\n[builder.isolation.vm]\naccelerator = \"tcg\"\nkernel = \"{}\"\n\
+         modules = \"{}\"\ndisk = \"3GiB\"\n",
+        kernel.display(),
+        modules.display()
+    );
+    let server = ApiServer::start_in(Data::new(), &server_config);
+    let project = server.project("machines");
+    let text = "FROM @busybox\nRUN uname -r; nc -w 3 169.254.169.254 80; true\n";
+    let context = Context::dockerfile(text);
+    let host = rustix::system::uname().release().to_string_lossy().into_owned();
+    let plain = server.build(&project, &context).run().success();
+    assert!(plain.log("RUN ").contains(&host), "control: the machine's own kernel");
+    let outcome = server.build(&project, &context).args("--isolation vm").run().success();
+    assert_eq!(outcome.ran().len(), 1, "another level's cache was used: {}", outcome.stderr);
+    assert!(outcome.log("RUN ").contains("cloud-amd64"), "{}", outcome.log("RUN "));
+    // What the gate saw for a step in the machine is in the server's records.
+    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let shown = Command::new(program())
+        .args(["builds", "show", "--network", &id])
+        .env("COFFERDAM_SERVER", server.url())
+        .env("COFFERDAM_TOKEN", server.token())
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("169.254.169.254"), "{shown}");
 }
 
 /// Starts a builder that is expected to refuse; what it says.

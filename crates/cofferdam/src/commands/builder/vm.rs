@@ -72,8 +72,8 @@ pub(super) fn enclose(
         .mode(0o755)
         .create(&boot)
         .with_context(|| format!("create {}", boot.display()))?;
-    let program = std::env::current_exe().context("find this program's own file")?;
-    let initramfs = prepare_initramfs(&boot, &program, &kernel)?;
+    // By this name it is still found when a newer version has taken its place.
+    let initramfs = prepare_initramfs(&boot, Path::new("/proc/self/exe"), &kernel)?;
     let image = readable(&kernel.image, &boot)?;
     let memory = memory(settings, &initramfs)?;
     let machine = Machine {
@@ -111,7 +111,6 @@ pub(super) fn enclose(
         limits,
         network: Network::None,
         kvm: accelerator == Accelerator::Kvm,
-        ..EnclosureOptions::default()
     })
     .context("start the virtual machine")
 }
