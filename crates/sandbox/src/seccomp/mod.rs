@@ -308,5 +308,6 @@ mod tests {
             assert!(group.reason.len() > 10);
         }
         assert!(profile::CONDITIONAL.iter().all(|conditional| conditional.reason.len() > 10));
+        assert!(profile::CAPABILITIES.iter().all(|capability| capability.reason.len() > 10));
     }
 }
