@@ -5,6 +5,10 @@
 
 use std::io;
 
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetError, RulesetStatus, Scope,
+};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
@@ -43,7 +47,28 @@ pub(crate) fn drop_privileges(options: &GateOptions) -> Result<(), PrivilegeErro
         .map_err(|e| PrivilegeError::new("drop capabilities", e))?;
     // After the ids: changing them resets the flag.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|e| PrivilegeError::new("forbid tracing", e))
+        .map_err(|e| PrivilegeError::new("forbid tracing", e))?;
+    if options.landlock { give_up_files() } else { Ok(()) }
+}
+
+/// Opens nothing, executes nothing and listens on no TCP port from here on: what a gate needs is open already. An older kernel
+/// knows fewer of these rights.
+fn give_up_files() -> Result<(), PrivilegeError> {
+    let failed =
+        |error: RulesetError| PrivilegeError::new("give up files", io::Error::other(error));
+    let rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V5))
+        .and_then(|rules| rules.handle_access(AccessNet::BindTcp))
+        .and_then(|rules| rules.scope(Scope::AbstractUnixSocket | Scope::Signal))
+        .and_then(Ruleset::create)
+        .and_then(RulesetCreated::restrict_self);
+    match rules.map_err(failed)?.ruleset {
+        RulesetStatus::NotEnforced => {
+            Err(PrivilegeError::new("give up files", io::Error::from(io::ErrorKind::Unsupported)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Every flow costs a descriptor. Best effort: with fewer, connections fail one by one and say so.

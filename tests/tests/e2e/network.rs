@@ -85,7 +85,7 @@ fn a_rule_opens_exactly_what_it_names() {
 fn without_network_there_is_only_an_own_loopback() {
     let builder = Builder::plain();
     let context = Context::dockerfile(
-        "FROM @busybox\nRUN --network=none ip -o link | awk -F': ' '{print $2}' | tr '\\n' ' '; ip route | wc -l; nc -w 2 1.1.1.1 80 </dev/null && echo REACHED; \
+        "FROM @busybox\nRUN --network=none ip -o link | awk -F': ' '{print $2}' | tr '\\n' ' '; ip route | wc -l; nc -w 2 1.1.1.1 80 </dev/null 2>/dev/null && echo REACHED; \
          (echo hi | nc -l -p 7777 >/dev/null &) ; sleep 0.2; echo x | nc -w 1 127.0.0.1 7777\n",
     );
     let log = builder.build(&context).run().success().log("RUN ");

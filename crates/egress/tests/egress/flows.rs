@@ -285,7 +285,7 @@ async fn no_privileges_and_other_descriptors() {
     let world = World::new("{}");
     let file = tempfile::tempfile().unwrap();
     let refused = world.gate.as_ref().unwrap().attach(file.into(), "odd").await.unwrap_err();
-    assert!(refused.to_string().contains("not a TUN"), "{refused}");
+    assert!(refused.to_string().contains("neither a TUN"), "{refused}");
     let pid = world.gate_pid();
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let statuses: Vec<String> = tasks

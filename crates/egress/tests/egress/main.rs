@@ -19,6 +19,6 @@ fn gate_process() {
     // SAFETY: the parent placed the control socket at this number for us alone.
     let control = unsafe { OwnedFd::from_raw_fd(world::CONTROL_FD) };
     let policy = serde_json::from_str(&policy).unwrap();
-    let options = cofferdam_egress::GateOptions { uid: Some(54321), gid: None };
+    let options = cofferdam_egress::GateOptions { uid: Some(54321), gid: None, landlock: true };
     cofferdam_egress::run_gate_with(control, policy, options).unwrap();
 }

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, bail};
+use cofferdam_builder::Landlock;
 use cofferdam_egress::{GateOptions, Policy, run_gate_with};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
@@ -32,6 +33,7 @@ struct Order {
     level: String,
     format: String,
     id: u32,
+    landlock: bool,
     policy: Policy,
 }
 
@@ -41,6 +43,7 @@ pub(super) fn start(control: OwnedFd, settings: &Settings) -> anyhow::Result<Chi
         level: settings.level.name().to_owned(),
         format: settings.format.name().to_owned(),
         id: gate_id(settings.config.isolation.ids_base),
+        landlock: settings.config.isolation.landlock == Landlock::Required,
         policy: settings.config.egress.clone(),
     };
     let order = in_memory(c"gate", &serde_json::to_vec(&order)?)?;
@@ -88,7 +91,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     if order.id == 0 {
         bail!("a gate cannot be root");
     }
-    let options = GateOptions { uid: Some(order.id), gid: None };
+    let options = GateOptions { uid: Some(order.id), gid: None, landlock: order.landlock };
     run_gate_with(control, order.policy, options)?;
     Ok(ExitCode::SUCCESS)
 }
