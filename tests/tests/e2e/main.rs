@@ -16,6 +16,7 @@ mod failures;
 mod gvisor;
 mod images;
 mod interruption;
+mod levels;
 mod limits;
 mod mounts;
 mod network;
