@@ -44,6 +44,9 @@ const AUTHORITIES: &[&str] = &[
 /// Directories that the guest mounts on or writes to.
 const DIRECTORIES: &[&str] =
     &["/dev", "/proc", "/sys", "/tmp", "/run", "/etc/ssl", "/root", guest::MODULES, guest::DISK];
+/// Git's templates, of which none are wanted: it complains when the directory is not there.
+const TEMPLATES: &[&str] =
+    &["/usr/share/git-core/templates", "/usr/local/share/git-core/templates"];
 /// Files whose text is ours.
 const TEXTS: &[(&str, &str)] = &[
     ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
@@ -132,7 +135,7 @@ pub fn prepare(
 
 fn collect(program: &Path, kernel: &Kernel) -> Result<Tree, InitramfsError> {
     let mut tree = Tree::new();
-    for directory in DIRECTORIES {
+    for directory in DIRECTORIES.iter().chain(TEMPLATES) {
         tree.insert(directory.into(), Entry::Directory);
     }
     for name in ["bin", "sbin", "lib", "lib64"] {
