@@ -37,8 +37,14 @@ fn ops_and_configurations_are_those_of_buildkit() {
     let mut report = String::new();
     let (mut wrong, mut count) = (0, 0);
     for line in text.lines() {
-        let case: Value = serde_json::from_str(line).unwrap();
+        let mut case: Value = serde_json::from_str(line).unwrap();
         let name = case["name"].as_str().unwrap().to_owned();
+        // On purpose: an image's history does not show what its author wrote into URLs.
+        if case["want"]["meta"].is_object() {
+            let meta = case["want"]["meta"].to_string();
+            let meta = cofferdam_graph::without_credentials(&meta).into_owned();
+            case["want"]["meta"] = serde_json::from_str(&meta).unwrap();
+        }
         if DIFFERENT.iter().any(|(known, _)| *known == name) {
             continue;
         }
