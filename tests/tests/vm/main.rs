@@ -120,7 +120,7 @@ fn public_server() -> Option<(String, u16)> {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            stream.read(&mut [0; 64]).ok();
+            let _ = stream.read(&mut [0; 64]);
             stream.write_all(b"answer").ok();
         }
     });
