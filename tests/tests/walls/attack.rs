@@ -107,7 +107,10 @@ thread_local! {
 /// Keeps messages of panics for the table instead of printing them.
 pub(crate) fn catch_messages() {
     std::panic::set_hook(Box::new(|info| {
-        let message = info.payload_as_str().unwrap_or("panicked");
+        let payload = info.payload();
+        let literal = payload.downcast_ref::<&str>().copied();
+        let message = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let message = message.unwrap_or("panicked");
         let place =
             info.location().map(|at| format!("{}:{}: ", at.file(), at.line())).unwrap_or_default();
         LAST.with_borrow_mut(|last| *last = format!("{place}{message}"));
