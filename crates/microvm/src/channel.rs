@@ -223,6 +223,35 @@ pub(crate) async fn read_frame(
     Ok(Some(bytes))
 }
 
+/// What a host reads of a guest: the channel's own frames, and what each stream begins with.
+pub(crate) async fn exercise(data: &[u8]) {
+    /// As of messages on the gate's control socket.
+    const MOST: usize = 8192;
+    let mut rest = data;
+    while let Ok(Some(frame)) = read_frame(&mut rest, MOST).await {
+        assert!(frame.len() <= MOST);
+    }
+    let Ok((ours, mut theirs)) = tokio::net::UnixStream::pair() else { return };
+    let (_host, mut incoming, driver) = start(ours, Side::Host);
+    let write = async {
+        // A channel that ended early takes no more.
+        theirs.write_all(data).await.ok();
+        theirs.shutdown().await.ok();
+        // It answers, and must not wait for somebody to read that.
+        tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await.ok();
+    };
+    let read = async {
+        while let Some(raw) = incoming.next().await {
+            let mut stream = stream(raw);
+            if Purpose::read(&mut stream).await.is_ok() {
+                receive::<serde_json::Value>(&mut stream, MOST).await.ok();
+            }
+        }
+    };
+    tokio::join!(write, read);
+    driver.await.ok();
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -287,6 +316,25 @@ mod tests {
         send(&mut bytes, &"text").await.unwrap();
         assert_eq!(receive::<String>(&mut bytes.as_slice(), 100).await.unwrap().unwrap(), "text");
         assert!(receive::<u32>(&mut bytes.as_slice(), 100).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn any_bytes_are_survived() {
+        // A new stream with seven bytes: what it is for, and the beginning of a message.
+        let opened = b"\0\0\0\x01\0\0\0\x02\0\0\0\x07c\0\0\0\x01\xff\xff";
+        // Windows, pings and goodbyes for streams that there are and that there are not.
+        let others = b"\0\x01\0\0\0\0\0\x02\xff\xff\xff\xff\0\x02\0\x01\0\0\0\0\0\0\0\x01\0\x03\0\0\0\0\0\0\0\0\0\x09";
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for round in 0..2000 {
+            let mut bytes = [&opened[..], &others[..], &opened[..]].concat();
+            for _ in 0..round % 5 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (state >> 33) as usize % bytes.len();
+                bytes[at] = (state >> 24) as u8;
+            }
+            let survived = LocalSet::new().run_until(exercise(&bytes));
+            tokio::time::timeout(std::time::Duration::from_secs(5), survived).await.unwrap();
+        }
     }
 
     #[tokio::test]

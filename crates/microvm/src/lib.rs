@@ -33,6 +33,14 @@ mod probe;
 mod relay;
 mod seqpacket;
 
+/// Feeds arbitrary bytes to the host's end of the channel, as a guest could send them.
+pub fn exercise_channel(data: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    if let Ok(runtime) = runtime {
+        tokio::task::LocalSet::new().block_on(&runtime, channel::exercise(data));
+    }
+}
+
 pub use closure::ClosureError;
 pub use disk::{DEFAULT as DEFAULT_DISK, DiskError, LEAST as LEAST_DISK};
 pub use doctor::findings;

@@ -275,6 +275,8 @@ impl Sink {
         while let Some(message) = bytes.next().await {
             self.writer.write_all(message?.view().data).await.map_err(failed)?;
         }
+        // Standard output writes on a thread of its own, which shutting down does not wait for.
+        self.writer.flush().await.map_err(failed)?;
         self.writer.shutdown().await.map_err(failed)?;
         if let Some((unfinished, path)) = &self.unfinished {
             tokio::fs::rename(&unfinished.0, path).await.map_err(failed)?;
