@@ -332,7 +332,8 @@ mod tests {
                 let at = (state >> 33) as usize % bytes.len();
                 bytes[at] = (state >> 24) as u8;
             }
-            let survived = LocalSet::new().run_until(exercise(&bytes));
+            let set = LocalSet::new();
+            let survived = set.run_until(exercise(&bytes));
             tokio::time::timeout(std::time::Duration::from_secs(5), survived).await.unwrap();
         }
     }
