@@ -10,6 +10,7 @@ mod agent;
 mod build;
 mod builder;
 pub mod buildpacks;
+mod certificates;
 mod client;
 mod context;
 mod docker;

@@ -1,7 +1,7 @@
 //! `cofferdam server`: the real program on a loopback port of its own, with data of its own, that must leave nothing behind.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::build::Build;
+use crate::certificates::certificates;
 use crate::client::Client;
 use crate::context::Context;
 use crate::http::{Response, request};
@@ -26,9 +27,6 @@ const STOP: Duration = Duration::from_secs(40);
 
 /// What a server's own organization token begins with.
 const TOKEN: &str = "cfd_org_";
-
-/// Names that the certificate of [`Server::secure`] is for: the last one is the only one some clients ever call.
-const NAMES: &str = "subjectAltName=DNS:localhost,IP:127.0.0.1,DNS:api.depot.dev";
 
 /// What a server keeps: its data, log and certificates. It can be handed from one server to the next.
 #[derive(Debug)]
@@ -465,22 +463,6 @@ fn word(text: &str, start: &str) -> Option<String> {
         .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'))
         .unwrap_or(rest.len());
     Some(rest[..end].to_owned())
-}
-
-/// An authority and a certificate of it for [`NAMES`].
-fn certificates(dir: &Path) {
-    let openssl = |args: &str| {
-        let output =
-            Command::new("openssl").args(args.split(' ')).current_dir(dir).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    fs::write(dir.join("names"), NAMES).unwrap();
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=tests -days 2"));
-    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost"));
-    openssl(
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile names",
-    );
 }
 
 /// The program where nothing is at some paths: in a mount namespace of its own they lead to the null device.

@@ -39,15 +39,38 @@ struct State {
     solves: HashMap<String, Arc<ServedSolve>>,
 }
 
-/// A step that is online; gone from the list when dropped, as a cancelled one is.
-struct Turn<'a> {
-    online: &'a Online,
+/// Work that is online. However it ends, also by being dropped, what it connected to is put to its step.
+struct Turn {
+    online: Arc<Online>,
     number: u64,
+    names: String,
+    /// The step, when there is one: more may want it before it ends.
+    log: Option<VertexLog>,
+    holders: Vec<Holder>,
+    settled: bool,
 }
 
-impl Drop for Turn<'_> {
+/// A job that wanted the work when it began.
+struct Holder {
+    job: Arc<str>,
+    /// What it calls the step.
+    digest: String,
+    /// Who is told, and waits for that.
+    solve: Option<Arc<ServedSolve>>,
+}
+
+impl Drop for Turn {
     fn drop(&mut self) {
         self.online.lock().active.remove(&self.number);
+        if self.settled {
+            return;
+        }
+        // Cancelled: nobody waits, and it is on the record all the same.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (online, names) = (Arc::clone(&self.online), std::mem::take(&mut self.names));
+            let (log, holders) = (self.log.take(), std::mem::take(&mut self.holders));
+            runtime.spawn(async move { online.settle(&names, log.as_ref(), &holders).await });
+        }
     }
 }
 
@@ -74,72 +97,99 @@ impl Online {
 
     /// Does work that may use the network for a step. `names` is where to, as the step says it.
     pub(crate) async fn during<T>(
-        &self,
+        self: &Arc<Self>,
         log: &VertexLog,
         names: &str,
         work: impl Future<Output = Result<T, Failure>> + Send,
     ) -> Result<T, Failure> {
-        let holders = || {
-            let holders = log.holders().into_iter();
-            holders.map(|(job, digest)| (job, digest.to_string())).collect()
-        };
-        self.during_for(holders, names, work.boxed()).await
+        self.during_for(self.enter(Some(log), holders_of(log), names), work.boxed()).await
     }
 
     /// The same for work of a build that shows as no step.
     pub(crate) async fn during_job<T>(
-        &self,
+        self: &Arc<Self>,
         job: &str,
         names: &str,
         work: impl Future<Output = Result<T, Failure>> + Send,
     ) -> Result<T, Failure> {
-        self.during_for(|| vec![(Arc::from(job), String::new())], names, work.boxed()).await
+        let holders = vec![(Arc::from(job), String::new())];
+        self.during_for(self.enter(None, holders, names), work.boxed()).await
     }
 
     async fn during_for<T>(
         &self,
-        holders: impl Fn() -> Vec<(Arc<str>, String)>,
-        names: &str,
+        mut turn: Turn,
         // Boxed: this is part of nearly every future there is, and whatever is in it would be in each of them.
         work: BoxFuture<'_, Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let Some(attachment) = &self.attachment else { return work.await };
-        let turn = self.enter(names);
         let result = work.await;
-        let connections = attachment.take().await.connections;
-        let own = self.leave(turn, names, connections);
-        if own.is_empty() {
-            return result;
-        }
-        let holders = holders();
-        for connection in &own {
-            note(holders.first().map_or("", |(_, digest)| digest), connection);
-        }
-        let denied = explanation(&own);
-        let record = StepRecord { connections: own, ..StepRecord::default() };
-        for (job, digest) in &holders {
-            let solve = self.lock().solves.get(&**job).cloned();
-            if let Some(solve) = solve {
-                solve.add_record(digest, &record, false);
-            }
-        }
-        match (result, denied) {
+        self.lock().active.remove(&turn.number);
+        let own = self.settle(&turn.names, turn.log.as_ref(), &turn.holders).await;
+        turn.settled = true;
+        match (result, explanation(&own)) {
             (Err(failure), Some(denied)) => Err(failure.because(&denied)),
             (result, _) => result,
         }
     }
 
-    fn enter(&self, names: &str) -> Turn<'_> {
+    fn enter(
+        self: &Arc<Self>,
+        log: Option<&VertexLog>,
+        holders: Vec<(Arc<str>, String)>,
+        names: &str,
+    ) -> Turn {
         let mut state = self.lock();
         state.next += 1;
         let number = state.next;
         state.active.insert(number, names.to_owned());
-        Turn { online: self, number }
+        let holders: Vec<Holder> = holders
+            .into_iter()
+            .map(|(job, digest)| {
+                let solve = state.solves.get(&*job).cloned();
+                Holder { job, digest, solve }
+            })
+            .collect();
+        drop(state);
+        for solve in holders.iter().filter_map(|holder| holder.solve.as_ref()) {
+            solve.expect_record();
+        }
+        let (online, names, log) = (Arc::clone(self), names.to_owned(), log.cloned());
+        Turn { online, number, names, log, holders, settled: false }
     }
 
-    /// Ends a turn and takes what belongs to it.
-    fn leave(&self, turn: Turn<'_>, names: &str, new: Vec<Connection>) -> Vec<Connection> {
-        drop(turn);
+    /// Takes what belongs to work that has ended, and puts it on record.
+    async fn settle(
+        &self,
+        names: &str,
+        log: Option<&VertexLog>,
+        holders: &[Holder],
+    ) -> Vec<Connection> {
+        let new = match &self.attachment {
+            Some(attachment) => attachment.take().await.connections,
+            None => Vec::new(),
+        };
+        let own = self.claim(names, new);
+        for connection in &own {
+            note(holders.first().map_or("", |holder| &holder.digest), connection);
+        }
+        let record = StepRecord { connections: own, ..StepRecord::default() };
+        for holder in holders {
+            if let Some(solve) = &holder.solve {
+                solve.add_record(&holder.digest, &record, true);
+            }
+        }
+        for (job, digest) in log.map(holders_of).unwrap_or_default() {
+            let late = holders.iter().all(|holder| holder.job != job);
+            let solve = late.then(|| self.lock().solves.get(&*job).cloned()).flatten();
+            if let Some(solve) = solve {
+                solve.add_record(&digest, &record, false);
+            }
+        }
+        record.connections
+    }
+
+    /// What belongs to work that names these places, of what is new and of what was left.
+    fn claim(&self, names: &str, new: Vec<Connection>) -> Vec<Connection> {
         let mut state = self.lock();
         state.pending.extend(new);
         let others: Vec<String> = state.active.values().cloned().collect();
@@ -149,6 +199,10 @@ impl Online {
         state.pending = left;
         own
     }
+}
+
+fn holders_of(log: &VertexLog) -> Vec<(Arc<str>, String)> {
+    log.holders().into_iter().map(|(job, digest)| (job, digest.to_string())).collect()
 }
 
 /// Whether a text names a connection's destination.

@@ -16,6 +16,8 @@ use rustix::io::Errno;
 /// How many dangling links one path may lead through before it is taken for a loop; the
 /// kernel's own limit.
 const MAX_LINKS: usize = 40;
+/// Names of one directory that are kept in memory: more than the largest package mirrors have.
+const MAX_NAMES: usize = 2_000_000;
 
 /// Who owns what is created, as ids on disk, and when it claims to have been modified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,13 +190,18 @@ impl Root {
         Ok(Self(rustix::fs::openat(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty())?))
     }
 
-    /// The names in this directory, sorted, without `.` and `..`.
+    /// The names in this directory, sorted, without `.` and `..`. Whoever filled it may have filled it without end.
     pub(crate) fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.0)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
+                if names.len() >= MAX_NAMES {
+                    return Err(io::Error::other(format!(
+                        "more than {MAX_NAMES} names in a directory"
+                    )));
+                }
                 names.push(OsStr::from_bytes(name).to_owned());
             }
         }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use cofferdam_tests::{Builder, Context, Options, Registry, images};
 
@@ -65,6 +66,32 @@ fn downloads_and_their_redirects_follow_the_policy() {
     let _ = both.build(&add(outer)).run().success();
     assert!(reached.load(Ordering::SeqCst) > 0);
     assert!(both.log().contains(&format!("address={own} port={inner}")), "it is recorded");
+}
+
+#[test]
+fn what_is_cancelled_is_recorded_too() {
+    // It sends the beginning and then nothing.
+    let (port, reached) = serve(|mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun").ok();
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    let own = own_address();
+    let builder = with(format!("[egress]\nallow = [\"{own}:{port}\"]\n"));
+    let context = Context::dockerfile(&format!("FROM scratch\nADD http://{own}:{port}/f /\n"));
+    let build = builder.build(&context).spawn();
+    let wait = |what: &dyn Fn() -> bool| {
+        (0..600).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            what()
+        })
+    };
+    assert!(wait(&|| reached.load(Ordering::SeqCst) > 0));
+    build.interrupt();
+    let connection = format!("address={own} port={port}");
+    assert!(wait(&|| builder.log().contains(&connection)), "{}", builder.log());
+    let line = builder.log().lines().find(|line| line.contains(&connection)).map(str::to_owned);
+    assert!(line.is_some_and(|line| line.contains("vertex=\"sha256:")), "with its step");
 }
 
 #[test]

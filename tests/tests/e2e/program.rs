@@ -159,5 +159,16 @@ fn loading_needs_a_docker_and_says_so() {
 fn the_machine_is_examined() {
     let out = Command::new(cofferdam_tests::program()).arg("doctor").output().unwrap();
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success() && said.contains("is available"), "{said}");
+    assert!(out.status.success(), "{said}");
+    for level in ["namespaces", "gvisor"] {
+        let verdict = format!("Isolation level \"{level}\" is available.");
+        assert!(said.contains(&verdict), "{said}");
+    }
+    assert!(said.contains("Isolation level \"vm\" is"), "{said}");
+    // What is missing is named with what to do.
+    let missing: Vec<&str> = said.lines().filter(|line| line.contains("MISSING")).collect();
+    let advised = |line: &&str| {
+        line.contains("install") || line.contains("tcg") || line.contains("not tried")
+    };
+    assert!(missing.iter().all(advised), "{missing:?}");
 }

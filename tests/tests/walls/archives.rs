@@ -2,72 +2,76 @@
 
 use cofferdam_tests::{Context, Outcome, images};
 
-use crate::attack::{Attack, BUILDER, Control, Level, ONCE, Way};
+use crate::attack::{Attack, BUILDER, Control, ONCE, own};
 use crate::naive::{Bait, Evil, archive, evil, image, unpack};
 use crate::planted::TEXT;
 use crate::stage::Stage;
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "archives", levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        "archives",
         "archive-links",
         "CVE-2026-17106, CVE-2014-6407: files below links to the host",
         ONCE,
         |stage| both(stage, "links", links),
         |_| harmed(links),
     ),
-    row(
+    own(
+        "archives",
         "archive-dots",
         "CVE-2026-28406: names with dots, absolute names",
         ONCE,
         |stage| both(stage, "dots", dots),
         |_| harmed(dots),
     ),
-    row(
+    own(
+        "archives",
         "archive-hard-links",
         "CVE-2025-29787: hard links to files outside",
         ONCE,
         |stage| both(stage, "hard", hard),
         |_| harmed(hard),
     ),
-    row(
+    own(
+        "archives",
         "archive-modes",
         "CVE-2026-33056: a directory over a link changes the mode of its target",
         ONCE,
         |stage| both(stage, "modes", modes),
         |_| harmed(modes),
     ),
-    row(
+    own(
+        "archives",
         "archive-whiteouts",
         "whiteouts that remove files outside",
         ONCE,
         |stage| both(stage, "whiteouts", whiteouts),
         |_| harmed(whiteouts),
     ),
-    row(
+    own(
+        "archives",
         "archive-devices",
         "devices and false attributes of overlays in layers",
         BUILDER,
         devices,
         no_reader,
     ),
-    row(
+    own(
+        "archives",
         "archive-sizes",
         "CVE-2025-62518: readers that disagree about sizes",
         ONCE,
         sizes,
         smuggled,
     ),
-    row("archive-bombs", "CVE-2017-14992: a small archive that is large", ONCE, bombs, inflated),
+    own(
+        "archives",
+        "archive-bombs",
+        "CVE-2017-14992: a small archive that is large",
+        ONCE,
+        bombs,
+        inflated,
+    ),
 ];
 
 /// Entries that harm the directory `outside` when they are unpacked into another one by joined paths.

@@ -55,6 +55,18 @@ pub(crate) struct Attack {
     pub(crate) way: Way,
 }
 
+/// An attack with an attempt and a control of its own.
+pub(crate) const fn own(
+    class: &'static str,
+    name: &'static str,
+    what: &'static str,
+    levels: &'static [Level],
+    attempt: fn(&Stage) -> String,
+    control: fn(&Stage) -> Control,
+) -> Attack {
+    Attack { name, what, class, levels, way: Way::Own { attempt, control } }
+}
+
 /// How it is tried.
 pub(crate) enum Way {
     /// By the probe in a step, under these keys; the control is the same probe in a plain chroot.

@@ -12,45 +12,46 @@ use pb::op::Op as Kind;
 use prost::Message;
 use tonic::transport::Endpoint;
 
-use crate::attack::{Attack, BUILDER, Control, Level, ONCE, Way};
+use crate::attack::{Attack, BUILDER, Control, ONCE, own};
 use crate::stage::Stage;
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "graphs", levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        "graphs",
         "security-modes",
         "CVE-2024-23653, GHSA-7236-3392-c5c6: security modes 1, 2, 99, -1; host network; kinds of mounts",
         BUILDER,
         modes,
         accepted,
     ),
-    row(
+    own(
+        "graphs",
         "graph-indexes",
         "CVE-2024-23650, CVE-2026-15792: indexes, missing parts, unknown kinds",
         ONCE,
         indexes,
         accepted,
     ),
-    row("graph-cycles", "graphs that have cycles, or lack vertices", ONCE, cycles, accepted),
-    row("graph-size", "graphs that are deep, wide or large", ONCE, sizes, accepted),
-    row("graph-bytes", "bytes that are no graph", ONCE, bytes, accepted),
-    row(
+    own(
+        "graphs",
+        "graph-cycles",
+        "graphs that have cycles, or lack vertices",
+        ONCE,
+        cycles,
+        accepted,
+    ),
+    own("graphs", "graph-size", "graphs that are deep, wide or large", ONCE, sizes, accepted),
+    own("graphs", "graph-bytes", "bytes that are no graph", ONCE, bytes, accepted),
+    own(
+        "graphs",
         "file-paths",
         "CVE-2026-15788: rm, mkdir, mkfile and copy of paths with dots",
         ONCE,
         paths,
         accepted,
     ),
-    row(
+    own(
+        "graphs",
         "container-names",
         "CVE-2026-33747: names of a client that become paths",
         ONCE,

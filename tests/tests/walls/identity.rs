@@ -8,81 +8,86 @@ use std::time::Instant;
 use cofferdam_tests::{Builder, Context, Options, leftovers};
 use serde_json::json;
 
-use crate::attack::{Attack, BUILDER, Control, EVERYWHERE, Level, ONCE, Way};
+use crate::attack::{Attack, BUILDER, Control, EVERYWHERE, Level, ONCE, Way, own};
 use crate::cage::{Cage, Devices};
 use crate::inside;
 use crate::naive::{Bait, image};
 use crate::planted::TEXT;
 use crate::stage::{Findings, Stage};
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "identity", levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        "identity",
         "ordinary-user",
         "all that the probe tries, by a step of an ordinary user's builder",
         ONCE,
         ordinary,
         chroot,
     ),
-    row(
+    own(
+        "identity",
         "user-numbers",
         "CVE-2024-40635, CVE-2026-46680: users that overflow into root",
         ONCE,
         users,
         c_numbers,
     ),
-    row(
+    own(
+        "identity",
         "user-files",
         "CVE-2026-47262: a user table that is a pipe, endless or huge",
         BUILDER,
         user_files,
         endless_read,
     ),
-    row(
+    own(
+        "identity",
         "groups",
         "CVE-2023-25173: groups of the starter, not of the image",
         EVERYWHERE,
         groups,
         kept_groups,
     ),
-    row(
+    own(
+        "identity",
         "environment",
         "CVE-2020-14370, CVE-2021-3602: variables of the host and the client",
         EVERYWHERE,
         environment,
         inherited,
     ),
-    row(
+    own(
+        "identity",
         "three-roots",
         "root in a step is root of nothing else",
         BUILDER,
         host_ids,
         root_of_the_host,
     ),
-    row(
+    own(
+        "identity",
         "file-capabilities",
         "capabilities and set-user-id by a file of a layer",
         BUILDER,
         file_capabilities,
         host_capabilities,
     ),
-    row(
+    own(
+        "identity",
         "store-closed",
         "CVE-2021-41091, CVE-2024-25621: other users in the store of layers",
         ONCE,
         store_closed,
         open_store,
     ),
-    row("labels", "CVE-2026-53488: labels that tell a daemon what to do", ONCE, labels, no_reader),
+    own(
+        "identity",
+        "labels",
+        "CVE-2026-53488: labels that tell a daemon what to do",
+        ONCE,
+        labels,
+        no_reader,
+    ),
 ];
 
 /// Every key that a row of the probe looks at.

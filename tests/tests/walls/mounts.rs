@@ -7,94 +7,95 @@ use std::time::{Duration, Instant};
 
 use cofferdam_tests::Context;
 
-use crate::attack::{Attack, BUILDER, Control, EVERYWHERE, Level, ONCE, Way};
+use crate::attack::{Attack, BUILDER, Control, EVERYWHERE, Level, ONCE, own};
 use crate::naive::Bait;
 use crate::planted::TEXT;
 use crate::stage::{PROBE, Stage};
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "mounts", levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        "mounts",
         "cache-source-race",
         "CVE-2024-23651: the source of a cache mount becomes a link while it is mounted",
         EVERYWHERE,
         source_race,
         naive_race,
     ),
-    row(
+    own(
+        "mounts",
         "mount-parent-race",
         "CVE-2021-30465, CVE-2019-19921: the parent of a mount becomes a link while it is made",
         BUILDER,
         parent_race,
         naive_race,
     ),
-    row(
+    own(
+        "mounts",
         "mount-destination",
         "CVE-2024-45310: mounts onto links to the host",
         BUILDER,
         destinations,
         naive_mkdir,
     ),
-    row(
+    own(
+        "mounts",
         "stub-cleanup",
         "CVE-2024-23652: mount points are removed through a link",
         BUILDER,
         stubs,
         naive_remove,
     ),
-    row(
+    own(
+        "mounts",
         "bind-source",
         "CVE-2024-1753: a bind mount whose source is a link to /",
         BUILDER,
         bind_source,
         naive_read,
     ),
-    row(
+    own(
+        "mounts",
         "secret-destination",
         "CVE-2024-9341: /run/secrets is a link to the host",
         BUILDER,
         secret_destination,
         naive_secret,
     ),
-    row(
+    own(
+        "mounts",
         "mount-options",
         "CVE-2024-9407: options of mounts inside other options",
         ONCE,
         options,
         injected,
     ),
-    row("cache-names", "names of caches that are paths", ONCE, cache_names, naive_names),
-    row(
+    own("mounts", "cache-names", "names of caches that are paths", ONCE, cache_names, naive_names),
+    own(
+        "mounts",
         "copy-source",
         "GHSA-vp35-85q5-9f25: COPY through links of a stage or the context",
         BUILDER,
         copy_source,
         naive_read,
     ),
-    row(
+    own(
+        "mounts",
         "copy-destination",
         "CVE-2018-15664: COPY and ADD onto links to the host",
         BUILDER,
         copy_destination,
         naive_write,
     ),
-    row(
+    own(
+        "mounts",
         "export-links",
         "CVE-2025-9566: a result of links, written to a directory",
         BUILDER,
         export_links,
         naive_write,
     ),
-    row(
+    own(
+        "mounts",
         "special-files",
         "a Dockerfile or ignore file that is a pipe",
         ONCE,

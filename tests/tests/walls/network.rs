@@ -5,43 +5,37 @@ use std::time::{Duration, Instant};
 
 use cofferdam_tests::{Builder, Context, Process};
 
-use crate::attack::{Attack, Control, EVERYWHERE, Level, ONCE, Way};
+use crate::attack::{Attack, Control, EVERYWHERE, ONCE, own};
 use crate::planted::Planted;
 use crate::stage::{PROBE, Stage, context, options};
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "network", levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        "network",
         "metadata",
         "metadata services of clouds, by v4, v6 and mapped addresses",
         EVERYWHERE,
         metadata,
         in_reach,
     ),
-    row(
+    own(
+        "network",
         "metadata-builder",
         "metadata services by way of the builder: FROM, ADD, git",
         ONCE,
         by_the_builder,
         in_reach,
     ),
-    row(
+    own(
+        "network",
         "no-network",
         "CVE-2024-29018: names resolved from a step without network",
         EVERYWHERE,
         none,
         resolver,
     ),
-    row(
+    own(
+        "network",
         "allowed-only",
         "a policy that allows one address allows no other",
         ONCE,

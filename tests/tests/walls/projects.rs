@@ -9,43 +9,44 @@ use std::process::Command;
 use cofferdam_tests::{Context, Outcome, Project, Server};
 use serde_json::json;
 
-use crate::attack::{Attack, Control, Level, ONCE, Way};
+use crate::attack::{Attack, Control, ONCE, own};
 use crate::stage::Stage;
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "projects", levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row("project-stores", "one project's builder reading another's store", ONCE, stores, own_store),
-    row(
+    own(
+        "projects",
+        "project-stores",
+        "one project's builder reading another's store",
+        ONCE,
+        stores,
+        own_store,
+    ),
+    own(
+        "projects",
         "project-cache-keys",
         "timing of a shared cache: what another project built is no hit",
         ONCE,
         keys,
         own_keys,
     ),
-    row(
+    own(
+        "projects",
         "project-cache-mounts",
         "cache mounts of another project, by their names",
         ONCE,
         caches,
         own_caches,
     ),
-    row(
+    own(
+        "projects",
         "project-pages",
         "the page cache: files of equal layers are not one file",
         ONCE,
         pages,
         own_pages,
     ),
-    row(
+    own(
+        "projects",
         "project-records",
         "builds, logs and images of another project with a valid token",
         ONCE,

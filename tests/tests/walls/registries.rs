@@ -7,51 +7,46 @@ use cofferdam_tests::registry::{PASSWORD, USER};
 use cofferdam_tests::{Builder, Context, digest, images};
 use serde_json::{Value, json};
 
-use crate::attack::{Attack, Control, Level, ONCE, Way};
+use crate::attack::{Attack, Control, ONCE, own};
 use crate::naive::{archive, evil};
 use crate::stage::{Stage, options};
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "registries", levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        "registries",
         "digest-bytes",
         "layer digest confusion: other bytes, sizes, diff ids, trailing bytes",
         ONCE,
         bytes,
         honest,
     ),
-    row(
+    own(
+        "registries",
         "digest-documents",
         "CVE-2021-41190: a document that is index and manifest at once",
         ONCE,
         documents,
         honest,
     ),
-    row("digest-paths", "CVE-2024-3727: digests that are paths", ONCE, paths, honest),
-    row(
+    own("registries", "digest-paths", "CVE-2024-3727: digests that are paths", ONCE, paths, honest),
+    own(
+        "registries",
         "foreign-realms",
         "CVE-2020-15157, CVE-2026-24845: credentials for a stranger's realm, redirect or URL",
         ONCE,
         realms,
         careless,
     ),
-    row(
+    own(
+        "registries",
         "moving-tags",
         "a tag that is pointed elsewhere between resolving and pulling",
         ONCE,
         moving,
         flipped,
     ),
-    row(
+    own(
+        "registries",
         "forged-cache",
         "CVE-2024-24557: an imported cache that claims another result",
         ONCE,

@@ -8,57 +8,53 @@ use cofferdam_tests::Build;
 use cofferdam_tests::Context;
 use cofferdam_tests::http::{Response, Server};
 
-use crate::attack::{Attack, Control, Level, ONCE, Way};
+use crate::attack::{Attack, Control, ONCE, own};
 use crate::planted::TEXT;
 use crate::stage::Stage;
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "git", levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        "git",
         "git-options",
         "CVE-2017-1000117, CVE-2018-17456: URLs and refs that are options",
         ONCE,
         arguments,
         executed,
     ),
-    row(
+    own(
+        "git",
         "git-protocols",
         "CVE-2022-39253: file, ext and other protocols",
         ONCE,
         protocols,
         executed,
     ),
-    row(
+    own(
+        "git",
         "git-directories",
         "CVE-2026-33748: a subdirectory with dots or a link",
         ONCE,
         directories,
         followed,
     ),
-    row(
+    own(
+        "git",
         "git-symref",
         "CVE-2026-15789 and others: HEAD of the server is an option",
         ONCE,
         symref,
         executed,
     ),
-    row(
+    own(
+        "git",
         "git-submodules",
         "CVE-2024-32002, CVE-2025-48384: submodules that bring hooks or other protocols",
         ONCE,
         submodules,
         executed,
     ),
-    row(
+    own(
+        "git",
         "git-redirects",
         "CVE-2026-41506: a redirect to another host takes the credential along",
         ONCE,

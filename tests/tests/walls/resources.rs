@@ -5,48 +5,41 @@ use std::time::{Duration, Instant};
 
 use cofferdam_tests::{Builder, Context, leftovers};
 
-use crate::attack::{Attack, Control, Level, ONCE, Way};
+use crate::attack::{Attack, Control, Level, ONCE, own};
 use crate::stage::{Stage, options};
-
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: "resources", levels, way: Way::Own { attempt, control } }
-}
 
 /// Where a process of ours stands between a step and the machine's kernel.
 const MONITORED: &[Level] = &[Level::Gvisor, Level::Vm];
 const STEPS: &[Level] = &[Level::Namespaces, Level::Gvisor];
 
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        "resources",
         "monitors",
         "CVE-2021-3592 and others: what a fault of gVisor or QEMU would give",
         MONITORED,
         monitors,
         of_the_host,
     ),
-    row("fork-bomb", "processes without end", STEPS, forks, unlimited_forks),
-    row("memory-bomb", "memory without end", STEPS, memory, unlimited_memory),
-    row(
+    own("resources", "fork-bomb", "processes without end", STEPS, forks, unlimited_forks),
+    own("resources", "memory-bomb", "memory without end", STEPS, memory, unlimited_memory),
+    own(
+        "resources",
         "dockerfile-bombs",
         "expansion, stages, patterns and lines without end",
         ONCE,
         dockerfiles,
         small,
     ),
-    row(
+    own(
+        "resources",
         "terminal-control",
         "escape sequences by output, instructions and a registry's errors",
         ONCE,
         terminals,
         raw,
     ),
-    row("log-flood", "output without end", ONCE, logs, few_lines),
+    own("resources", "log-flood", "output without end", ONCE, logs, few_lines),
 ];
 
 /// What a process is, its host id and the mode of its filter.

@@ -6,7 +6,7 @@ use std::process::Command;
 use cofferdam_tests::{Context, program};
 use serde_json::{Value, json};
 
-use crate::attack::{Attack, BUILDER, Control, EVERYWHERE, Level, Way};
+use crate::attack::{Attack, BUILDER, Control, EVERYWHERE, Level, own};
 use crate::cage::{Cage, Devices};
 use crate::naive::{Bait, evil, image};
 use crate::planted::TEXT;
@@ -14,53 +14,49 @@ use crate::stage::{Findings, Stage};
 
 const RUNTIME: &str = "runtime";
 
-const fn row(
-    name: &'static str,
-    what: &'static str,
-    levels: &'static [Level],
-    attempt: fn(&Stage) -> String,
-    control: fn(&Stage) -> Control,
-) -> Attack {
-    Attack { name, what, class: RUNTIME, levels, way: Way::Own { attempt, control } }
-}
-
 pub(crate) const ATTACKS: &[Attack] = &[
-    row(
+    own(
+        RUNTIME,
         "workdir-descriptor",
         "CVE-2024-21626: WORKDIR /proc/self/fd/N",
         EVERYWHERE,
         workdirs,
         leaked_directory,
     ),
-    row(
+    own(
+        RUNTIME,
         "workdir-link",
         "CVE-2026-55686: WORKDIR below a link to the host",
         BUILDER,
         workdir_link,
         naive_mkdir,
     ),
-    row(
+    own(
+        RUNTIME,
         "self-exe",
         "CVE-2019-5736: a command that is #!/proc/self/exe",
         BUILDER,
         self_exe,
         overwritten,
     ),
-    row(
+    own(
+        RUNTIME,
         "mount-over-proc",
         "CVE-2019-16884: volumes and mounts over /proc, /sys, /dev",
         BUILDER,
         over_proc,
         false_proc,
     ),
-    row(
+    own(
+        RUNTIME,
         "links-for-mounts",
         "CVE-2023-28642, CVE-2026-41579: an image whose /proc, /sys, /dev are links",
         EVERYWHERE,
         linked_mounts,
         runc,
     ),
-    row(
+    own(
+        RUNTIME,
         "masks-race",
         "CVE-2025-31133, CVE-2025-52565: replacing /dev/null while files are masked with it",
         EVERYWHERE,

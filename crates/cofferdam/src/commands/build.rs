@@ -117,7 +117,9 @@ async fn perform_anywhere(order: Order, args: &BuildArgs) -> anyhow::Result<Exit
         }
         Place::Server => on_server(order, args, cancel).await?,
         Place::Here => {
-            let mut own = OwnBuilder::start(&args.builder, &args.display)?;
+            let arguments: Vec<String> = std::env::args().skip(1).collect();
+            let named = reach::hosts(&order.solve, &arguments);
+            let mut own = OwnBuilder::start(&args.builder, &args.display, &named)?;
             let built = async {
                 let client = tokio::select! {
                     client = own.connect() => client?,

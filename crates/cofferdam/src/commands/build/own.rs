@@ -74,8 +74,12 @@ pub(super) struct OwnBuilder {
 }
 
 impl OwnBuilder {
-    /// Starts one. Builds that use the same state take turns.
-    pub(super) fn start(choice: &BuilderChoice, display: &DisplayArgs) -> anyhow::Result<Self> {
+    /// Starts one, which may reach the hosts in `named` too. Builds that use the same state take turns.
+    pub(super) fn start(
+        choice: &BuilderChoice,
+        display: &DisplayArgs,
+        named: &[String],
+    ) -> anyhow::Result<Self> {
         let root = choice.root.clone().or_else(|| Places::of_this_user().root());
         let root = root.context(
             "say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set",
@@ -93,8 +97,7 @@ impl OwnBuilder {
         if let Some(config) = &choice.config {
             command.arg("--config").arg(config);
         }
-        let named = super::reach::hosts(std::env::args().skip(1));
-        for host in choice.allow_registry.iter().chain(&named).filter(|host| !host.is_empty()) {
+        for host in choice.allow_registry.iter().chain(named).filter(|host| !host.is_empty()) {
             command.arg("--allow-registry").arg(host);
         }
         let log = if display.debug {
