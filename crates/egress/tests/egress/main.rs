@@ -16,8 +16,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 #[ignore = "run by the other tests as a process of its own"]
 fn gate_process() {
     let Ok(policy) = std::env::var(world::POLICY) else { return };
-    // SAFETY: the parent placed the control socket at this number for us alone.
-    let control = unsafe { OwnedFd::from_raw_fd(world::CONTROL_FD) };
+    let control = std::env::var(world::CONTROL).unwrap().parse().unwrap();
+    // SAFETY: the parent left the control socket open at this number for us alone.
+    let control = unsafe { OwnedFd::from_raw_fd(control) };
     let policy = serde_json::from_str(&policy).unwrap();
     let options = cofferdam_egress::GateOptions { uid: Some(54321), gid: None, landlock: true };
     cofferdam_egress::run_gate_with(control, policy, options).unwrap();

@@ -12,7 +12,8 @@ use cofferdam_egress::{Attachment, GATE_ADDRESS, Gate, MTU, STEP_ADDRESS, contro
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 pub(crate) const POLICY: &str = "COFFERDAM_TEST_GATE_POLICY";
-pub(crate) const CONTROL_FD: i32 = 3;
+/// Says to the gate process which descriptor its control socket is.
+pub(crate) const CONTROL: &str = "COFFERDAM_TEST_GATE_CONTROL";
 
 /// The gate's own address towards the world.
 pub(crate) const GATE_OUTSIDE: &str = "198.51.100.1";
@@ -117,10 +118,13 @@ impl World {
             .args(["--exact", "gate_process", "--ignored", "--nocapture"])
             .env(POLICY, policy.to_string());
         let number = theirs.as_raw_fd();
-        // SAFETY: dup2 is a plain system call; the descriptor is open in the child and the copy is not close-on-exec.
+        command.env(CONTROL, number.to_string());
+        // The descriptor keeps its number: a copy to a chosen one would close what that number means in the child,
+        // at times the namespace it is about to enter.
+        // SAFETY: fcntl is a plain system call; the descriptor is open in the child.
         unsafe {
             command.pre_exec(move || {
-                if libc::dup2(number, CONTROL_FD) == CONTROL_FD {
+                if libc::fcntl(number, libc::F_SETFD, 0) == 0 {
                     Ok(())
                 } else {
                     Err(std::io::Error::last_os_error())
