@@ -37,6 +37,10 @@ impl Keyed {
     pub(crate) fn definition(&self) -> Option<Digest> {
         self.definition
     }
+
+    pub(crate) fn note(&self) -> Option<Arc<str>> {
+        self.map.note.clone()
+    }
 }
 
 impl Lineage {
@@ -48,11 +52,21 @@ impl Lineage {
 /// A vertex's result.
 pub(crate) struct Resolved<T> {
     pub(crate) identity: Digest,
-    pub(crate) outputs: Vec<T>,
+    /// Absent where a cache holds only some of the outputs; see [`Shared::with_output`].
+    pub(crate) outputs: Vec<Option<T>>,
     /// Whether another build can come to the same identity.
     durable: bool,
     /// Whether results made from an older result of the same identity may be stale.
     forced: bool,
+}
+
+/// How much of a result is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Whatever a cache has of it.
+    Part,
+    /// Every output.
+    Whole,
 }
 
 /// A result that was found.
@@ -127,7 +141,8 @@ pub(crate) async fn lineage<R: Runtime>(shared: &Arc<Shared<R>>) -> Result<Linea
             if below.name.is_some() {
                 return Ok(None);
             }
-            let input = shared.inputs[index].shared.resolved().await?;
+            let input = &shared.inputs[index];
+            let input = input.shared.with_output(input.output).await?;
             // Not a start: what is found above may answer for this vertex and those below.
             let digest = content(shared, index, &input, step).await;
             digest.map(Some).map_err(|error| shared.fail(error))
@@ -146,28 +161,30 @@ pub(crate) async fn lineage<R: Runtime>(shared: &Arc<Shared<R>>) -> Result<Linea
     Ok(Lineage { name: Some(key::key(keyed.map.digest, parts)), contents })
 }
 
-/// Finds or makes the result of `shared`.
+/// Finds or makes the result of `shared`: any of its outputs, or every one.
 pub(crate) async fn resolve<R: Runtime>(
     shared: &Arc<Shared<R>>,
+    extent: Extent,
 ) -> Result<Resolved<R::Output>, SolveError> {
     let keyed = shared.keyed().await?;
     let step = shared.step();
     // Where there is a definition, that is the lineage.
     let lineage = shared.lineage().await?;
     if let Some(name) = lineage.name.filter(|_| !keyed.forced)
-        && let Some(hit) = find(shared, &name, &step).await
+        && let Some(hit) = find(shared, &name, extent, &step).await
     {
         step.progress.cached(hit.duration);
         return Ok(hit.resolved);
     }
-    let inputs = try_join_all(shared.inputs.iter().map(|input| input.shared.resolved())).await?;
+    let wanted = shared.inputs.iter().map(|input| input.shared.with_output(input.output));
+    let inputs = try_join_all(wanted).await?;
     let plan = plan(shared, &keyed, &lineage, &inputs, &step).await?;
     if !plan.durable || plan.forced || shared.vertex.ignore_cache() {
         return execute(shared, &lineage, &inputs, &plan, &step).await;
     }
     // Looked up with the lead in hand, so that whoever made it meanwhile is noticed.
     let _lead = Lead::take(&shared.core.leads, plan.key).await;
-    if let Some(hit) = find(shared, &plan.key, &step).await {
+    if let Some(hit) = find(shared, &plan.key, extent, &step).await {
         link(shared, &lineage, &plan, &hit.resolved.identity).await;
         step.progress.cached(hit.duration);
         return Ok(hit.resolved);
@@ -175,21 +192,28 @@ pub(crate) async fn resolve<R: Runtime>(
     execute(shared, &lineage, &inputs, &plan, &step).await
 }
 
-/// All outputs stored under `key`, or nothing.
-async fn find<R: Runtime>(shared: &Shared<R>, key: &Digest, step: &Step) -> Option<Hit<R::Output>> {
-    let runtime = &shared.core.runtime;
-    let first = runtime.lookup(key, 0, step).await?;
-    let mut outputs = vec![first.output];
-    for output in 1..output_count(&shared.vertex.op) {
-        let next = runtime.lookup(key, output, step).await?;
-        if next.identity != first.identity {
+/// The outputs stored under `key`: as many as there are, or nothing when `extent` asks for more.
+async fn find<R: Runtime>(
+    shared: &Shared<R>,
+    key: &Digest,
+    extent: Extent,
+    step: &Step,
+) -> Option<Hit<R::Output>> {
+    let mut known: Option<(Digest, Option<Duration>)> = None;
+    let mut outputs = Vec::new();
+    for output in 0..output_count(&shared.vertex.op) {
+        let found = shared.core.runtime.lookup(key, output, step).await;
+        match (&known, &found) {
             // The record was replaced between two lookups.
-            return None;
+            (Some((identity, _)), Some(found)) if found.identity != *identity => return None,
+            (None, Some(found)) => known = Some((found.identity, found.duration)),
+            (_, None) if extent == Extent::Whole => return None,
+            _ => {}
         }
-        outputs.push(next.output);
+        outputs.push(found.map(|found| found.output));
     }
-    let resolved = Resolved { identity: first.identity, outputs, durable: true, forced: false };
-    Some(Hit { resolved, duration: first.duration })
+    let (identity, duration) = known?;
+    Some(Hit { resolved: Resolved { identity, outputs, durable: true, forced: false }, duration })
 }
 
 /// Leads the vertex's other names to what was found under one of them.
@@ -261,7 +285,7 @@ fn output_of<'a, R: Runtime>(
     input: &'a Resolved<R::Output>,
 ) -> Result<&'a R::Output, StepError> {
     let output = shared.inputs[index].output;
-    input.outputs.get(output).ok_or_else(|| {
+    input.outputs.get(output).and_then(Option::as_ref).ok_or_else(|| {
         StepError::new(ErrorCode::Internal, format!("input {index} has no output {output}"))
     })
 }
@@ -301,6 +325,7 @@ async fn execute<R: Runtime>(
         shared.core.runtime.store(&keys, &outputs, meta).await;
     }
     let forced = plan.forced || shared.vertex.ignore_cache();
+    let outputs = outputs.into_iter().map(Some).collect();
     Ok(Resolved { identity: plan.key, outputs, durable: plan.durable, forced })
 }
 

@@ -82,10 +82,10 @@ impl<R: Runtime> Job<R> {
         let resolved = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(SolveError::Canceled),
-            resolved = shared.resolved() => resolved.map_err(|error| self.localize(error))?,
+            resolved = shared.with_output(edge.output) => resolved.map_err(|error| self.localize(error))?,
         };
         let vertex = edge.vertex.digest;
-        resolved.outputs.get(edge.output).cloned().ok_or(SolveError::Abandoned { vertex })
+        resolved.outputs.get(edge.output).cloned().flatten().ok_or(SolveError::Abandoned { vertex })
     }
 
     /// The identity of a result that [`Job::solve`] yielded, by the vertex's digest. With the
@@ -107,6 +107,23 @@ impl<R: Runtime> Job<R> {
             Some(shared) => shared.names(),
             None => held.left_names.get(vertex).cloned().unwrap_or_default(),
         }
+    }
+
+    /// The outputs of a vertex of this job, if they are there by now.
+    #[must_use]
+    pub fn outputs(&self, vertex: &Digest) -> Option<Vec<R::Output>> {
+        let held = self.held();
+        let shown = held.shown.get(vertex)?;
+        held.vertices.get(&shown.shared_name)?.peek()?.outputs.iter().cloned().collect()
+    }
+
+    /// What the runtime noted when it named a vertex of this job. The outer `None`: nobody needed
+    /// its name.
+    #[must_use]
+    pub fn note(&self, vertex: &Digest) -> Option<Option<Arc<str>>> {
+        let held = self.held();
+        let shown = held.shown.get(vertex)?;
+        held.vertices.get(&shown.shared_name)?.note()
     }
 
     /// All events of this job from its beginning, then live, until it is closed.

@@ -45,7 +45,8 @@
 //! # How it runs
 //!
 //! Every vertex that some job holds is one shared value with three stages, each run by at most one
-//! task: its keys, its lineage, its result. Tasks wait for the stages of their inputs; nothing recurses, so
+//! task: its keys, its lineage, its result. (A fourth makes a result whole when a cache had some of its
+//! outputs and another one is wanted.) Tasks wait for the stages of their inputs; nothing recurses, so
 //! depth costs memory but no stack, and the graph being acyclic there is no deadlock. The limit on
 //! parallelism applies to [`Runtime::execute`] only. Two vertices with different digests and the
 //! same content key do not execute at the same time: the second waits and finds the first's

@@ -84,6 +84,9 @@ pub struct CacheMap {
     pub inputs: Vec<CacheInput>,
     /// The digest says nothing about the result: never look it up, never keep it.
     pub volatile: bool,
+    /// What the runtime found out while it named the work. No part of any key; given back by
+    /// [`Job::note`](crate::Job::note).
+    pub note: Option<Arc<str>>,
 }
 
 /// How one input takes part in a vertex's keys.

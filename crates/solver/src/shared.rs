@@ -1,4 +1,4 @@
-//! One vertex as all jobs see it: three stages, each done once.
+//! One vertex as all jobs see it: a few stages, each done once.
 //!
 //! A value here lives as long as a job holds it or work on it is under way. Its inputs are held
 //! by the same jobs, so a stage may always wait for the stages of its inputs. Dropping must not
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SolveError, StepError};
-use crate::evaluate::{self, Keyed, Lineage, Resolved};
+use crate::evaluate::{self, Extent, Keyed, Lineage, Resolved};
 use crate::journal::{Journal, VertexLog};
 use crate::runtime::{Runtime, Step};
 use crate::solver::{LogLimits, Places};
@@ -53,6 +53,8 @@ pub(crate) struct Shared<R: Runtime> {
     keyed: Stage<Keyed>,
     lineage: Stage<Lineage>,
     resolved: Stage<Resolved<R::Output>>,
+    /// Only begun when an output is wanted that a cache left out.
+    whole: Stage<Resolved<R::Output>>,
 }
 
 impl<R: Runtime> Shared<R> {
@@ -72,6 +74,7 @@ impl<R: Runtime> Shared<R> {
             keyed: Stage::new(),
             lineage: Stage::new(),
             resolved: Stage::new(),
+            whole: Stage::new(),
         })
     }
 
@@ -104,16 +107,39 @@ impl<R: Runtime> Shared<R> {
         if self.resolved.begin() {
             let shared = Arc::clone(self);
             tokio::spawn(async move {
-                let work = evaluate::resolve(&shared);
+                let work = evaluate::resolve(&shared, Extent::Part);
                 shared.resolved.run(&shared, work).await;
             });
         }
         self.resolved.wait().boxed()
     }
 
+    /// The vertex's result with at least one output. An imported cache may hold some outputs of a
+    /// vertex and not others: those are made when they are wanted, and not before.
+    pub(crate) fn with_output(
+        self: &Arc<Self>,
+        output: usize,
+    ) -> BoxFuture<'_, Outcome<Resolved<R::Output>>> {
+        async move {
+            let found = self.resolved().await?;
+            if !found.outputs.get(output).is_some_and(Option::is_none) {
+                return Ok(found);
+            }
+            if self.whole.begin() {
+                let shared = Arc::clone(self);
+                tokio::spawn(async move {
+                    let work = evaluate::resolve(&shared, Extent::Whole);
+                    shared.whole.run(&shared, work).await;
+                });
+            }
+            self.whole.wait().await
+        }
+        .boxed()
+    }
+
     /// The result if it is there already.
     pub(crate) fn peek(&self) -> Option<Arc<Resolved<R::Output>>> {
-        self.resolved.peek()
+        self.whole.peek().or_else(|| self.resolved.peek())
     }
 
     /// Every name of the vertex that is known by now, the one its result has first.
@@ -124,8 +150,16 @@ impl<R: Runtime> Shared<R> {
         names
     }
 
+    /// What the runtime noted when it named the vertex; `None` when nobody asked for a name yet.
+    pub(crate) fn note(&self) -> Option<Option<Arc<str>>> {
+        self.keyed.peek().map(|keyed| keyed.note())
+    }
+
     pub(crate) fn failed(&self) -> bool {
-        self.keyed.failed() || self.lineage.failed() || self.resolved.failed()
+        self.keyed.failed()
+            || self.lineage.failed()
+            || self.resolved.failed()
+            || self.whole.failed()
     }
 
     /// Whether this vertex takes exactly these inputs, not other attempts at them.

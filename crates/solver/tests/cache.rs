@@ -63,6 +63,25 @@ async fn another_selector_or_output_is_another_key() {
     assert_eq!(world.runs("join two"), 1, "an output of a cached op ran the op again");
 }
 
+#[tokio::test]
+async fn a_cache_may_hold_some_outputs_of_an_op() {
+    let world = World::new(&[("base", "b")]);
+    let of = |output: i64| {
+        edge(|draft| {
+            let base = draft.source("text://base");
+            let split = draft.run_with("join two", &[(base, Named)], 2, Default::default());
+            draft.run("join top", &[(Output::new(split.digest, output), Named)])
+        })
+    };
+    build(&world, &of(0)).await;
+    world.forget_outputs_but("b[two]@1");
+    let job = world.solver().job("build").unwrap();
+    assert_eq!(&*job.solve(&of(1)).await.unwrap(), "b[two]@1[top]");
+    assert_eq!(world.runs("join two"), 1, "an output that is there was made again");
+    assert_eq!(&*job.solve(&of(0)).await.unwrap(), "b[two]@0[top]");
+    assert_eq!(world.runs("join two"), 2, "an output that is not there was not made");
+}
+
 fn copy_from_context(nonce: &str) -> Edge {
     edge(|draft| {
         let base = draft.source("text://base");

@@ -41,6 +41,9 @@ pub struct World {
     gates: Mutex<HashMap<String, Arc<Gate>>>,
 }
 
+/// Stands for an output that is not kept.
+const FORGOTTEN: &str = "forgotten";
+
 /// Identity, outputs, time it took.
 type Record = (Digest, Vec<Text>, Duration);
 
@@ -106,6 +109,15 @@ impl World {
             .lock()
             .unwrap()
             .retain(|_, (_, outputs, _)| outputs.iter().any(|one| &**one == text));
+    }
+
+    /// Keeps of all results only outputs with this text, as a cache does that was made for one image.
+    pub fn forget_outputs_but(&self, text: &str) {
+        for (_, outputs, _) in self.records.lock().unwrap().values_mut() {
+            for output in outputs.iter_mut().filter(|one| &***one != text) {
+                *output = FORGOTTEN.into();
+            }
+        }
     }
 
     /// How often something whose name contains `part` was executed.
@@ -183,7 +195,8 @@ impl Runtime for World {
             }
             _ => return Err(StepError::unknown("not a kind of this world")),
         };
-        Ok(CacheMap { digest, inputs, volatile })
+        let note = volatile.then(|| "volatile".into());
+        Ok(CacheMap { digest, inputs, volatile, note })
     }
 
     async fn content_digest(
@@ -230,7 +243,7 @@ impl Runtime for World {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         let records = self.records.lock().unwrap();
         let (identity, outputs, duration) = records.get(key)?;
-        let output = outputs.get(output)?.clone();
+        let output = outputs.get(output).filter(|one| &***one != FORGOTTEN)?.clone();
         Some(Cached { output, identity: *identity, duration: Some(*duration) })
     }
 
