@@ -39,12 +39,13 @@ pub use enclosure::{
 };
 pub use gvisor::{Runsc, RunscError, gvisor_findings};
 pub use isolation::{Isolation, IsolationError};
-pub use launcher::{LaunchError, Launcher, LauncherConfig, Preforked, Running};
+pub use launcher::{Control, LaunchError, Launcher, LauncherConfig, Preforked, Running};
 pub use mounts::{MountError, detached_bind, detached_directory, detached_file, detached_part};
 pub use network::{
     GATE_ADDRESS, STEP_ADDRESS, STEP_INTERFACE, STEP_MTU, STEP_NETMASK, STEP_PREFIX_LENGTH,
 };
 pub use rootfs::make_skeleton;
 pub use spec::{
-    Exit, Limits, Mount, MountSource, Network, Security, Spec, StepIds, Ulimit, Usage, User,
+    Exit, Limits, Mount, MountSource, Network, Process, Security, Spec, StepIds, Ulimit, Usage,
+    User,
 };

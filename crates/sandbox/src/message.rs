@@ -34,6 +34,8 @@ pub(crate) struct Order {
     pub(crate) ulimits: Vec<Ulimit>,
     pub(crate) shm_size: u64,
     pub(crate) no_new_privileges: bool,
+    /// Whether the standard streams are a terminal of the step's own.
+    pub(crate) terminal: bool,
 }
 
 /// One mount of an [`Order`].
@@ -54,10 +56,12 @@ pub(crate) enum SourceOrder {
 }
 
 /// Asks a helper to start a step. Descriptors: order, report, root, stdout, stderr, stdin if any, then one per mount that has one.
+/// A process that joins a running step has that step's pidfd in place of a root.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
     pub(crate) id: u64,
     pub(crate) stdin: bool,
+    pub(crate) joins: bool,
 }
 
 /// What a helper tells the builder.
@@ -80,6 +84,8 @@ pub(crate) enum Report {
     Tun,
     /// Where `runsc` complains; the end to read from comes along.
     Log,
+    /// The terminal whose other end is the standard streams; the end to read from and write to comes along.
+    Terminal,
     /// Set-up has failed; nothing was executed.
     Failed(Failure),
 }

@@ -55,6 +55,8 @@ pub struct Spec {
     pub shm_size: Option<u64>,
     /// Forbid privileges gained by executing a file. Always in force for user 0, who would gain nothing.
     pub no_new_privileges: bool,
+    /// Make a terminal and give it to the command in place of the caller's streams; see [`crate::Running::take_terminal`].
+    pub terminal: bool,
 }
 
 impl Spec {
@@ -79,8 +81,30 @@ impl Spec {
             ulimits: Vec::new(),
             shm_size: None,
             no_new_privileges: false,
+            terminal: false,
         }
     }
+}
+
+/// One more process for a step that is running: it gets that step's file systems, network and limits.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// The command, as in [`Spec::args`].
+    pub args: Vec<String>,
+    /// The whole environment, `NAME=value` each.
+    pub env: Vec<String>,
+    /// Working directory, absolute; it has to exist.
+    pub cwd: String,
+    /// Ids inside the step, already resolved.
+    pub user: User,
+    /// How much of the kernel the process can use. Mounts are as they are for the step.
+    pub security: Security,
+    /// Resource limits of the process.
+    pub ulimits: Vec<Ulimit>,
+    /// As in [`Spec::no_new_privileges`].
+    pub no_new_privileges: bool,
+    /// As in [`Spec::terminal`].
+    pub terminal: bool,
 }
 
 /// Something attached in a step's root.

@@ -11,7 +11,7 @@ use crate::error::SolveError;
 use crate::event::VertexState;
 use crate::journal::{Journal, Subscriber, VertexLog};
 use crate::key;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, Step};
 use crate::shared::{Input, Shared};
 use crate::solver::{Places, Registry, Solver};
 use crate::stream::{EventStream, JobLog};
@@ -156,6 +156,19 @@ impl<R: Runtime> Job<R> {
         });
         journal.subscribe(self.subscriber(digest));
         log
+    }
+
+    /// Work outside of the graph that this build alone wants: nothing of it is shown, and it ends with the job at the latest.
+    #[must_use]
+    pub fn aside(&self, digest: Digest) -> Step {
+        let journal = Journal::new(self.solver.core.logs);
+        journal.subscribe(Subscriber { log: JobLog::new(0), ..self.subscriber(digest) });
+        Step {
+            digest,
+            cancel: self.cancel.child_token(),
+            progress: VertexLog::new(journal),
+            slot: Arc::default(),
+        }
     }
 
     /// Fires when this job is cancelled or closed.

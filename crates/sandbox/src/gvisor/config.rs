@@ -121,6 +121,7 @@ mod tests {
             ulimits: vec![Ulimit { name: "fsize".into(), soft: 5, hard: 6 }],
             shm_size: 4096,
             no_new_privileges: false,
+            terminal: false,
         }
     }
 

@@ -109,6 +109,7 @@ fn order() -> Order {
         ulimits: Vec::new(),
         shm_size: 1 << 20,
         no_new_privileges: true,
+        terminal: false,
     }
 }
 
@@ -123,7 +124,7 @@ fn hear(report: &OwnedFd) -> Result<Option<OwnedFd>, Failure> {
         match serde_json::from_slice(&bytes) {
             Ok(Report::Failed(failure)) => return Err(failure),
             Ok(Report::Log) => log = fds.into_iter().next(),
-            Ok(Report::Made { .. } | Report::Tun) | Err(_) => {}
+            Ok(Report::Made { .. } | Report::Tun | Report::Terminal) | Err(_) => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::message::Failure;
@@ -23,6 +23,12 @@ pub(super) fn enter_directory(path: &str) -> Result<(), Failure> {
     let directory = root.and_then(|root| crate::rootfs::open_directory(&root, path));
     rustix::process::fchdir(directory.map_err(|errno| refused(errno.to_string()))?)
         .map_err(|errno| refused(errno.to_string()))?;
+    inside_root(path)
+}
+
+fn inside_root(path: &str) -> Result<(), Failure> {
+    let refused =
+        |why: String| Failure::Root { message: format!("working directory {path:?}: {why}") };
     let here = rustix::process::getcwd(Vec::new()).map_err(|errno| refused(errno.to_string()))?;
     // The kernel writes "(unreachable)" before a directory that is not below the root.
     if here.to_bytes().starts_with(b"/") {
@@ -30,6 +36,20 @@ pub(super) fn enter_directory(path: &str) -> Result<(), Failure> {
     } else {
         Err(refused("not inside the root".to_owned()))
     }
+}
+
+/// Moves into `path` of a root that others are changing, wherever it leads inside.
+pub(super) fn enter_found(path: &str) -> Result<(), Failure> {
+    let refused = |errno: Errno| Failure::Root {
+        message: format!("working directory {path:?}: {}", words(errno)),
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(c"/", flags, Mode::empty()).map_err(refused)?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = flags | OFlags::DIRECTORY;
+    let found = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
+    rustix::process::fchdir(found.map_err(refused)?).map_err(refused)?;
+    inside_root(path)
 }
 
 /// Executes the command. Returns only when that fails.

@@ -64,7 +64,7 @@ const READONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
 const HELD: &str = "/tmp/.cofferdam";
 
 /// Group that owns terminals, by convention.
-const TTY_GROUP: u32 = 5;
+pub(super) const TTY_GROUP: u32 = 5;
 
 /// A step's view of file systems while it is put together.
 pub(super) struct View {

@@ -6,8 +6,10 @@
 
 mod command;
 mod filesystem;
+mod join;
 mod lookup;
 mod step;
+mod terminal;
 
 pub(crate) use step::Step;
 
@@ -212,8 +214,15 @@ impl Helper<'_> {
             Some(leaf) => self.equipment.cgroups.unified(leaf),
             None => Ok(None),
         };
-        // SAFETY: a helper has one thread.
-        let forked = leaf.and_then(|leaf| unsafe { fork(flags, leaf.as_ref().map(AsFd::as_fd)) });
+        let forked = leaf.and_then(|leaf| {
+            let leaf = leaf.as_ref().map(AsFd::as_fd);
+            match step.joined() {
+                // SAFETY: a helper has one thread.
+                None => unsafe { fork(flags, leaf) },
+                // SAFETY: likewise.
+                Some(target) => unsafe { join::fork_beside(target, leaf) },
+            }
+        });
         match forked {
             Err(errno) => {
                 self.tell(&Notice::Refused { id: request.id, errno: errno.raw_os_error() }, None)

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::{Equipment, command, filesystem};
+use super::{Equipment, command, filesystem, join, terminal};
 use crate::gvisor::{Needs, Runsc};
 use crate::message::{Failure, Order, Report, Request, SourceOrder, encode};
 use crate::namespaces::{CLONE_NEWCGROUP, CLONE_NEWNS, unshare};
@@ -28,6 +28,8 @@ pub(crate) struct Step {
     stdio: [OwnedFd; 2],
     stdin: Option<OwnedFd>,
     mounts: Vec<Option<OwnedFd>>,
+    /// The step that this process joins, by its first process.
+    joined: Option<OwnedFd>,
 }
 
 impl Step {
@@ -36,7 +38,8 @@ impl Step {
         let order = process::read_memfd(fds.next()?).ok()?;
         let order: Order = serde_json::from_slice(&order).ok()?;
         let report = fds.next()?;
-        let root = fds.next();
+        let (root, joined) =
+            if request.joins { (None, Some(fds.next()?)) } else { (fds.next(), None) };
         let stdio = [fds.next()?, fds.next()?];
         let stdin = if request.stdin { Some(fds.next()?) } else { None };
         let mut mounts = Vec::with_capacity(order.mounts.len());
@@ -46,7 +49,7 @@ impl Step {
                 SourceOrder::Tmpfs { .. } => None,
             });
         }
-        Some(Self { order, report, root, stdio, stdin, mounts })
+        Some(Self { order, report, root, stdio, stdin, mounts, joined })
     }
 
     /// A step of this crate's own making, with one mount and nothing to read.
@@ -57,7 +60,20 @@ impl Step {
         stdio: [OwnedFd; 2],
         mount: OwnedFd,
     ) -> Self {
-        Self { order, report, root: Some(root), stdio, stdin: None, mounts: vec![Some(mount)] }
+        Self {
+            order,
+            report,
+            root: Some(root),
+            stdio,
+            stdin: None,
+            mounts: vec![Some(mount)],
+            joined: None,
+        }
+    }
+
+    /// The step that this process joins.
+    pub(super) fn joined(&self) -> Option<&OwnedFd> {
+        self.joined.as_ref()
     }
 
     /// Sets this process up and executes the command.
@@ -77,9 +93,17 @@ impl Step {
 
     /// Everything that needs the builder's powers. Returns the working directory.
     fn prepare(&mut self, equipment: &Equipment) -> Result<String, Failure> {
+        if let Some(target) = &self.joined {
+            self.join_group(equipment)?;
+            self.place_stdio(equipment)?;
+            join::enter(target)?;
+            self.place_terminal(equipment)?;
+            return Ok(self.order.cwd.clone());
+        }
         let (view, cwd) = self.put_together(equipment)?;
         let (stubs, parents) = view.enter(self.order.readonly_root)?;
         self.tell_made(stubs, parents);
+        self.place_terminal(equipment)?;
         Ok(cwd)
     }
 
@@ -88,12 +112,7 @@ impl Step {
         &mut self,
         equipment: &Equipment,
     ) -> Result<(filesystem::View, String), Failure> {
-        if let Some(leaf) = &self.order.leaf {
-            equipment
-                .cgroups
-                .join(leaf)
-                .map_err(|error| Failure::chain("limit the step", &error))?;
-        }
+        self.join_group(equipment)?;
         unshare(CLONE_NEWCGROUP).map_err(Failure::mechanism("create a cgroup namespace"))?;
         self.place_stdio(equipment)?;
 
@@ -207,6 +226,29 @@ impl Step {
         Ok(())
     }
 
+    fn join_group(&self, equipment: &Equipment) -> Result<(), Failure> {
+        let Some(leaf) = &self.order.leaf else { return Ok(()) };
+        let joined = equipment.cgroups.join(leaf);
+        joined.map_err(|error| Failure::chain("limit the step", &error))
+    }
+
+    /// Makes a terminal, when one is wanted, and gives its other end to the builder. The step's root is this process's root.
+    fn place_terminal(&self, equipment: &Equipment) -> Result<(), Failure> {
+        if !self.order.terminal {
+            return Ok(());
+        }
+        let first = equipment.ids.first;
+        let owner = (first + self.order.user.uid, first + filesystem::TTY_GROUP);
+        let (ours, theirs) =
+            terminal::open(owner).map_err(Failure::mechanism("make a terminal"))?;
+        for number in 0..=2 {
+            process::place(theirs.as_fd(), number)
+                .map_err(Failure::mechanism("set up a standard stream"))?;
+        }
+        self.tell(&Report::Terminal, Some(ours));
+        Ok(())
+    }
+
     fn prepare_network(&self, equipment: &Equipment) -> Result<Option<OwnedFd>, Failure> {
         if self.order.network == Network::Host {
             return Ok(None);
@@ -231,12 +273,20 @@ impl Step {
             .identity
             .enter(order.security)
             .map_err(Failure::mechanism("enter the step's user namespace"))?;
-        if !sandboxed {
+        if !sandboxed && !self.joined.is_some() {
             // Its own, of the new user namespace: what it mounts there is its own affair.
             unshare(CLONE_NEWNS).map_err(Failure::mechanism("create a mount namespace"))?;
         }
         rustix::process::setsid().map_err(Failure::mechanism("start a session"))?;
-        command::enter_directory(cwd)?;
+        if order.terminal {
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+                .map_err(Failure::mechanism("take the terminal"))?;
+        }
+        if self.joined.is_some() {
+            command::enter_found(cwd)
+        } else {
+            command::enter_directory(cwd)
+        }?;
         rlimits::apply(&order.ulimits).map_err(Failure::mechanism("set resource limits"))?;
         let kept = if sandboxed { capabilities::build_mask() } else { u64::MAX };
         if sandboxed {

@@ -8,7 +8,7 @@ use super::LaunchError;
 use crate::descriptors::MAX_DESCRIPTORS;
 use crate::message::{MountOrder, Order, SourceOrder};
 use crate::rlimits;
-use crate::spec::{Mount, MountSource, Spec, StepIds};
+use crate::spec::{Mount, MountSource, Network, Process, Spec, StepIds, Ulimit, User};
 
 /// Mounts of one step: their descriptors travel in one message, with six others.
 const MAX_MOUNTS: usize = MAX_DESCRIPTORS - 6;
@@ -49,22 +49,12 @@ pub(super) fn spec(spec: &Spec, ids: StepIds) -> Result<(), LaunchError> {
     {
         return invalid(format!("name {:?}", spec.name));
     }
-    if spec.args.is_empty() {
-        return invalid("no command".to_owned());
-    }
-    let user = &spec.user;
-    if let Some(id) = [user.uid, user.gid].iter().chain(&user.groups).find(|id| **id >= ids.count) {
-        return invalid(format!("id {id} is not below {}", ids.count));
-    }
+    command(&spec.args, &spec.user, &spec.ulimits, ids)?;
     if spec.mounts.len() > MAX_MOUNTS {
         return invalid(format!("{} mounts, more than {MAX_MOUNTS}", spec.mounts.len()));
     }
-    let paths = spec.mounts.iter().map(|mount| &mount.dest).chain([&spec.cwd]);
-    if let Some(path) = paths
-        .into_iter()
-        .find(|path| path.len() >= MAX_PATH || !path.starts_with('/') || path.contains('\0'))
-    {
-        return invalid(format!("path {path:?}"));
+    for path in spec.mounts.iter().map(|mount| &mount.dest).chain([&spec.cwd]) {
+        self::path(path)?;
     }
     if spec.hostname.len() > MAX_HOSTNAME || spec.hostname.contains(['\0', '\n', ' ']) {
         return invalid(format!("host name {:?}", spec.hostname));
@@ -74,10 +64,37 @@ pub(super) fn spec(spec: &Spec, ids: StepIds) -> Result<(), LaunchError> {
     {
         return invalid(format!("host entry {name:?}"));
     }
-    if let Some(ulimit) =
-        spec.ulimits.iter().find(|ulimit| rlimits::resource(&ulimit.name).is_none())
-    {
-        return invalid(format!("ulimit {:?}", ulimit.name));
+    Ok(())
+}
+
+/// Checks one more process of a running step.
+pub(super) fn process(process: &Process, ids: StepIds) -> Result<(), LaunchError> {
+    command(&process.args, &process.user, &process.ulimits, ids)?;
+    path(&process.cwd)
+}
+
+fn command(
+    args: &[String],
+    user: &User,
+    ulimits: &[Ulimit],
+    ids: StepIds,
+) -> Result<(), LaunchError> {
+    let invalid = |message: String| Err(LaunchError::Invalid(message));
+    if args.is_empty() {
+        return invalid("no command".to_owned());
+    }
+    if let Some(id) = [user.uid, user.gid].iter().chain(&user.groups).find(|id| **id >= ids.count) {
+        return invalid(format!("id {id} is not below {}", ids.count));
+    }
+    match ulimits.iter().find(|ulimit| rlimits::resource(&ulimit.name).is_none()) {
+        Some(ulimit) => invalid(format!("ulimit {:?}", ulimit.name)),
+        None => Ok(()),
+    }
+}
+
+fn path(path: &str) -> Result<(), LaunchError> {
+    if path.len() >= MAX_PATH || !path.starts_with('/') || path.contains('\0') {
+        return Err(LaunchError::Invalid(format!("path {path:?}")));
     }
     Ok(())
 }
@@ -107,8 +124,32 @@ pub(super) fn order(spec: Spec, id: u64, leaf: Option<String>) -> Prepared {
         security: spec.security,
         ulimits: spec.ulimits,
         shm_size: spec.shm_size.unwrap_or(DEFAULT_SHM),
+        terminal: spec.terminal,
     };
     Prepared { order, root: spec.root, mounts: fds.into_iter().flatten().collect() }
+}
+
+/// The order for one more process; what was decided for its step is not asked for again.
+pub(super) fn join_order(process: Process, id: u64, leaf: Option<String>) -> Order {
+    Order {
+        id: format!("process-{id}"),
+        leaf,
+        readonly_root: false,
+        mounts: Vec::new(),
+        args: process.args,
+        env: process.env,
+        cwd: process.cwd,
+        no_new_privileges: process.no_new_privileges || process.user.uid == 0,
+        user: process.user,
+        hostname: String::new(),
+        hosts: String::new(),
+        resolv_conf: Vec::new(),
+        network: Network::None,
+        security: process.security,
+        ulimits: process.ulimits,
+        shm_size: 0,
+        terminal: process.terminal,
+    }
 }
 
 fn mount(mount: Mount) -> (MountOrder, Option<OwnedFd>) {

@@ -27,11 +27,11 @@ use crate::message::{Failure, Request, encode};
 use crate::process;
 use crate::profile;
 use crate::seccomp::Filter;
-use crate::spec::{Limits, Spec, StepIds};
+use crate::spec::{Limits, Process, Spec, StepIds};
 
 use connection::Connection;
-pub use running::Running;
 use running::Watch;
+pub use running::{Control, Running};
 
 /// How long a step waits for a helper when all have just died: they are replaced within a fraction of a second.
 const REPLACEMENT_ATTEMPTS: u32 = 100;
@@ -67,6 +67,15 @@ pub enum LaunchError {
     /// Steps cannot be run under gVisor here.
     #[error(transparent)]
     Gvisor(#[from] RunscError),
+    /// The step that a process should join is over.
+    #[error("the container's first process has ended")]
+    Over,
+    /// Under gVisor each process has a kernel of its own.
+    #[error("at isolation level \"gvisor\" a container has one process")]
+    Alone,
+    /// gVisor makes terminals of its own, which the builder cannot reach.
+    #[error("at isolation level \"gvisor\" a process cannot have a terminal")]
+    NoTerminal,
     /// A helper could not be asked.
     #[error("ask a launch helper")]
     Helper(#[source] Errno),
@@ -205,6 +214,9 @@ impl Launcher {
     ) -> Result<Running, LaunchError> {
         check::spec(&spec, self.shared.ids)?;
         if self.shared.gvisor {
+            if spec.terminal {
+                return Err(LaunchError::NoTerminal);
+            }
             gvisor::adjust(&mut spec);
         }
         self.shared.cgroups.check(&spec.limits)?;
@@ -217,7 +229,7 @@ impl Launcher {
             process::sealed_memfd("step", &encode(&prepared.order)).map_err(LaunchError::Helper)?;
 
         let helper = self.pick().await?;
-        let (watch, running) = Watch::start(id, &helper, leaf, keep);
+        let (watch, running) = Watch::start(id, &helper, leaf, Some(keep));
         let mut fds = vec![
             order.as_fd(),
             theirs.as_fd(),
@@ -227,7 +239,7 @@ impl Launcher {
         ];
         fds.extend(stdin.iter().map(AsFd::as_fd));
         fds.extend(prepared.mounts.iter().map(AsFd::as_fd));
-        let request = encode(&Request { id, stdin: stdin.is_some() });
+        let request = encode(&Request { id, stdin: stdin.is_some(), joins: false });
         if let Err(errno) = helper.send(&request, &fds).await {
             helper.forget(id);
             return Err(LaunchError::Helper(errno));
@@ -235,6 +247,45 @@ impl Launcher {
         // Descriptors that stay open here would keep the step's pipes and mounts alive.
         drop(fds);
         drop((order, theirs, prepared, stdout, stderr, stdin));
+        running.started(report, watch).await
+    }
+
+    /// Starts one more process in a step that is running, with the streams as in [`Launcher::run`]. It ends with the step's first
+    /// process at the latest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Launcher::run`], and at [`crate::Isolation::Gvisor`].
+    pub async fn join(
+        &self,
+        step: &Control,
+        process: Process,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        stdin: Option<OwnedFd>,
+    ) -> Result<Running, LaunchError> {
+        if self.shared.gvisor {
+            return Err(LaunchError::Alone);
+        }
+        check::process(&process, self.shared.ids)?;
+        let target = step.handle().pidfd().ok_or(LaunchError::Over)?;
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let (report, theirs) = descriptors::pair().map_err(LaunchError::Helper)?;
+        let order = check::join_order(process, id, step.handle().leaf());
+        let order =
+            process::sealed_memfd("process", &encode(&order)).map_err(LaunchError::Helper)?;
+        let helper = self.pick().await?;
+        let (watch, running) = Watch::start(id, &helper, None, None);
+        let mut fds =
+            vec![order.as_fd(), theirs.as_fd(), target.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        fds.extend(stdin.iter().map(AsFd::as_fd));
+        let request = encode(&Request { id, stdin: stdin.is_some(), joins: true });
+        if let Err(errno) = helper.send(&request, &fds).await {
+            helper.forget(id);
+            return Err(LaunchError::Helper(errno));
+        }
+        drop(fds);
+        drop((order, theirs, target, stdout, stderr, stdin));
         running.started(report, watch).await
     }
 

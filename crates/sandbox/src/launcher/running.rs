@@ -54,6 +54,26 @@ impl Handle {
         }
     }
 
+    /// Name of the step's control group.
+    pub(super) fn leaf(&self) -> Option<String> {
+        self.leaf.as_ref().map(|leaf| leaf.name().to_owned())
+    }
+
+    /// Another handle on the first process; `None` when it is about to be ended or not there yet.
+    pub(super) fn pidfd(&self) -> Option<OwnedFd> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let pidfd = state.pidfd.as_ref().filter(|_| !state.condemned)?;
+        rustix::io::fcntl_dupfd_cloexec(pidfd, 0).ok()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pidfd) = &state.pidfd {
+            // Already gone is fine.
+            pidfd_send_signal(pidfd, signal).ok();
+        }
+    }
+
     fn end(&self, pidfd: &OwnedFd) {
         if let Some(leaf) = &self.leaf {
             leaf.kill();
@@ -87,12 +107,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Starts watching over a step that is about to be asked for.
+    /// Starts watching over a step that is about to be asked for. A process that joins a step has neither group nor root of its own.
     pub(super) fn start(
         id: u64,
         helper: &Connection,
         leaf: Option<Leaf>,
-        root: OwnedFd,
+        root: Option<OwnedFd>,
     ) -> (Self, Running) {
         let handle = Arc::new(Handle { leaf, state: Mutex::default() });
         let (end, ended) = oneshot::channel();
@@ -104,7 +124,7 @@ impl Watch {
             let ended = ended.await.unwrap_or(Err(LaunchError::HelperLost));
             let record = told.await.unwrap_or_default();
             let cleaned =
-                tokio::task::spawn_blocking(move || clean(&watched, &root, &record)).await;
+                tokio::task::spawn_blocking(move || clean(&watched, root.as_ref(), &record)).await;
             let exit = ended.map(|ended| exit_of(ended, cleaned.unwrap_or_default()));
             // Nobody waits for a step whose `Running` was dropped.
             done.send(exit).ok();
@@ -117,6 +137,7 @@ impl Watch {
                 finished: None,
                 tun: None,
                 log: None,
+                terminal: None,
             },
         )
     }
@@ -146,20 +167,43 @@ fn exit_of(ended: Ended, found: Found) -> Exit {
 }
 
 /// Everything that is to be done after a step has ended. Blocks, for a moment as a rule.
-fn clean(handle: &Handle, root: &OwnedFd, record: &Record) -> Found {
+fn clean(handle: &Handle, root: Option<&OwnedFd>, record: &Record) -> Found {
     let mut found = Found::default();
     if let Some(leaf) = &handle.leaf {
         found.oom_killed = leaf.oom_killed();
         found.pids_exhausted = leaf.pids_exhausted();
         leaf.kill();
     }
-    found.settled_parents = settle(root, &record.stubs, &record.parents);
+    if let Some(root) = root {
+        found.settled_parents = settle(root, &record.stubs, &record.parents);
+    }
     if let Some(leaf) = &handle.leaf
         && let Err(error) = leaf.remove()
     {
         tracing::warn!(%error, "a step left its control group busy");
     }
     found
+}
+
+/// A running step as others than its owner know it. Cheap to clone; does not keep the step running.
+#[derive(Debug, Clone)]
+pub struct Control(Arc<Handle>);
+
+impl Control {
+    /// Sends `signal` to the first process. A process that has ended gets none.
+    pub fn signal(&self, signal: Signal) {
+        self.0.signal(signal);
+    }
+
+    /// As [`Running::kill`].
+    pub fn kill(&self) {
+        self.0.kill();
+    }
+
+    /// What another process needs to join this step.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.0
+    }
 }
 
 /// A step whose command is running. Dropping it ends the step.
@@ -170,6 +214,7 @@ pub struct Running {
     finished: Option<Exit>,
     tun: Option<OwnedFd>,
     log: Option<Log>,
+    terminal: Option<OwnedFd>,
 }
 
 impl Running {
@@ -219,6 +264,7 @@ impl Running {
                     record.parents.extend(parents);
                 }
                 Report::Tun => self.tun = fds.into_iter().next(),
+                Report::Terminal => self.terminal = fds.into_iter().next(),
                 Report::Log => {
                     self.log = fds.into_iter().next().map(Log::follow).transpose()?;
                 }
@@ -230,6 +276,18 @@ impl Running {
     /// The step's network device, for [`crate::Network::Gate`]; once.
     pub fn take_tun(&mut self) -> Option<OwnedFd> {
         self.tun.take()
+    }
+
+    /// The builder's end of the terminal, when one was asked for; once. It comes from a process of the step: whoever uses it must
+    /// expect any file.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// The step for those who do not wait for its end.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control(Arc::clone(&self.guard.0))
     }
 
     /// Ends every process of the step. [`Running::wait`] then tells of signal 9.
