@@ -44,8 +44,8 @@ mod xattrs;
 
 pub use config::{
     Accelerator, BuildLimits, Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History,
-    Isolation, KeyPair, Landlock, Limits, Log, Registry, Span, StepLimits, Tls, TlsPem,
-    Vm as VmConfig, Worker as WorkerConfig, Workers,
+    Hypervisor, Isolation, KeyPair, Landlock, Limits, Log, Registry, Span, StepLimits, Tls,
+    TlsPem, Vm as VmConfig, Worker as WorkerConfig, Workers,
 };
 pub use listener::Listener;
 pub use run::{Parts, RunError, run};

@@ -6,44 +6,98 @@ use std::process::{Command, Stdio};
 use cofferdam_sandbox::Finding;
 
 use crate::disk::{MKFS, PATH};
+use crate::firecracker::Firecracker;
 use crate::kernel::Kernel;
 use crate::machine::PROGRAM;
-use crate::probe::kvm_works;
+use crate::probe::{ProbeError, firecracker_works, kvm_works};
 
 /// Longest version that is shown.
 const MAX_VERSION: usize = 60;
 
-/// Looks for what level `vm` needs, with the kernel that was configured if one was. Nothing here is required for other levels. The
-/// last finding is KVM, tried by booting a virtual machine; without it the level can be had with `accelerator = "tcg"`.
+/// Names of findings that not every configuration requires.
+pub const QEMU: &str = "QEMU";
+/// Whether a virtual machine of QEMU booted with KVM.
+pub const KVM: &str = "KVM with QEMU";
+/// Whether Firecracker is there, in a version that serves.
+pub const FIRECRACKER: &str = "Firecracker";
+/// Whether a virtual machine of Firecracker booted.
+pub const KVM_FIRECRACKER: &str = "KVM with Firecracker";
+
+/// Looks for what level `vm` needs, with the kernel and the Firecracker that were configured if they were. Nothing here is required
+/// for other levels, and one monitor is enough: which, is the caller's to say. KVM is tried by booting virtual machines; without it
+/// the level can be had with `accelerator = "tcg"`.
 #[must_use]
-pub fn findings(image: Option<&Path>, modules: Option<&Path>) -> Vec<Finding> {
+pub fn findings(
+    image: Option<&Path>,
+    modules: Option<&Path>,
+    firecracker: Option<&Path>,
+) -> Vec<Finding> {
     let kernel = Kernel::find(image, modules);
-    let found = match &kernel {
-        Ok(kernel) => (true, kernel.image.display().to_string()),
-        Err(error) => (false, error.to_string()),
-    };
+    let firecracker = Firecracker::find(firecracker);
+    let qemu = program(QEMU, PROGRAM, "qemu-system-x86");
+    let not_tried = |without: &str| (false, format!("not tried without {without}"));
+    // A machine that hangs takes seconds to be given up; two take no longer than one.
+    let (with_qemu, with_firecracker) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| match (&kernel, &firecracker) {
+            (Ok(kernel), Ok(found)) => {
+                tried(firecracker_works(&found.program, &kernel.image), None)
+            }
+            (Err(_), _) => not_tried("a kernel"),
+            (_, Err(_)) => not_tried("Firecracker"),
+        });
+        let advice = "virtual machines are emulated only with [isolation.vm] accelerator = \"tcg\"";
+        let first = match &kernel {
+            Ok(kernel) => tried(kvm_works(&kernel.image), Some(advice)),
+            Err(_) => not_tried("a kernel"),
+        };
+        (first, second.join().unwrap_or_else(|_| not_tried("a thread")))
+    });
     vec![
-        program("QEMU", PROGRAM, "qemu-system-x86"),
+        qemu,
         program("ext4 file systems (mkfs.ext4)", MKFS, "e2fsprogs"),
-        finding("kernel for virtual machines", found),
         finding(
-            "KVM",
-            kernel.as_ref().map_or((false, "not tried without a kernel".to_owned()), kvm),
+            "kernel for virtual machines",
+            shown(&kernel, |kernel| kernel.image.display().to_string()),
         ),
+        finding(KVM, with_qemu),
+        finding(
+            FIRECRACKER,
+            shown(&firecracker, |found| {
+                format!("{} at {}", found.version, found.program.display())
+            }),
+        ),
+        finding(KVM_FIRECRACKER, with_firecracker),
     ]
 }
 
-fn kvm(kernel: &Kernel) -> (bool, String) {
-    match kvm_works(&kernel.image) {
+fn shown<T, E: std::error::Error>(
+    found: &Result<T, E>,
+    show: impl FnOnce(&T) -> String,
+) -> (bool, String) {
+    match found {
+        Ok(found) => (true, show(found)),
+        Err(error) => (false, with_causes(error)),
+    }
+}
+
+fn tried(result: Result<(), ProbeError>, advice: Option<&str>) -> (bool, String) {
+    match result {
         Ok(()) => (true, "a virtual machine booted with it".to_owned()),
         Err(error) => {
-            let cause = std::error::Error::source(&error);
-            let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-            let advice =
-                "virtual machines are emulated only with [isolation.vm] accelerator = \"tcg\"";
-            (false, format!("{error}{cause}; {advice}"))
+            let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
+            (false, format!("{}{advice}", with_causes(&error)))
         }
     }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 fn program(name: &'static str, program: &str, package: &str) -> Finding {
@@ -71,15 +125,21 @@ fn finding(name: &'static str, (present, detail): (bool, String)) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn what_is_missing_is_named_with_what_to_install() {
         let missing = program("x", "no-such-program", "some-package");
         assert!(!missing.present && missing.detail.contains("some-package"), "{missing:?}");
-        let findings = findings(Some(Path::new("/nowhere/vmlinuz")), None);
-        let kernel = findings.iter().find(|finding| finding.name.starts_with("kernel"));
-        assert!(kernel.is_some_and(|kernel| !kernel.present), "{findings:?}");
+        let nowhere = Path::new("/nowhere/firecracker");
+        let findings = findings(Some(Path::new("/nowhere/vmlinuz")), None, Some(nowhere));
+        let found = |name: &str| findings.iter().find(|f| f.name.starts_with(name)).unwrap();
+        assert!(!found("kernel").present, "{findings:?}");
+        assert!(found(FIRECRACKER).detail.contains("/nowhere/firecracker"), "{findings:?}");
+        for name in [KVM, KVM_FIRECRACKER] {
+            assert_eq!(found(name).detail, "not tried without a kernel");
+        }
         assert!(findings.iter().all(|finding| !finding.required));
     }
 }

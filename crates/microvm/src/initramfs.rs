@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::closure::{Closure, ClosureError, merged};
 use crate::kernel::Kernel;
+use crate::machine::Hypervisor;
 use crate::modules::{self, ModulesError};
 use crate::{elf, guest};
 
@@ -100,7 +101,7 @@ enum Entry {
 
 type Tree = BTreeMap<PathBuf, Entry>;
 
-/// The tree for `kernel` with `program` as init: taken from `directory` when it is there, else made. Trees of other kernels and
+/// The tree for `kernel` in a machine of `hypervisor`, with `program` as init: taken from `directory` when it is there, else made. Trees of other kernels and
 /// programs are removed.
 ///
 /// # Errors
@@ -110,8 +111,9 @@ pub fn prepare(
     directory: &Path,
     program: &Path,
     kernel: &Kernel,
+    hypervisor: &Hypervisor,
 ) -> Result<PathBuf, InitramfsError> {
-    let tree = collect(program, kernel)?;
+    let tree = collect(program, kernel, hypervisor)?;
     let name = format!("{PREFIX}{}", &identity(&tree)?[..NAME]);
     let path = directory.join(&name);
     if !path.is_file() {
@@ -133,7 +135,11 @@ pub fn prepare(
     Ok(path)
 }
 
-fn collect(program: &Path, kernel: &Kernel) -> Result<Tree, InitramfsError> {
+fn collect(
+    program: &Path,
+    kernel: &Kernel,
+    hypervisor: &Hypervisor,
+) -> Result<Tree, InitramfsError> {
     let mut tree = Tree::new();
     for directory in DIRECTORIES.iter().chain(TEMPLATES) {
         tree.insert(directory.into(), Entry::Directory);
@@ -148,7 +154,7 @@ fn collect(program: &Path, kernel: &Kernel) -> Result<Tree, InitramfsError> {
     // The builder in the guest asks the gate, wherever it does not know that by itself.
     let resolver = format!("nameserver {}\n", cofferdam_egress::GATE_ADDRESS);
     tree.insert("/etc/resolv.conf".into(), Entry::Text(resolver.into_bytes()));
-    for (number, module) in modules::load_order(&kernel.modules)?.iter().enumerate() {
+    for (number, module) in modules::load_order(&kernel.modules, hypervisor)?.iter().enumerate() {
         let name = format!("{}/{number:03}-{}.ko", guest::MODULES, module.name);
         tree.insert(name.into(), Entry::Text(modules::read(&module.path)?));
     }

@@ -1,14 +1,14 @@
-//! The virtual machine that a builder can live in: its kernel, first file tree and disk, QEMU's command line, and the channel
-//! between host and guest.
+//! The virtual machine that a builder can live in: its kernel, first file tree and disk, the monitor that runs it (QEMU or
+//! Firecracker), and the channel between host and guest.
 //!
 //! ```text
-//! supervisor ── enclosure ── machine's process ──virtio port── init of the guest ── enclosure ── builder
-//!      |                       |  '── QEMU                        (this program)                  |-- steps
+//! supervisor ── enclosure ── machine's process ────channel──── init of the guest ── enclosure ── builder
+//!      |                       |  '── QEMU or Firecracker         (this program)                  |-- steps
 //!      |                       |<──────── connections of clients ────────>                        |
 //!      '── gate <──────────────'<──────── control socket, packets of each step <──────────────────'
 //! ```
 //!
-//! The machine has a disk, a port and a console. There is no network device and no shared directory: the gate is the only way to
+//! The machine has a disk, a port (QEMU's virtio-serial, Firecracker's vsock) and a console. There is no network device and no shared directory: the gate is the only way to
 //! the network, and it is reached over the port. The host never reads the guest's disk.
 //!
 //! [`host::run`] is the machine's process, [`guest`] what is inside. What both need of the builder (its enclosure, configuration,
@@ -22,8 +22,10 @@ mod console;
 mod disk;
 mod doctor;
 mod elf;
+mod firecracker;
 pub mod guest;
 pub mod host;
+mod inherit;
 mod initramfs;
 mod kernel;
 mod machine;
@@ -32,6 +34,7 @@ mod order;
 mod probe;
 mod relay;
 mod seqpacket;
+mod vmlinux;
 
 /// Feeds arbitrary bytes to the host's end of the channel, as a guest could send them.
 pub fn exercise_channel(data: &[u8]) {
@@ -41,13 +44,20 @@ pub fn exercise_channel(data: &[u8]) {
     }
 }
 
+/// Unpacks arbitrary bytes as if they were a kernel's image.
+pub fn exercise_kernel(data: &[u8]) {
+    vmlinux::unpack(std::io::Cursor::new(data), std::io::sink()).ok();
+}
+
 pub use closure::ClosureError;
 pub use disk::{DEFAULT as DEFAULT_DISK, DiskError, LEAST as LEAST_DISK};
-pub use doctor::findings;
+pub use doctor::{FIRECRACKER, KVM, KVM_FIRECRACKER, QEMU, findings};
 pub use elf::ElfError;
+pub use firecracker::{Firecracker, FirecrackerError, Version as FirecrackerVersion};
 pub use initramfs::{InitramfsError, prepare as prepare_initramfs};
 pub use kernel::{Kernel, KernelError};
-pub use machine::{Accelerator, Machine, OVERHEAD};
+pub use machine::{Accelerator, Hypervisor, Machine, OVERHEAD};
 pub use modules::ModulesError;
 pub use order::Order;
-pub use probe::{ProbeError, kvm_works};
+pub use probe::{ProbeError, firecracker_works, kvm_works};
+pub use vmlinux::{UnpackError, VmlinuxError, prepare as prepare_vmlinux};

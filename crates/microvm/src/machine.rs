@@ -1,4 +1,5 @@
-//! QEMU's command line: a `microvm` machine with a disk, one port and a serial console, and nothing else.
+//! What a machine is made of, and QEMU's command line for it: a `microvm` machine with a disk, one port and a serial console, and
+//! nothing else. Firecracker's description of the same is in [`crate::firecracker`].
 //!
 //! No network device, no shared directory, no monitor, no display. What is emulated is what a guest can attack, so each device here
 //! has a reason. QEMU itself may not start programs, change its ids or take more privileges (its `-sandbox`).
@@ -26,8 +27,10 @@ pub const OVERHEAD: u64 = 768 << 20;
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// Kernel parameters of every guest. The console is kept short: an emulated serial line is slow.
-const PARAMETERS: &str =
-    "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on oops=panic cgroup_no_v1=all";
+pub(crate) const PARAMETERS: &str =
+    "console=ttyS0 quiet panic=-1 random.trust_cpu=on oops=panic cgroup_no_v1=all";
+/// Those of QEMU's: it ends when the guest starts again, however that does it.
+const OWN_PARAMETERS: &str = "reboot=t";
 
 /// What runs the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,14 +42,29 @@ pub enum Accelerator {
     Tcg,
 }
 
+/// The program that is the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hypervisor {
+    /// QEMU, from the host's packages.
+    Qemu,
+    /// Firecracker. It needs KVM.
+    Firecracker {
+        /// Where it is.
+        program: PathBuf,
+    },
+}
+
 /// A machine to start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
-    /// The kernel's image.
+    /// What runs it.
+    pub hypervisor: Hypervisor,
+    /// The kernel's image; for Firecracker an ELF file.
     pub kernel: PathBuf,
     /// The guest's first file tree.
     pub initramfs: PathBuf,
-    /// What runs it.
+    /// What runs its instructions.
     pub accelerator: Accelerator,
     /// Bytes of memory.
     pub memory: u64,
@@ -55,7 +73,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The whole command line after the program's name, with `disk` as the store.
+    /// The monitor's program, when it is none of the system's.
+    pub(crate) fn program(&self) -> Option<&Path> {
+        match &self.hypervisor {
+            Hypervisor::Qemu => None,
+            Hypervisor::Firecracker { program } => Some(program),
+        }
+    }
+
+    /// QEMU's whole command line after the program's name, with `disk` as the store.
     pub(crate) fn arguments(&self, disk: &Path) -> Vec<OsString> {
         let mut arguments = common(self.accelerator, self.memory, self.cpus);
         let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
@@ -78,7 +104,7 @@ impl Machine {
         arguments
     }
 
-    /// A command line that boots the kernel with nothing to run: it says so and ends.
+    /// One that boots the kernel with nothing to run: it says so and ends.
     pub(crate) fn probe(kernel: &Path) -> Vec<OsString> {
         let mut arguments = common(Accelerator::Kvm, 128 << 20, 1);
         let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
@@ -116,8 +142,10 @@ fn common(accelerator: Accelerator, memory: u64, cpus: u32) -> Vec<OsString> {
 
 fn parameters(accelerator: Accelerator) -> String {
     match accelerator {
-        Accelerator::Kvm => PARAMETERS.to_owned(),
-        Accelerator::Tcg => format!("{PARAMETERS} tsc_early_khz={}", clock::tsc_khz()),
+        Accelerator::Kvm => format!("{PARAMETERS} {OWN_PARAMETERS}"),
+        Accelerator::Tcg => {
+            format!("{PARAMETERS} {OWN_PARAMETERS} tsc_early_khz={}", clock::tsc_khz())
+        }
     }
 }
 
@@ -127,6 +155,7 @@ mod tests {
 
     fn line(accelerator: Accelerator) -> String {
         let machine = Machine {
+            hypervisor: Hypervisor::Qemu,
             kernel: "/k".into(),
             initramfs: "/i".into(),
             accelerator,

@@ -12,6 +12,8 @@ use object::Endianness;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader, SectionHeader};
 
+use crate::machine::Hypervisor;
+
 /// Largest module, unpacked; the largest of a distribution's kernel are graphics drivers of some ten megabytes.
 const MAX_MODULE: u64 = 64 << 20;
 /// Largest list of what is built in.
@@ -20,8 +22,10 @@ const MAX_BUILTIN: u64 = 4 << 20;
 const MAX_DEPTH: usize = 12;
 
 /// The guest cannot do without these, unless they are built into its kernel.
-const REQUIRED: &[&str] =
-    &["virtio_mmio", "virtio_blk", "virtio_console", "ext4", "overlay", "tun"];
+const REQUIRED: &[&str] = &["virtio_mmio", "virtio_blk", "ext4", "overlay", "tun"];
+/// Nor without the way to the host that its machine has. It gets no other: what a guest cannot use is only there to be attacked.
+const PORT: &str = "virtio_console";
+const SOCKET: &str = "vmw_vsock_virtio_transport";
 /// Loaded when there.
 const OPTIONAL: &[&str] = &["virtio_rng", "crc32c_generic", "crc32c_intel"];
 
@@ -69,8 +73,11 @@ pub(crate) struct Module {
     pub(crate) path: PathBuf,
 }
 
-/// The modules to load, each after what it needs.
-pub(crate) fn load_order(directory: &Path) -> Result<Vec<Module>, ModulesError> {
+/// The modules to load in a machine of `hypervisor`, each after what it needs.
+pub(crate) fn load_order(
+    directory: &Path,
+    hypervisor: &Hypervisor,
+) -> Result<Vec<Module>, ModulesError> {
     let mut order = Order {
         directory,
         files: BTreeMap::new(),
@@ -79,7 +86,11 @@ pub(crate) fn load_order(directory: &Path) -> Result<Vec<Module>, ModulesError> 
         modules: Vec::new(),
     };
     order.index(&directory.join("kernel"), 0)?;
-    for name in REQUIRED {
+    let channel = match hypervisor {
+        Hypervisor::Qemu => PORT,
+        Hypervisor::Firecracker { .. } => SOCKET,
+    };
+    for name in REQUIRED.iter().chain([&channel]) {
         order.take(name)?;
     }
     for name in OPTIONAL {
@@ -209,7 +220,7 @@ mod tests {
         fs::create_dir(dir.path().join("kernel")).unwrap();
         fs::write(dir.path().join("modules.builtin"), "kernel/drivers/virtio/virtio_mmio.ko\n")
             .unwrap();
-        let error = load_order(dir.path()).unwrap_err();
+        let error = load_order(dir.path(), &Hypervisor::Qemu).unwrap_err();
         assert!(error.to_string().contains("virtio_blk"), "{error}");
     }
 
@@ -217,9 +228,13 @@ mod tests {
     fn everything_built_in_needs_no_module() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("kernel")).unwrap();
-        let lines: String = REQUIRED.iter().map(|name| format!("kernel/{name}.ko\n")).collect();
+        let lines: String =
+            REQUIRED.iter().chain([&PORT]).map(|name| format!("kernel/{name}.ko\n")).collect();
         fs::write(dir.path().join("modules.builtin"), lines).unwrap();
-        assert_eq!(load_order(dir.path()).unwrap(), []);
+        assert_eq!(load_order(dir.path(), &Hypervisor::Qemu).unwrap(), []);
+        let other = Hypervisor::Firecracker { program: "/f".into() };
+        let error = load_order(dir.path(), &other).unwrap_err();
+        assert!(error.to_string().contains(SOCKET), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! That `/dev/kvm` exists proves nothing: inside other virtual machines it is often there and hangs.
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +11,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::disk::PATH;
+use crate::firecracker;
+use crate::inherit::{in_memory, inherit};
 use crate::machine::{Machine, PROGRAM};
+use crate::vmlinux::{self, VmlinuxError};
 
 /// A kernel says its first words within a tenth of a second; a machine under load may be slower.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -18,8 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const KILLED: Duration = Duration::from_secs(1);
 /// What a kernel says first.
 const SIGN: &[u8] = b"Linux version";
-/// Most that is read of the console and of QEMU's complaints.
+/// Most that is read of the console and of complaints.
 const MAX_SAID: usize = 64 << 10;
+
+/// Longest description of a process that is read.
+const MAX_STATUS: u64 = 64 << 10;
 
 /// KVM cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,23 +37,83 @@ pub enum ProbeError {
     /// QEMU could not be started.
     #[error("run {PROGRAM}: install qemu-system-x86")]
     Program(#[source] std::io::Error),
-    /// QEMU gave up.
+    /// Firecracker could not be started.
+    #[error("run Firecracker")]
+    Firecracker(#[source] std::io::Error),
+    /// There is no kernel that Firecracker loads.
+    #[error("find a kernel for Firecracker")]
+    Kernel(#[from] VmlinuxError),
+    /// The monitor gave up.
     #[error("a virtual machine with KVM did not boot: {0}")]
     Failed(String),
+    /// Firecracker was built without its filter for system calls, or with an empty one.
+    #[error(
+        "this Firecracker runs without its own filter for system calls: take the program of a release, which has one"
+    )]
+    Unfiltered,
     /// The kernel did not say a word.
     #[error("a virtual machine with KVM hangs: /dev/kvm is there and does not work")]
     Hangs,
 }
 
-/// Boots `kernel` with KVM, in a child that is ended after some seconds.
+/// Boots `kernel` with QEMU and KVM, in a child that is ended after some seconds.
 ///
 /// # Errors
 ///
 /// Says why KVM cannot be used.
 pub fn kvm_works(kernel: &Path) -> Result<(), ProbeError> {
-    std::fs::File::options().read(true).write(true).open("/dev/kvm").map_err(ProbeError::Device)?;
-    let mut child = Command::new(PROGRAM)
-        .args(Machine::probe(kernel))
+    open_device()?;
+    let mut command = Command::new(PROGRAM);
+    command.args(Machine::probe(kernel));
+    attempt(command, ProbeError::Program, |_| Ok(()))
+}
+
+/// Boots the kernel of `image` with Firecracker, likewise.
+///
+/// # Errors
+///
+/// Says why Firecracker or KVM cannot be used.
+pub fn firecracker_works(program: &Path, image: &Path) -> Result<(), ProbeError> {
+    open_device()?;
+    let kernel = vmlinux::in_memory(image)?;
+    let mut command = Command::new(program);
+    command.args(firecracker::arguments());
+    let kernel_at = format!("/proc/self/fd/{}", firecracker::DESCRIPTION + 1);
+    let prepared = firecracker::describe_probe(&kernel_at)
+        .and_then(|description| in_memory(&description))
+        .and_then(|description| {
+            let kernel = kernel.as_fd().try_clone_to_owned()?;
+            inherit(&mut command, vec![description, kernel])
+        });
+    prepared.map_err(ProbeError::Firecracker)?;
+    attempt(command, ProbeError::Firecracker, is_filtered)
+}
+
+/// Whether a process, which has begun to run its guest, has a filter for system calls: proc_pid_status(5), `Seccomp`.
+fn is_filtered(process: u32) -> Result<(), ProbeError> {
+    let mut status = String::new();
+    let file = std::fs::File::open(format!("/proc/{process}/status"));
+    let read = file.and_then(|file| file.take(MAX_STATUS).read_to_string(&mut status));
+    read.map_err(ProbeError::Firecracker)?;
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+    if mode.is_some_and(|mode| mode.trim() == "2") { Ok(()) } else { Err(ProbeError::Unfiltered) }
+}
+
+fn open_device() -> Result<(), ProbeError> {
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .map(drop)
+        .map_err(ProbeError::Device)
+}
+
+fn attempt(
+    mut command: Command,
+    failed: impl FnOnce(std::io::Error) -> ProbeError,
+    check: impl FnOnce(u32) -> Result<(), ProbeError>,
+) -> Result<(), ProbeError> {
+    let mut child = command
         .env_clear()
         .env("PATH", PATH)
         .stdin(Stdio::null())
@@ -54,8 +121,9 @@ pub fn kvm_works(kernel: &Path) -> Result<(), ProbeError> {
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
-        .map_err(ProbeError::Program)?;
-    let result = watch(&mut child);
+        .map_err(failed)?;
+    // It has not been waited for, so that its number is still its own even when it has ended.
+    let result = watch(&mut child).and_then(|()| check(child.id()));
     child.kill().ok();
     let end = Instant::now() + KILLED;
     while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
@@ -80,8 +148,10 @@ fn watch(child: &mut Child) -> Result<(), ProbeError> {
             Ok((false, bytes)) => complaints.extend(bytes),
             Err(mpsc::RecvTimeoutError::Timeout) => return Err(ProbeError::Hangs),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
-                let text = String::from_utf8_lossy(&complaints);
-                let text = crate::console::printable(text.trim());
+                // QEMU complains on standard error, Firecracker where the console is.
+                let said = if complaints.is_empty() { &console } else { &complaints };
+                let text = String::from_utf8_lossy(said);
+                let text = crate::console::printable(&text.trim().replace('\n', "; "));
                 return Err(ProbeError::Failed(text));
             }
         }

@@ -8,6 +8,8 @@
 //! What must not be restricted: reading and writing. Views of layers are detached mounts, on which landlock has no rules, and the
 //! enclosure's root holds nothing but the store that could be written.
 
+use std::path::Path;
+
 use landlock::{
     AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
@@ -46,18 +48,35 @@ pub enum ConfineError {
 /// When landlock is missing. Rights that an older kernel does not know are left out.
 pub fn confine_builder() -> Result<(), ConfineError> {
     crate::mounter::start().map_err(ConfineError::Mounter)?;
-    let status = restrict().map_err(ConfineError::Rules)?;
-    if status == RulesetStatus::NotEnforced { Err(ConfineError::Missing) } else { Ok(()) }
+    restrict(&[])
 }
 
-fn restrict() -> Result<RulesetStatus, RulesetError> {
+/// Restricts the process of a virtual machine in the same way, and with it what it starts: the system's programs and `monitor`.
+///
+/// # Errors
+///
+/// As of [`confine_builder`].
+pub fn confine_machine(monitor: Option<&Path>) -> Result<(), ConfineError> {
+    restrict(monitor.as_slice())
+}
+
+fn restrict(programs: &[&Path]) -> Result<(), ConfineError> {
+    match rules(programs).map_err(ConfineError::Rules)? {
+        RulesetStatus::NotEnforced => Err(ConfineError::Missing),
+        _ => Ok(()),
+    }
+}
+
+fn rules(programs: &[&Path]) -> Result<RulesetStatus, RulesetError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(handled())?
         .handle_access(AccessNet::BindTcp)?
         .scope(Scope::AbstractUnixSocket)?
         .create()?;
-    for (path, access) in allowed() {
+    let programs = programs.iter().map(|path| (*path, AccessFs::Execute.into()));
+    for (path, access) in allowed().map(|(path, access)| (Path::new(path), access)).chain(programs)
+    {
         // What a system does not have needs no rule.
         if let Ok(path) = PathFd::new(path) {
             rules = rules.add_rule(PathBeneath::new(path, access))?;

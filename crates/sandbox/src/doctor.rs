@@ -131,6 +131,16 @@ fn tun() -> Finding {
     Finding { name: "network devices (tun)", present, required: true, detail }
 }
 
+/// Whether the calling user can hold what it encloses to `limits`: others than root can where a control group was delegated to them.
+#[must_use]
+pub fn can_limit(limits: &crate::spec::Limits) -> bool {
+    let name = format!("trial-{}", std::process::id());
+    let owner = rustix::process::geteuid().is_root().then_some(0);
+    let grant = crate::cgroup::Delegator { name: &name, owner, limits, kvm: false }.create();
+    // One that cannot be removed is swept with those of ended builders.
+    grant.is_ok_and(|grant| grant.remove().is_ok())
+}
+
 fn cgroups() -> Finding {
     let limits = crate::spec::Limits::default();
     let name = format!("doctor-{}", std::process::id());

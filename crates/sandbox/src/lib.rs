@@ -32,8 +32,8 @@ mod seccomp;
 mod spec;
 
 pub use cgroup::{CgroupError, Delegation, Hierarchy, HierarchyKind, sweep_groups};
-pub use confine::{ConfineError, confine_builder};
-pub use doctor::{Finding, doctor, landlock_finding};
+pub use confine::{ConfineError, confine_builder, confine_machine};
+pub use doctor::{Finding, can_limit, doctor, landlock_finding};
 pub use enclosure::{
     Bind, Enclosure, EnclosureError, EnclosureOptions, Entered, Supervised, SupervisedExit, enter,
 };

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -307,6 +308,48 @@ fn what_cannot_be_had_is_refused_and_named() {
     fs::create_dir_all(dir.path().join("root/store/content")).unwrap();
     let said = refusal(dir.path(), &config(""));
     assert!(said.contains("without a virtual machine"), "{said}");
+}
+
+#[test]
+fn a_firecracker_that_cannot_be_had_is_refused_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kernel, modules) = test_kernel();
+    let with = |more: &str| {
+        let said = refusal(
+            dir.path(),
+            &format!(
+                "[isolation.vm]\nhypervisor = \"firecracker\"\nkernel = \"{}\"\nmodules = \"{}\"\n{more}\n",
+                kernel.display(),
+                modules.display()
+            ),
+        );
+        assert!(!dir.path().join("root/store/disk").exists(), "nothing was begun: {said}");
+        said
+    };
+    let program = dir.path().join("firecracker");
+    let claims = |version: &str, then: &str| {
+        let text = format!(
+            "#!/bin/sh\n[ \"$1\" = --version ] && echo Firecracker v{version} && exit\n{then}\n"
+        );
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        with(&format!("firecracker = \"{}\"", program.display()))
+    };
+    let said = with("firecracker = \"/nowhere/firecracker\"");
+    assert!(said.contains("/nowhere/firecracker"), "{said}");
+    let said = claims("1.4.1", "exit 0");
+    assert!(said.contains("is Firecracker 1.4.1, and 1.8.0 is the least"), "{said}");
+    // One that starts nothing, and one that has no filter of its own.
+    let said = claims("1.16.1", "echo the description is wrong; exit 1");
+    assert!(said.contains("needs KVM"), "{said}");
+    if Path::new("/dev/kvm").exists() {
+        assert!(said.contains("the description is wrong"), "{said}");
+        let said = claims("1.16.1", "echo Linux version 6; sleep 5");
+        assert!(said.contains("without its own filter"), "{said}");
+    }
+    // It is never emulated.
+    let said = with("accelerator = \"tcg\"");
+    assert!(said.contains("hypervisor = \"qemu\""), "{said}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::limits::{BuildLimits, Limits, StepLimits};
 pub use self::units::{DiskSpace, Span};
-pub use self::vm::{Accelerator, Vm};
+pub use self::vm::{Accelerator, Hypervisor, Vm};
 
 /// Largest configuration or certificate file that is read.
 const MAX_FILE_BYTES: u64 = 4 << 20;

@@ -10,6 +10,10 @@ use super::units::DiskSpace;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Vm {
+    /// The program that is the machine.
+    pub hypervisor: Hypervisor,
+    /// Firecracker's program; the one where programs are when absent.
+    pub firecracker: Option<PathBuf>,
     /// What runs the guest's instructions.
     pub accelerator: Accelerator,
     /// The kernel's image; the newest one installed for virtual machines when absent.
@@ -18,6 +22,19 @@ pub struct Vm {
     pub modules: Option<PathBuf>,
     /// Size of the store's disk. Blocks that were never written take no space.
     pub disk: Option<DiskSpace>,
+}
+
+/// The program that is the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hypervisor {
+    /// Firecracker where it is installed and boots a kernel, else QEMU.
+    #[default]
+    Auto,
+    /// QEMU. The builder does not start where that does not work.
+    Qemu,
+    /// Firecracker, likewise.
+    Firecracker,
 }
 
 /// What runs the guest's instructions. Never chosen by itself: emulation is several times slower, and whoever expects a processor's
@@ -45,6 +62,10 @@ mod tests {
         assert_eq!(vm.accelerator, Accelerator::Tcg);
         assert_eq!(vm.disk, Some(DiskSpace::Bytes(10_000_000_000)));
         assert!(toml::from_str::<Vm>("accelerator = 'auto'").is_err());
+        assert_eq!(vm.hypervisor, Hypervisor::Auto);
+        let vm: Vm = toml::from_str("hypervisor = 'firecracker'\nfirecracker = '/f'").unwrap();
+        assert_eq!((vm.hypervisor, vm.firecracker), (Hypervisor::Firecracker, Some("/f".into())));
+        assert!(toml::from_str::<Vm>("hypervisor = 'xen'").is_err());
         assert!(toml::from_str::<Vm>("speed = 1").is_err());
     }
 }

@@ -13,6 +13,7 @@ mod places;
 mod settings;
 mod supervise;
 mod vm;
+mod vm_hypervisor;
 mod vouched;
 
 use std::process::ExitCode;

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use cofferdam_builder::{Accelerator, Config, Landlock};
+use cofferdam_builder::{Accelerator, Config, Hypervisor, Landlock, VmConfig};
+use cofferdam_microvm::{FIRECRACKER, KVM, KVM_FIRECRACKER, QEMU};
 use cofferdam_sandbox::{Finding, Isolation};
 
 use crate::commands::builder::CONFIG;
@@ -40,11 +41,34 @@ fn namespaces(config: &Config) -> Vec<Finding> {
 
 fn vm(config: &Config) -> Vec<Finding> {
     let vm = &config.isolation.vm;
-    let mut findings = cofferdam_microvm::findings(vm.kernel.as_deref(), vm.modules.as_deref());
-    for finding in &mut findings {
-        finding.required = finding.name != "KVM" || vm.accelerator == Accelerator::Kvm;
-    }
+    let mut findings = cofferdam_microvm::findings(
+        vm.kernel.as_deref(),
+        vm.modules.as_deref(),
+        vm.firecracker.as_deref(),
+    );
+    require(vm, &mut findings);
     findings
+}
+
+/// Marks what a virtual machine as configured cannot be had without: one monitor, with KVM unless emulation was asked for.
+fn require(vm: &VmConfig, findings: &mut [Finding]) {
+    let kvm = vm.accelerator == Accelerator::Kvm;
+    let firecracker = match vm.hypervisor {
+        Hypervisor::Qemu => false,
+        Hypervisor::Firecracker => true,
+        // As a builder chooses.
+        Hypervisor::Auto => {
+            kvm && findings.iter().any(|found| found.name == KVM_FIRECRACKER && found.present)
+        }
+    };
+    for finding in findings {
+        finding.required = match finding.name {
+            QEMU => !firecracker,
+            KVM => !firecracker && kvm,
+            FIRECRACKER | KVM_FIRECRACKER => firecracker,
+            _ => true,
+        };
+    }
 }
 
 /// Whether a level can be had: everything it requires is there. Steps of gVisor are started as those of `namespaces` are; a virtual
@@ -88,6 +112,7 @@ fn table(findings: &[Finding]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn finding(name: &'static str, present: bool, required: bool) -> Finding {
@@ -112,6 +137,23 @@ mod tests {
             "namespaces\n  ok       a     why\n  absent   long  why\n\ngvisor\n  MISSING  c  why\n\n\
              Isolation level \"namespaces\" is available.\nIsolation level \"gvisor\" is not available.\n"
         );
+    }
+
+    #[test]
+    fn one_monitor_is_enough() {
+        let required = |vm: &str, works: bool| {
+            let mut findings = [QEMU, KVM, FIRECRACKER, KVM_FIRECRACKER, "kernel"]
+                .map(|name| finding(name, works, false));
+            require(&toml::from_str(vm).unwrap(), &mut findings);
+            let required = findings.iter().filter(|finding| finding.required);
+            required.map(|finding| finding.name).collect::<Vec<_>>()
+        };
+        let (qemu, firecracker) = ([QEMU, KVM, "kernel"], [FIRECRACKER, KVM_FIRECRACKER, "kernel"]);
+        assert_eq!(required("", false), qemu);
+        assert_eq!(required("", true), firecracker);
+        assert_eq!(required("hypervisor = 'qemu'", true), qemu);
+        assert_eq!(required("hypervisor = 'firecracker'", false), firecracker);
+        assert_eq!(required("accelerator = 'tcg'", true), [QEMU, "kernel"]);
     }
 
     #[test]

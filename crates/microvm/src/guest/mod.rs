@@ -3,6 +3,7 @@
 //! Nothing here runs on a host. Whatever fails is said on the console and turns the machine off: the host's side shows the
 //! console's last lines.
 
+mod port;
 mod serve;
 mod start;
 
@@ -13,6 +14,8 @@ pub use start::{boot, mount_store, power_off};
 pub const MODE: &str = "__guest";
 /// The name of the port on the host's command line and in the guest's sysfs.
 pub const PORT_NAME: &str = "cofferdam";
+/// The port of the host that the guest connects to where there is no virtio port. Those below are for the privileged, vsock(7).
+pub const VSOCK_PORT: u32 = 1024;
 /// Where the kernel modules are in the guest's first file tree.
 pub const MODULES: &str = "/modules";
 /// Where the store's disk is mounted.
@@ -36,9 +39,11 @@ pub enum GuestError {
         #[source]
         source: std::io::Error,
     },
-    /// The port did not appear.
-    #[error("there is no virtio port named {PORT_NAME}")]
-    NoPort,
+    /// There is no way to the host.
+    #[error(
+        "there is no virtio port named {PORT_NAME}, and nobody listens at the host's vsock port {VSOCK_PORT}"
+    )]
+    NoPort(#[source] std::io::Error),
     /// The host closed the channel, or did not keep to the protocol.
     #[error("talk to the host")]
     Channel(#[source] std::io::Error),

@@ -1,4 +1,4 @@
-//! From the kernel's hand-over to a system that a builder can live in: mounts, modules, loopback, port and disk.
+//! From the kernel's hand-over to a system that a builder can live in: mounts, modules, loopback and disk.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -7,26 +7,23 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
     MountFlags, UnmountFlags, mount, mount_bind, mount_move, mount_remount, unmount,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::RebootCommand;
 
-use super::{DISK, GuestError, MODULES, PORT_NAME};
+use super::{DISK, GuestError, MODULES, port};
 use crate::order::Order;
 
 /// The only disk.
 const DEVICE: &str = "/dev/vda";
 /// How long devices may take to appear once their modules are loaded.
-const DEVICES: Duration = Duration::from_secs(20);
+pub(super) const DEVICES: Duration = Duration::from_secs(20);
 /// Open files of a process: what service managers give, against the kernel's 4096.
 const FILES: Rlimit = Rlimit { current: Some(1024), maximum: Some(1 << 19) };
 /// How far the clock may be off before it is set: messages take a moment.
 const CLOCK_ERROR: Duration = Duration::from_millis(100);
-/// Longest name of a port that is read.
-const MAX_NAME: usize = 256;
 
 /// Makes the machine ready; the port to the host.
 ///
@@ -40,7 +37,7 @@ pub fn boot() -> Result<OwnedFd, GuestError> {
     setrlimit(Resource::Nofile, FILES).map_err(GuestError::start("allow open files"))?;
     rustix::system::sethostname(b"builder").map_err(GuestError::start("set the host name"))?;
     loopback().map_err(GuestError::start("set up loopback"))?;
-    port()
+    port::open()
 }
 
 /// The kernel's first root cannot be pivoted away from. A second mount of the same tree, put on top of it, can.
@@ -103,31 +100,6 @@ fn loopback() -> std::io::Result<()> {
         return Err(std::io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Finds and opens the port to the host.
-fn port() -> Result<OwnedFd, GuestError> {
-    let end = Instant::now() + DEVICES;
-    loop {
-        if let Some(path) = port_device() {
-            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            return rustix::fs::open(&path, flags, Mode::empty())
-                .map_err(GuestError::start(format!("open {}", path.display())));
-        }
-        if Instant::now() > end {
-            return Err(GuestError::NoPort);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn port_device() -> Option<PathBuf> {
-    fs::read_dir("/sys/class/virtio-ports").ok()?.flatten().find_map(|entry| {
-        let name = fs::read(entry.path().join("name")).ok()?;
-        let name = name.get(..MAX_NAME.min(name.len()))?;
-        let device = Path::new("/dev").join(entry.file_name());
-        (name.trim_ascii() == PORT_NAME.as_bytes() && device.exists()).then_some(device)
-    })
 }
 
 /// Mounts the store's disk, and makes its file system as large as the disk is.
@@ -210,7 +182,9 @@ pub(super) fn settle_disk() {
 /// Turns the machine off.
 pub fn power_off() -> ! {
     rustix::fs::sync();
-    rustix::system::reboot(RebootCommand::PowerOff).ok();
+    // Firecracker's machines have no power switch: it ends when its guest starts again.
+    let command = if port::is_virtio() { RebootCommand::PowerOff } else { RebootCommand::Restart };
+    rustix::system::reboot(command).ok();
     // The end of init is a panic, which ends the machine as well.
     std::process::exit(1)
 }

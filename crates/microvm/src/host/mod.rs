@@ -1,10 +1,11 @@
-//! The machine's process on the host: starts QEMU, and carries bytes between the guest, clients and the gate.
+//! The machine's process on the host: starts QEMU or Firecracker, and carries bytes between the guest, clients and the gate.
 //!
 //! It runs in the enclosure of its project, without network and without capabilities, since it is what a hostile guest talks to.
 //! It never reads what clients and guest say to each other, and mounts nothing.
 
 mod clients;
-mod qemu;
+mod monitor;
+mod port;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use cofferdam_sandbox::{ConfineError, confine_machine};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,13 +29,16 @@ use crate::order::{Command, MAX_NEWS, News, Order};
 use crate::relay::HostRelay;
 
 pub use clients::Listener;
-use qemu::Qemu;
+use monitor::Monitor;
+use port::Port;
 
-/// Longest time from QEMU's start until the builder serves. Two seconds are usual without KVM; a machine may be busy.
+/// Where Firecracker's sockets are, in the machine's own enclosure.
+const SOCKETS: &str = "/tmp/machine";
+/// Longest time from the monitor's start until the builder serves. Two seconds are usual without KVM; a machine may be busy.
 const BOOT: Duration = Duration::from_secs(120);
 /// How long the guest has to end after it was told to; less than whoever watches this process has.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long QEMU has to end after the guest has.
+/// How long the monitor has to end after the guest has.
 const POWER_OFF: Duration = Duration::from_secs(5);
 /// How often the guest is told the time.
 const CLOCK: Duration = Duration::from_secs(10);
@@ -51,7 +56,7 @@ pub enum MachineError {
     /// Its disk could not be made.
     #[error("prepare the disk of the virtual machine")]
     Disk(#[from] DiskError),
-    /// QEMU could not be started.
+    /// QEMU or Firecracker could not be started.
     #[error("start the virtual machine")]
     Start(#[source] std::io::Error),
     /// The event loop, a listener or the gate's socket could not be used.
@@ -60,10 +65,13 @@ pub enum MachineError {
     /// Privileges could not be given up.
     #[error("give up privileges")]
     Privileges(#[source] std::io::Error),
+    /// The process could not be restricted.
+    #[error("restrict the machine's process")]
+    Confine(#[from] ConfineError),
     /// The guest could not start the builder.
     #[error("the virtual machine cannot start the builder: {0}")]
     Guest(String),
-    /// The guest ended, or QEMU did.
+    /// The guest ended, or what runs it did.
     #[error("the virtual machine {how}{}", .console.iter().map(|line| format!("\n  | {line}")).collect::<String>())]
     Ended {
         /// What happened.
@@ -80,6 +88,8 @@ pub struct Plan {
     pub machine: Machine,
     /// Size of its disk in bytes.
     pub disk: u64,
+    /// Whether its process restricts itself with landlock.
+    pub landlock: bool,
     /// What its guest is to do.
     pub order: Order,
 }
@@ -104,24 +114,28 @@ pub struct Parts {
 /// When the machine cannot be started or dies.
 pub fn run(parts: Parts) -> Result<i32, MachineError> {
     give_up_privileges().map_err(MachineError::Privileges)?;
+    if parts.plan.landlock {
+        confine_machine(parts.plan.machine.program())?;
+    }
     let disk = disk::prepare(&parts.store, parts.plan.disk)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(MachineError::Prepare)?;
     LocalSet::new().block_on(&runtime, async {
-        let (qemu, port) = Qemu::start(&parts.plan.machine, &disk).map_err(MachineError::Start)?;
-        let console = Rc::clone(&qemu.console);
+        let (monitor, port) = Monitor::start(&parts.plan.machine, &disk, SOCKETS.as_ref())
+            .map_err(MachineError::Start)?;
+        let console = Rc::clone(&monitor.console);
         let ended =
             |how: String| MachineError::Ended { how, console: console.borrow().last_lines() };
-        Host::new(parts, qemu, port)?.run().await.map_err(|failure| match failure {
+        Host::new(parts, monitor, port)?.run().await.map_err(|failure| match failure {
             Failure::Machine(error) => error,
             Failure::Ended(how) => ended(how),
         })
     })
 }
 
-/// Whatever this process and QEMU are made to do, they do it as an ordinary user.
+/// Whatever this process and the monitor are made to do, they do it as an ordinary user.
 fn give_up_privileges() -> std::io::Result<()> {
     use rustix::thread::{CapabilitySet, CapabilitySets};
     for capability in CapabilitySet::all().iter() {
@@ -150,7 +164,7 @@ impl From<MachineError> for Failure {
 }
 
 struct Host {
-    qemu: Qemu,
+    monitor: Monitor,
     channel: Channel,
     incoming: Incoming,
     driver: JoinHandle<Result<(), ConnectionError>>,
@@ -162,19 +176,11 @@ struct Host {
 }
 
 impl Host {
-    fn new(
-        parts: Parts,
-        qemu: Qemu,
-        port: std::os::unix::net::UnixStream,
-    ) -> Result<Self, MachineError> {
-        let prepare = || {
-            port.set_nonblocking(true)?;
-            let port = tokio::net::UnixStream::from_std(port)?;
-            Ok((channel::start(port, Side::Host), parts.gate.map(HostRelay::new).transpose()?))
-        };
-        let ((channel, incoming, driver), relay) = prepare().map_err(MachineError::Prepare)?;
-        let (order, listeners) = (parts.plan.order, parts.listeners);
-        Ok(Self { qemu, channel, incoming, driver, order, listeners, relay, logged: Rc::default() })
+    fn new(parts: Parts, monitor: Monitor, port: Port) -> Result<Self, MachineError> {
+        let relay = parts.gate.map(HostRelay::new).transpose().map_err(MachineError::Prepare)?;
+        let (channel, incoming, driver) = channel::start(port, Side::Host);
+        let (order, listeners, logged) = (parts.plan.order, parts.listeners, Rc::default());
+        Ok(Self { monitor, channel, incoming, driver, order, listeners, relay, logged })
     }
 
     async fn run(mut self) -> Result<i32, Failure> {
@@ -207,12 +213,12 @@ impl Host {
             tokio::select! {
                 heard = &mut next_news => match heard {
                     Ok(Ok(Some(News::Ended(code)))) => {
-                        self.qemu.end(POWER_OFF).await;
+                        self.monitor.end(POWER_OFF).await;
                         return Ok(code);
                     }
                     _ => return Err(self.dead().await),
                 },
-                how = self.qemu.ended() => return Err(Failure::Ended(how)),
+                how = self.monitor.ended() => return Err(Failure::Ended(how)),
                 _ = &mut self.driver => return Err(self.dead().await),
                 stream = self.incoming.next() => match stream {
                     Some(stream) => self.take(channel::stream(stream)),
@@ -254,14 +260,14 @@ impl Host {
                 }
                 Ok(_) => Err(self.dead().await),
             },
-            how = self.qemu.ended() => Err(Failure::Ended(how)),
+            how = self.monitor.ended() => Err(Failure::Ended(how)),
             _ = &mut self.driver => Err(self.dead().await),
         }
     }
 
-    /// The channel has gone: QEMU has most likely ended, and then says how.
+    /// The channel has gone: the monitor has most likely ended, and then says how.
     async fn dead(&mut self) -> Failure {
-        match timeout(POWER_OFF, self.qemu.ended()).await {
+        match timeout(POWER_OFF, self.monitor.ended()).await {
             Ok(how) => Failure::Ended(how),
             Err(_) => Failure::Ended("closed its channel".to_owned()),
         }
@@ -319,5 +325,8 @@ async fn log(mut stream: Stream) -> std::io::Result<()> {
     }
 }
 
-/// What is shared with the tasks that read QEMU's output.
+/// What is shared with the tasks that read the monitor's output.
 type SharedConsole = Rc<RefCell<Console>>;
+
+#[cfg(test)]
+mod tests;

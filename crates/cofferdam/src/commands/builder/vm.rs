@@ -1,6 +1,6 @@
 //! Level `vm`: where the enclosed builder would be, there is the machine's process, and the builder is in its guest.
 //!
-//! The supervisor chooses kernel and accelerator and makes the guest's first file tree; all of that is the host's own. The
+//! The supervisor chooses kernel and monitor and makes the guest's first file tree; all of that is the host's own. The
 //! machine's process is in the enclosure of the project, without network; listeners and gate are handed to it as they would be to
 //! a builder.
 
@@ -14,16 +14,18 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, ensure};
-use cofferdam_builder::{Accelerator as Configured, Listener as BuilderListener};
+use cofferdam_builder::{Landlock, Listener as BuilderListener};
 use cofferdam_microvm::host::{self, Listener, Parts, Plan};
 use cofferdam_microvm::{
-    Accelerator, DEFAULT_DISK, Kernel, LEAST_DISK, Machine, OVERHEAD, Order, kvm_works,
-    prepare_initramfs,
+    Accelerator, DEFAULT_DISK, Kernel, LEAST_DISK, Machine, OVERHEAD, Order, prepare_initramfs,
 };
-use cofferdam_sandbox::{Bind, Enclosure, EnclosureOptions, Entered, Network, Supervised};
+use cofferdam_sandbox::{
+    Bind, Enclosure, EnclosureOptions, Entered, Limits, Network, Supervised, can_limit,
+};
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
+use super::vm_hypervisor::Chosen;
 use super::{enclosed, gate, listen};
 
 /// First argument of the machine's process.
@@ -38,7 +40,7 @@ const INITRAMFS: &str = "/machine/initramfs";
 /// Memory of a guest when nothing is said, and at least.
 const MEMORY: u64 = 4 << 30;
 const LEAST_MEMORY: u64 = 512 << 20;
-/// Processors of a guest at most; QEMU's own limit is far above.
+/// Processors of a guest at most; Firecracker gives no more than 32.
 const MOST_CPUS: u32 = 64;
 /// Bytes of randomness for a guest.
 const SEED: usize = 64;
@@ -65,7 +67,7 @@ pub(super) fn enclose(
     ensure!(cfg!(target_arch = "x86_64"), "level vm needs an x86-64 machine");
     let vm = &settings.config.isolation.vm;
     let kernel = Kernel::find(vm.kernel.as_deref(), vm.modules.as_deref())?;
-    let accelerator = accelerator(vm.accelerator, &kernel)?;
+    let chosen = Chosen::new(vm, &kernel)?;
     let boot = settings.root.join(BOOT);
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -73,13 +75,15 @@ pub(super) fn enclose(
         .create(&boot)
         .with_context(|| format!("create {}", boot.display()))?;
     // By this name it is still found when a newer version has taken its place.
-    let initramfs = prepare_initramfs(&boot, Path::new("/proc/self/exe"), &kernel)?;
-    let image = readable(&kernel.image, &boot)?;
+    let initramfs =
+        prepare_initramfs(&boot, Path::new("/proc/self/exe"), &kernel, &chosen.hypervisor)?;
+    let image = readable(&chosen.kernel(&kernel, &boot)?, &boot)?;
     let memory = memory(settings, &initramfs)?;
     let machine = Machine {
         kernel: KERNEL.into(),
         initramfs: INITRAMFS.into(),
-        accelerator,
+        hypervisor: chosen.hypervisor,
+        accelerator: chosen.accelerator,
         memory,
         cpus: cpus(settings),
     };
@@ -88,45 +92,49 @@ pub(super) fn enclose(
     let description = Description {
         level: settings.level.name().to_owned(),
         format: settings.format.name().to_owned(),
-        plan: Plan { machine, disk: disk_size(settings)?, order },
+        plan: Plan {
+            machine,
+            disk: disk_size(settings)?,
+            landlock: settings.config.isolation.landlock == Landlock::Required,
+            order,
+        },
     };
     let description = gate::in_memory(c"machine", &serde_json::to_vec(&description)?)?;
     descriptors.push((enclosed::CONFIG.to_owned(), description));
-    // What was asked for is the guest's; QEMU comes on top. Its threads are not the guest's processes.
-    let mut limits = settings.limits.clone();
-    limits.memory = limits.memory.map(|_| memory + memory / 4 + OVERHEAD);
-    limits.pids = None;
-    let bind = |source: &Path, target: &str| Bind {
-        source: source.to_owned(),
-        target: target.into(),
-        readonly: true,
-    };
+    let mut binds = vec![read_only(&image, KERNEL), read_only(&initramfs, INITRAMFS)];
+    binds.extend(chosen.bind);
     Enclosure::spawn(EnclosureOptions {
         store: settings.root.join(super::supervise::STORE),
         ids_base: settings.config.isolation.ids_base,
-        binds: vec![bind(&image, KERNEL), bind(&initramfs, INITRAMFS)],
+        binds,
         args: vec![MODE.into()],
         env: env.to_vec(),
         descriptors,
-        limits,
+        limits: limits(settings, memory),
         network: Network::None,
-        kvm: accelerator == Accelerator::Kvm,
+        kvm: chosen.accelerator == Accelerator::Kvm,
     })
     .context("start the virtual machine")
 }
 
-/// What was configured, if it works.
-fn accelerator(configured: Configured, kernel: &Kernel) -> anyhow::Result<Accelerator> {
-    match configured {
-        Configured::Tcg => Ok(Accelerator::Tcg),
-        Configured::Kvm => {
-            kvm_works(&kernel.image).context(
-                "level vm needs KVM, which does not work here; to have virtual machines emulated, which is several times \
-                 slower, set accelerator = \"tcg\" in [isolation.vm] of the builder's configuration",
-            )?;
-            Ok(Accelerator::Kvm)
-        }
+/// Limits of the machine's process. What was asked for is the guest's, and holds by what it is given; the monitor comes on top. Its
+/// threads are not the guest's processes.
+fn limits(settings: &Settings, memory: u64) -> Limits {
+    let mut limits = settings.limits.clone();
+    limits.memory = limits.memory.map(|_| memory + memory / 4 + OVERHEAD);
+    limits.pids = None;
+    if rustix::process::geteuid().is_root() || can_limit(&limits) {
+        return limits;
     }
+    tracing::warn!(
+        "this user has no control groups: the guest is limited, and the program that runs it is not"
+    );
+    Limits::default()
+}
+
+/// A file of the host, as the machine's process sees it.
+pub(super) fn read_only(source: &Path, target: &str) -> Bind {
+    Bind { source: source.to_owned(), target: target.into(), readonly: true }
 }
 
 /// The kernel's image, or a copy of it where only root may read it: the machine's process is not root.

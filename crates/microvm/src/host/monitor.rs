@@ -1,7 +1,7 @@
-//! QEMU as a process.
+//! The monitor, QEMU or Firecracker, as a process.
 
 use std::cell::RefCell;
-use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
@@ -14,50 +14,52 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 
 use super::SharedConsole;
+use super::port::Port;
 use crate::console::Console;
 use crate::disk::PATH;
-use crate::machine::{Machine, PORT, PROGRAM};
+use crate::firecracker;
+use crate::inherit::{in_memory, inherit};
+use crate::machine::{Hypervisor, Machine, PROGRAM};
 
-/// How long the console's last lines may take to come out of the pipe after QEMU has ended.
+/// How long the console's last lines may take to come out of the pipe after the monitor has ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Firecracker's sockets, in their directory.
+const SOCKET: &str = "channel";
 
 /// A running machine. Dropping it ends it.
-pub(super) struct Qemu {
+pub(super) struct Monitor {
     child: Child,
     pub(super) console: SharedConsole,
     readers: Vec<JoinHandle<()>>,
 }
 
-impl Qemu {
-    /// Starts a machine; also the host's side of its port.
-    pub(super) fn start(machine: &Machine, disk: &Path) -> std::io::Result<(Self, UnixStream)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let mut command = std::process::Command::new(PROGRAM);
+impl Monitor {
+    /// Starts a machine; also the host's end of its port. `directory` is for Firecracker's sockets, and made when needed.
+    pub(super) fn start(
+        machine: &Machine,
+        disk: &Path,
+        directory: &Path,
+    ) -> std::io::Result<(Self, Port)> {
+        let (command, port) = match &machine.hypervisor {
+            Hypervisor::Qemu => qemu(machine, disk)?,
+            Hypervisor::Firecracker { program } => firecracker(program, machine, disk, directory)?,
+        };
+        Ok((Self::spawn(command)?, port))
+    }
+
+    fn spawn(mut command: std::process::Command) -> std::io::Result<Self> {
         command
-            .args(machine.arguments(disk))
             .env_clear()
             .env("PATH", PATH)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        // Above the place it is to have, so that being put there always makes a copy that stays open.
-        let theirs = rustix::io::fcntl_dupfd_cloexec(&theirs, PORT + 1)?;
-        let number = theirs.as_raw_fd();
-        let place = move || {
-            // SAFETY: dup2 is allowed between fork and exec; what PORT meant before is of no further use there.
-            if unsafe { libc::dup2(number, PORT) } < 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            Ok(())
-        };
-        // SAFETY: `place` only calls dup2.
-        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, place) };
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
         let console: SharedConsole = Rc::new(RefCell::new(Console::default()));
         let mut readers = Vec::new();
         readers.extend(child.stdout.take().map(|out| read(out, Rc::clone(&console))));
         readers.extend(child.stderr.take().map(|out| read(out, Rc::clone(&console))));
-        Ok((Self { child, console, readers }, ours))
+        Ok(Self { child, console, readers })
     }
 
     /// Waits for its end, and says how that was.
@@ -81,6 +83,32 @@ impl Qemu {
             self.child.kill().await.ok();
         }
     }
+}
+
+fn qemu(machine: &Machine, disk: &Path) -> std::io::Result<(std::process::Command, Port)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let mut command = std::process::Command::new(PROGRAM);
+    command.args(machine.arguments(disk));
+    inherit(&mut command, vec![theirs.into()])?;
+    Ok((command, Port::Open(tokio::net::UnixStream::from_std(ours)?)))
+}
+
+fn firecracker(
+    program: &Path,
+    machine: &Machine,
+    disk: &Path,
+    directory: &Path,
+) -> std::io::Result<(std::process::Command, Port)> {
+    std::fs::DirBuilder::new().mode(0o700).create(directory)?;
+    let channel = directory.join(SOCKET);
+    let description = firecracker::describe(machine, disk, &channel)?;
+    let mut command = std::process::Command::new(program);
+    command.args(firecracker::arguments());
+    inherit(&mut command, vec![in_memory(&description)?])?;
+    // There before the guest looks for it.
+    let port = Port::listen(&firecracker::listener(&channel))?;
+    Ok((command, port))
 }
 
 fn read(mut from: impl AsyncRead + Unpin + 'static, to: SharedConsole) -> JoinHandle<()> {

@@ -1,0 +1,132 @@
+//! The host's half against a stand-in for Firecracker: this test program again, which reads the description that Firecracker would
+//! be given and does with sockets what its docs/vsock.md says that Firecracker does for a guest.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::*;
+use crate::guest::VSOCK_PORT;
+use crate::machine::{Accelerator, Hypervisor};
+use crate::order::MAX_ORDER;
+
+/// What the guest's builder ends with.
+const CODE: i32 = 7;
+
+#[test]
+#[ignore = "started by the other tests as a process of its own"]
+fn stand_in() {
+    let Ok(file) = std::fs::File::open("/proc/self/fd/3") else { return };
+    let mut text = String::new();
+    file.take(4096).read_to_string(&mut text).ok();
+    let Ok(description) = serde_json::from_str::<serde_json::Value>(&text) else { return };
+    let Some(channel) = description["vsock"]["uds_path"].as_str() else { return };
+    println!("stand-in has {}", description["drives"][0]["path_on_host"]);
+    let host = format!("{channel}_{VSOCK_PORT}");
+    let port = UnixStream::connect(&host).unwrap();
+    port.set_nonblocking(true).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let port = tokio::net::UnixStream::from_std(port).unwrap();
+        let (_channel, mut incoming, _driver) = channel::start(port, Side::Guest);
+        let mut stream = channel::stream(incoming.next().await.unwrap());
+        assert_eq!(Purpose::read(&mut stream).await.unwrap(), Purpose::Order);
+        let order: Order = channel::receive(&mut stream, MAX_ORDER).await.unwrap().unwrap();
+        assert_eq!(order.config, "configuration");
+        channel::send(&mut stream, &News::Ready).await.unwrap();
+        let mut client = channel::stream(incoming.next().await.unwrap());
+        assert_eq!(Purpose::read(&mut client).await.unwrap(), Purpose::Client(0));
+        let (mut input, mut output) = tokio::io::split(client);
+        tokio::io::copy(&mut input, &mut output).await.unwrap();
+        // Nobody comes after the first: neither at the port of the channel nor at another.
+        let again = UnixStream::connect(&host).is_ok();
+        let other = UnixStream::connect(format!("{channel}_{}", VSOCK_PORT + 1)).is_ok();
+        let code = if again || other { 1 } else { CODE };
+        channel::send(&mut stream, &News::Ended(code)).await.unwrap();
+        // The host has taken it when it says something or leaves.
+        channel::receive::<Command>(&mut stream, MAX_NEWS).await.ok();
+    });
+}
+
+/// A machine that is `script`.
+fn plan(dir: &Path, script: &str) -> Plan {
+    let program = dir.join("firecracker");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Plan {
+        machine: Machine {
+            hypervisor: Hypervisor::Firecracker { program },
+            kernel: "/kernel".into(),
+            initramfs: "/initramfs".into(),
+            accelerator: Accelerator::Kvm,
+            memory: 1 << 30,
+            cpus: 1,
+        },
+        disk: 1 << 20,
+        landlock: false,
+        order: Order {
+            config: "configuration".to_owned(),
+            env: Vec::new(),
+            hosts: String::new(),
+            listeners: vec!["unix".to_owned()],
+            pids: None,
+            time: Duration::ZERO,
+            seed: Vec::new(),
+        },
+    }
+}
+
+async fn run(dir: &Path, script: &str) -> Result<i32, (String, Vec<String>)> {
+    let plan = plan(dir, script);
+    let sockets = dir.join("sockets");
+    let (monitor, port) = Monitor::start(&plan.machine, &dir.join("disk"), &sockets).unwrap();
+    let mode = std::fs::metadata(&sockets).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let console = Rc::clone(&monitor.console);
+    let listener = std::os::unix::net::UnixListener::bind(dir.join("builder")).unwrap();
+    let parts = Parts {
+        store: dir.to_owned(),
+        plan,
+        listeners: vec![Listener::Unix(listener)],
+        gate: None,
+    };
+    let host = Host::new(parts, monitor, port).unwrap();
+    host.run().await.map_err(|failure| match failure {
+        Failure::Machine(error) => (error.to_string(), Vec::new()),
+        Failure::Ended(how) => (how, console.borrow().last_lines()),
+    })
+}
+
+#[tokio::test]
+async fn a_guest_of_firecracker_comes_by_itself_and_once() {
+    use tokio::io::AsyncWriteExt;
+    let dir = tempfile::tempdir().unwrap();
+    let this = std::env::current_exe().unwrap();
+    let script =
+        format!("exec {} --ignored --exact host::tests::stand_in --nocapture", this.display());
+    let client = async {
+        let mut stream = tokio::net::UnixStream::connect(dir.path().join("builder")).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let (code, answer) =
+        LocalSet::new().run_until(async { tokio::join!(run(dir.path(), &script), client) }).await;
+    assert_eq!(code, Ok(CODE));
+    assert_eq!(answer, b"hello");
+}
+
+#[tokio::test]
+async fn a_machine_that_does_not_start_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = run(dir.path(), "echo the description is wrong; exit 3");
+    let (how, console) = LocalSet::new().run_until(run).await.unwrap_err();
+    assert_eq!(
+        (how.as_str(), console),
+        ("ended with exit status: 3", vec!["the description is wrong".to_owned()])
+    );
+}
