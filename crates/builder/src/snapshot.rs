@@ -1,12 +1,11 @@
 //! The output of a vertex: a file tree that may not be on this disk yet.
 //!
-//! A [`Snapshot`] is a committed tree, an image (or imported cache) whose layers are pulled when
+//! A [`Snapshot`] is a committed tree, layers of images or imported caches that are pulled when
 //! somebody first looks at files, or the mirror of a client's directory. Consumers that are
 //! answered by the cache never look, so nothing is pulled for them.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use cofferdam_sandbox::detached_bind;
 pub(crate) use cofferdam_store::Tree;
 use cofferdam_store::{ActiveLayer, MirrorGuard, RecordType, Store, mount_tree};
@@ -15,14 +14,8 @@ use tokio::sync::OnceCell;
 
 use crate::blocking::blocking;
 use crate::failure::Failure;
+use crate::pieces::Pieces;
 use crate::rooted::Root;
-
-/// Layers that can be fetched.
-#[async_trait]
-pub(crate) trait RemoteTree: Send + Sync {
-    /// Pulls and unpacks what is missing.
-    async fn fetch(&self) -> Result<Tree, Failure>;
-}
 
 /// A file tree, cheap to clone.
 #[derive(Clone)]
@@ -36,7 +29,8 @@ struct Inner {
 
 enum Origin {
     Committed,
-    Remote(Arc<dyn RemoteTree>),
+    /// Some layers were elsewhere when this was made.
+    Joined(Pieces),
     Mirror { guard: MirrorGuard, store: Arc<Store> },
 }
 
@@ -56,9 +50,12 @@ impl Snapshot {
         Self::committed(Tree::scratch())
     }
 
-    /// Layers that are elsewhere.
-    pub(crate) fn remote(remote: Arc<dyn RemoteTree>) -> Self {
-        Self::new(Origin::Remote(remote), None)
+    /// Layers that may be elsewhere.
+    pub(crate) fn joined(pieces: Pieces) -> Self {
+        match pieces.here() {
+            Some(tree) => Self::committed(tree),
+            None => Self::new(Origin::Joined(pieces), None),
+        }
     }
 
     /// A client's directory; held for as long as any clone lives.
@@ -86,7 +83,7 @@ impl Snapshot {
         let make = || async {
             match &self.0.origin {
                 Origin::Committed => Ok(Tree::scratch()),
-                Origin::Remote(remote) => remote.fetch().await,
+                Origin::Joined(pieces) => pieces.fetch().await,
                 Origin::Mirror { guard, store } => {
                     let source = Root::new(guard.open().map_err(Failure::store)?);
                     copied(Arc::clone(store), source).await
@@ -94,6 +91,14 @@ impl Snapshot {
             }
         };
         self.0.tree.get_or_try_init(make).await.cloned()
+    }
+
+    /// The layers, without pulling any.
+    pub(crate) async fn pieces(&self) -> Result<Pieces, Failure> {
+        match (&self.0.origin, self.known_tree()) {
+            (Origin::Joined(pieces), None) => Ok(pieces.clone()),
+            _ => Ok(Pieces::from(&self.tree().await?)),
+        }
     }
 
     /// The tree's files, read-only in practice: writers make a [`Workspace`].

@@ -33,6 +33,25 @@ pub fn is_archive(reader: impl Read) -> io::Result<bool> {
     }
 }
 
+/// When the newest entry of an archive changed, in seconds since 1970; `None` for what is no archive.
+///
+/// # Errors
+/// Reading failed. An archive that is broken further on has the time of what could be read.
+pub fn newest(reader: impl Read) -> io::Result<Option<i64>> {
+    let mut reader = Watched { inner: reader, error: None };
+    let mut newest = None;
+    if let Ok(source) = Source::open(&mut reader, &WRAPPINGS, &Limits::default()) {
+        let mut entries = TarStream::new(source);
+        while let Ok(Some(entry)) = entries.next() {
+            newest = newest.max(Some(entry.mtime.0));
+        }
+    }
+    match reader.error {
+        Some(error) => Err(error),
+        None => Ok(newest),
+    }
+}
+
 /// Unpacks an archive into `root`, over what is there.
 ///
 /// # Errors

@@ -165,6 +165,18 @@ impl Layer {
         state.layers.get(&self.0.id).map_or_else(LayerInfo::gone, |entry| entry.info.clone())
     }
 
+    /// Whether a directory of the layer hides whatever lies below it, wherever the layer is put.
+    /// *Blocking.*
+    ///
+    /// # Errors
+    /// The layer cannot be read.
+    pub fn has_opaque(&self) -> io::Result<bool> {
+        if self.is_plain() {
+            return Ok(false);
+        }
+        crate::walk::has_opaque(self.open()?)
+    }
+
     /// The store this layer belongs to.
     pub(crate) fn store(&self) -> &Arc<Store> {
         &self.0.store

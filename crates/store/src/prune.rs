@@ -173,22 +173,32 @@ impl Store {
             tracing::warn!(%error, "cannot delete partial blobs");
         }
         for digest in self.blob_names() {
-            let mut state = lock(&self.state);
-            let held = state.blobs.get(&digest).is_some_and(|blob| blob.strong_count() > 0);
-            if held || is_named(&state, &digest) {
-                continue;
-            }
             let name = digest.hex();
             let age = root::age(self.root.fresh.as_fd(), &name)
                 .or_else(|| root::age(self.root.content.as_fd(), &name));
-            if age.is_some_and(young) {
-                continue;
+            if !age.is_some_and(young) {
+                self.delete_loose(&digest);
             }
-            state.blobs.remove(&digest);
-            state.pending.fresh.remove(&digest);
-            if let Err(error) = content::delete(&self.root, &digest) {
-                tracing::warn!(%digest, %error, "cannot delete a blob");
-            }
+        }
+    }
+
+    /// Deletes those of `digests` that nothing names or holds any more, for whoever just removed what named them. *Blocking.*
+    pub fn release_blobs(&self, digests: &[Digest]) {
+        for digest in digests {
+            self.delete_loose(digest);
+        }
+    }
+
+    fn delete_loose(&self, digest: &Digest) {
+        let mut state = lock(&self.state);
+        let held = state.blobs.get(digest).is_some_and(|blob| blob.strong_count() > 0);
+        if held || is_named(&state, digest) {
+            return;
+        }
+        state.blobs.remove(digest);
+        state.pending.fresh.remove(digest);
+        if let Err(error) = content::delete(&self.root, digest) {
+            tracing::warn!(%digest, %error, "cannot delete a blob");
         }
     }
 

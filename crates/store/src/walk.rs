@@ -119,6 +119,42 @@ fn scan(dir: BorrowedFd<'_>, name: CString, visitor: &mut dyn Visitor) -> io::Re
     Ok(Level { identity: identity(dir)?, name, pending })
 }
 
+/// The overlay's mark of a directory, if it has one.
+fn marked(dir: BorrowedFd<'_>) -> io::Result<Option<u8>> {
+    let mut value = [0_u8; 1];
+    match rustix::fs::fgetxattr(dir, OPAQUE, &mut value[..]) {
+        Ok(_) => Ok(Some(value[0])),
+        Err(Errno::RANGE) => Ok(Some(0)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks for a directory that hides what is below it.
+struct FindOpaque(bool);
+
+impl Visitor for FindOpaque {
+    fn enter(&mut self, dir: BorrowedFd<'_>) -> io::Result<()> {
+        self.0 |= marked(dir)? == Some(b'y');
+        Ok(())
+    }
+
+    fn entry(&mut self, _dir: BorrowedFd<'_>, _name: &CStr, _kind: FileType) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn leave(&mut self, _dir: BorrowedFd<'_>, _name: &CStr) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether a directory in a layer hides what is below it.
+pub(crate) fn has_opaque(layer: OwnedFd) -> io::Result<bool> {
+    let mut visitor = FindOpaque(false);
+    walk(layer, &mut visitor)?;
+    Ok(visitor.0)
+}
+
 #[derive(Default)]
 struct Measure {
     usage: LayerUsage,
@@ -131,12 +167,7 @@ impl Visitor for Measure {
         let stat = rustix::fs::fstat(dir)?;
         self.usage.inodes += 1;
         self.usage.bytes += stat.st_blocks.unsigned_abs() * STAT_BLOCK;
-        let mut value = [0_u8; 1];
-        match rustix::fs::fgetxattr(dir, OPAQUE, &mut value[..]) {
-            Ok(_) | Err(Errno::RANGE) => self.hidden = true,
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.hidden |= marked(dir)?.is_some();
         Ok(())
     }
 

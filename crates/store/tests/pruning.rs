@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_digest::Digest;
-use cofferdam_store::{LayerUsage, PruneOptions, Record, RecordType, Sharing, Store, Tree};
+use cofferdam_store::{Document, LayerUsage, PruneOptions, Record, RecordType, Sharing, Store, Tree};
 use common::{blob, layer, open, prune_all, put};
 
 const MIB: u64 = 1 << 20;
@@ -293,4 +293,23 @@ async fn layers_that_were_merged_in_both_orders_go_too() {
     drop(two);
     assert_eq!(store.prune(&prune_all()).unwrap().len(), 2);
     assert!(store.usage().is_empty());
+}
+
+#[test]
+fn blobs_go_with_the_last_that_names_them() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let blobs = [blob(&store, b"named"), blob(&store, b"held"), blob(&store, b"loose")];
+    let digests = blobs.each_ref().map(cofferdam_store::Blob::digest);
+    let document = Document { key: "k".into(), bytes: b"x".to_vec(), blobs: vec![digests[0]] };
+    store.put_document("kind", &document).unwrap();
+    let [_, held, _] = blobs;
+    store.release_blobs(&digests);
+    assert!(store.blob(&digests[0]).is_some(), "a document names it");
+    assert!(store.blob(&digests[1]).is_some(), "somebody holds it");
+    assert!(store.blob(&digests[2]).is_none());
+    store.remove_document("kind", "k").unwrap();
+    drop(held);
+    store.release_blobs(&digests);
+    assert!(digests.iter().all(|digest| store.blob(digest).is_none()));
 }

@@ -130,4 +130,8 @@ impl BlobSource for Origins {
         let repository = self.context.repository(origin, self.sessions.clone());
         RegistryBlobs::new(repository).open(descriptor, offset).await
     }
+
+    fn place(&self, descriptor: &Descriptor) -> Option<Reference> {
+        self.origins.get(&descriptor.digest).cloned()
+    }
 }

@@ -25,8 +25,9 @@ use cofferdam_wire::pb;
 use connectrpc::ErrorCode;
 
 use crate::blocking::blocking;
-use crate::export::layers::{self, PackedLayer, Packing};
+use crate::export::layers::{self, Content, PackedLayer, Packing};
 use crate::failure::Failure;
+use crate::pieces::Pieces;
 use crate::gateway::bridge::{AnswerRefs, Bridge};
 use crate::gateway::files;
 use crate::rooted::clean;
@@ -63,7 +64,7 @@ impl FrontendClient {
         if definition.def.is_empty() {
             return Ok(Snapshot::scratch());
         }
-        let reference = self.bridge.reference(definition.clone())?;
+        let reference = self.bridge.reference(definition.clone()).await?;
         self.bridge.evaluate(&reference).await
     }
 
@@ -142,6 +143,7 @@ impl Client for FrontendClient {
         log_name: &str,
     ) -> Result<Option<Image>, ClientError> {
         let find = async {
+            let reference = &self.bridge.govern_image(reference, Some(platform)).await?;
             let parsed = Reference::parse(reference)
                 .map_err(|error| Failure::invalid(crate::failure::chain(&error)))?;
             let resolved = if log_name.is_empty() {
@@ -151,7 +153,7 @@ impl Client for FrontendClient {
                 let resolve = context.resolve_image(&parsed, &platform, sessions);
                 context.online.during_job(self.bridge.job.id(), reference, resolve).await
             } else {
-                self.bridge.resolve_image(reference, Some(platform), log_name).await
+                self.bridge.look_up_image(reference, Some(platform), log_name).await
             };
             let resolved = match resolved {
                 Ok(resolved) => resolved,
@@ -244,6 +246,7 @@ impl Client for FrontendClient {
     async fn layers(&self, definition: &pb::Definition) -> Result<Vec<ImageLayer>, ClientError> {
         let work = async {
             let tree = self.snapshot(definition).await?.tree().await?;
+            let tree = Pieces::from(&tree);
             let packing = Packing {
                 compression: Compression::GZIP,
                 force: false,
@@ -251,17 +254,18 @@ impl Client for FrontendClient {
                 oci_types: true,
             };
             let packed = layers::pack(&self.bridge.context.store, &tree, packing).await?;
-            let layers = packed.into_iter().map(|layer| {
-                self.hold(layer.blob);
-                ImageLayer {
+            let mut layers = Vec::with_capacity(packed.len());
+            for layer in packed {
+                self.hold(layer.blob().await?);
+                layers.push(ImageLayer {
                     diff_id: layer.diff_id,
                     digest: layer.descriptor.digest,
                     size: layer.descriptor.size,
                     media_type: layer.descriptor.media_type,
                     origin: None,
-                }
-            });
-            Ok(layers.collect())
+                });
+            }
+            Ok(layers)
         };
         self.cancellable(work).await
     }
@@ -409,7 +413,7 @@ impl FrontendClient {
                 diff_id: layer.diff_id,
                 created: chrono::Utc::now(),
                 pulled: false,
-                blob,
+                content: Content::Here(blob),
             });
         }
         let repository = context.repository(&reference, self.bridge.sessions.clone());

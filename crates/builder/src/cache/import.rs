@@ -1,6 +1,6 @@
 //! Importing a cache: its records and where their layers are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -15,8 +15,10 @@ use cofferdam_session::Session;
 use cofferdam_solver::VertexLog;
 use futures::FutureExt;
 
-use super::config::{CacheConfig, MAX_RECORDS, MEDIA_TYPE};
+use super::config::{CacheConfig, CacheLayer, MAX_RECORDS, MEDIA_TYPE};
+use super::s3::{self, Bucket};
 use crate::context::Context;
+use crate::export::flag;
 use crate::failure::Failure;
 use crate::source::image::{RegistryBlobs, SessionBlobs};
 use crate::source::layers::{BlobSource, RemoteLayer, RemoteLayers};
@@ -36,12 +38,41 @@ pub(crate) struct ImportedCache {
 }
 
 /// What a client wants imported.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ImportRequest {
-    /// `registry` or `local`.
+    /// `registry`, `local` or `s3`.
     pub(crate) kind: String,
-    /// Its attributes.
-    pub(crate) attrs: std::collections::BTreeMap<String, String>,
+    /// Its attributes. Those of `s3` may hold keys: they are never shown.
+    pub(crate) attrs: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for ImportRequest {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} {:?}", self.kind, s3::shown(&self.attrs))
+    }
+}
+
+/// An attribute of a frontend as it may be shown and kept: `cache-imports` without what opens a bucket.
+pub(crate) fn shown_attr(key: &str, value: &str) -> String {
+    if key != "cache-imports" {
+        return value.to_owned();
+    }
+    // What cannot be read cannot be shown either.
+    let listed: Vec<ListedImport> = serde_json::from_str(value).unwrap_or_default();
+    let listed: Vec<ListedImport> = listed
+        .into_iter()
+        .map(|import| ListedImport { attrs: s3::shown(&import.attrs), ..import })
+        .collect();
+    serde_json::to_string(&listed).unwrap_or_default()
+}
+
+/// A cache as frontend attributes name it.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) struct ListedImport {
+    #[serde(rename = "Type")]
+    pub(super) kind: String,
+    #[serde(rename = "Attrs", default)]
+    pub(super) attrs: BTreeMap<String, String>,
 }
 
 impl ImportRequest {
@@ -50,7 +81,7 @@ impl ImportRequest {
         match self.attrs.get("ref") {
             Some(reference) => reference.clone(),
             None => {
-                let digest = Digest::of(format!("{:?}", self.attrs));
+                let digest = Digest::of(format!("{:?}", s3::shown(&self.attrs)));
                 format!("{}:{}", self.kind, &digest.hex()[..12])
             }
         }
@@ -82,6 +113,7 @@ impl ImportedCache {
         match request.kind.as_str() {
             "registry" => Self::from_registry(context, request, sessions).await,
             "local" => Self::from_client(context, request, sessions).await,
+            "s3" => Self::from_bucket(request).await,
             other => Err(Failure::invalid(format!("unknown cache importer: {other:?}"))),
         }
     }
@@ -96,7 +128,8 @@ impl ImportedCache {
             .get("ref")
             .ok_or_else(|| Failure::invalid("registry cache importer needs a ref"))?;
         let reference = Reference::parse(text).map_err(Failure::of)?;
-        let repository = context.repository(&reference, sessions.to_vec());
+        let insecure = flag(&request.attrs, "registry.insecure")?.unwrap_or(false);
+        let repository = context.repository_for_push(&reference, sessions.to_vec(), insecure)?;
         let fetched = repository.fetch(&reference.target()).await.map_err(Failure::of)?;
         let records = match fetched.document {
             Document::Manifest(manifest) if manifest.config.media_type == MEDIA_TYPE => {
@@ -117,6 +150,19 @@ impl ImportedCache {
         };
         let blobs = Arc::new(RegistryBlobs::new(repository));
         Ok(Self { records, blobs, name: text.clone() })
+    }
+
+    async fn from_bucket(request: &ImportRequest) -> Result<Self, Failure> {
+        let bucket = Bucket::new(&request.attrs)?;
+        let name = request.name();
+        let records = match bucket.config(MAX_CONFIG).await? {
+            Some(bytes) => {
+                let config = parse(&bytes)?;
+                records(&config, &described(&config))
+            }
+            None => Records::new(),
+        };
+        Ok(Self { records, blobs: Arc::new(bucket), name })
     }
 
     async fn from_client(
@@ -208,6 +254,15 @@ fn records(config: &CacheConfig, descriptors: &[Descriptor]) -> Records {
         }
     }
     found
+}
+
+/// Descriptors of a config's layers by what it says of them itself.
+fn described(config: &CacheConfig) -> Vec<Descriptor> {
+    let describe = |layer: &CacheLayer| {
+        let known = layer.annotations.as_ref()?;
+        Some(Descriptor::new(&known.media_type, layer.blob?, known.size))
+    };
+    config.layers.iter().filter_map(describe).collect()
 }
 
 /// An inline cache: records in the image's config, about the image's own layers.

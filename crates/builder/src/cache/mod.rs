@@ -5,13 +5,18 @@
 //! root of its own: its digest is the key, its result a chain of layers. An imported record is
 //! only ever found under a key computed here, and its layers are verified when they are fetched.
 
+mod client;
 mod config;
+mod document;
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod of_build;
+mod s3;
 
 use cofferdam_digest::Digest;
 use cofferdam_solver::VertexLog;
 
+pub(crate) use self::client::write_blob;
 use self::import::ImportedCache;
 use crate::context::Context;
 use crate::source::layers::RemoteLayers;

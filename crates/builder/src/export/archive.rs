@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use cofferdam_image::layout::{DockerImage, LayoutWriter};
 use cofferdam_image::{Descriptor, Index, Reference, media};
 use cofferdam_session::{ExportError, ExportTarget, Session};
@@ -15,6 +16,8 @@ use super::{Export, Kind, Output, Part, Response};
 use crate::blocking::blocking;
 use crate::failure::Failure;
 
+/// When an image was made, as descriptors say it.
+const CREATED: &str = "org.opencontainers.image.created";
 /// The client's content store for outputs that are not archives.
 const EXPORT_STORE: &str = "export";
 
@@ -26,9 +29,14 @@ pub(super) async fn export(
 ) -> Result<Response, Failure> {
     let image = image::make(export, output, parts).await?;
     let names = normalized(&image::names(export, output))?;
-    let response = image.response(&names)?;
+    let mut root = image.root()?.descriptor.clone();
+    let created = export.attributes.epoch.and_then(|epoch| DateTime::from_timestamp(epoch, 0));
+    let created = created.unwrap_or_else(Utc::now).to_rfc3339_opts(SecondsFormat::Secs, true);
+    root.annotations.entry(CREATED.to_owned()).or_insert(created);
+    let response = image.response(&names, &root)?;
+    export.record(&image, &root).await?;
     let session = session(export).await?;
-    let contents = Contents::new(&image, &names, export.attributes.kind)?;
+    let contents = Contents::new(&image, &names, root, export.attributes.kind).await?;
     if export.attributes.tar {
         let epoch = export.attributes.epoch;
         export.step("sending tarball", send(export, session, &response, contents, epoch)).await?;
@@ -67,30 +75,35 @@ struct Contents {
 }
 
 impl Contents {
-    fn new(image: &Image, names: &[String], kind: Kind) -> Result<Self, Failure> {
+    async fn new(
+        image: &Image,
+        names: &[String],
+        root: Descriptor,
+        kind: Kind,
+    ) -> Result<Self, Failure> {
         let mut documents = Vec::new();
         let mut blobs = Vec::new();
         for platform in &image.images {
-            for document in [&platform.manifest, &platform.config] {
-                documents.push((document.descriptor.clone(), document.bytes.clone()));
-            }
             for layer in &platform.layers {
-                blobs.push((layer.descriptor.clone(), layer.blob.clone()));
+                blobs.push((layer.descriptor.clone(), layer.blob().await?));
             }
         }
-        if let Some(index) = &image.index {
-            documents.push((index.descriptor.clone(), index.bytes.clone()));
+        for document in [image.manifests(), image.blobs()].concat() {
+            documents.push((document.descriptor.clone(), document.bytes.clone()));
         }
-        let root = &image.root()?.descriptor;
+        // An archive has each blob once.
+        let mut seen = std::collections::HashSet::new();
+        blobs.retain(|(descriptor, _): &(Descriptor, Blob)| seen.insert(descriptor.digest));
+        documents.retain(|(descriptor, _): &(Descriptor, Vec<u8>)| seen.insert(descriptor.digest));
         let mut entries = Vec::new();
         for name in names {
             let tag = Reference::parse(name).map_err(Failure::of)?.tag().map(str::to_owned);
             let mut entry = root.clone();
-            entry.annotations = image::name_annotations(name, tag.as_deref());
+            entry.annotations.extend(image::name_annotations(name, tag.as_deref()));
             entries.push(entry);
         }
         if entries.is_empty() {
-            entries.push(root.clone());
+            entries.push(root);
         }
         let docker = match (kind, image.images.first()) {
             (Kind::Docker, Some(platform)) => vec![DockerImage {
@@ -150,11 +163,11 @@ async fn send(
 async fn copy(session: &Arc<Session>, contents: Contents) -> Result<(), Failure> {
     for (descriptor, blob) in &contents.blobs {
         let mut file = blob.open().map_err(Failure::store)?;
-        crate::cache::export::write_blob(session, EXPORT_STORE, descriptor, &mut file).await?;
+        crate::cache::write_blob(session, EXPORT_STORE, descriptor, &mut file).await?;
     }
     for (descriptor, bytes) in &contents.documents {
         let mut reader = bytes.as_slice();
-        crate::cache::export::write_blob(session, EXPORT_STORE, descriptor, &mut reader).await?;
+        crate::cache::write_blob(session, EXPORT_STORE, descriptor, &mut reader).await?;
     }
     Ok(())
 }

@@ -1,43 +1,46 @@
 //! The `local` and `tar` exporters: plain files for the client.
 
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use cofferdam_image::layer::{TreeOptions, TreeWriter};
 use cofferdam_session::fsutil::{MapHook, MapResult, SendOptions, Source};
 use cofferdam_session::{ExportTarget, Session};
-use cofferdam_store::mount_tree;
 
 use super::archive::session;
+use super::beside::{self, Files, Visited};
 use super::{Export, Output, Part, Refs, Response};
 use crate::blocking::blocking;
 use crate::failure::Failure;
-use crate::rooted::Root;
 
 /// Whether each platform gets a directory of its own.
 fn is_split(export: &Export, output: &Output) -> bool {
-    export.attributes.platform_split.unwrap_or(matches!(output.refs, Refs::Map(_)))
+    export.attributes.platform_split.unwrap_or(is_map(output))
+}
+
+const fn is_map(output: &Output) -> bool {
+    matches!(output.refs, Refs::Map(_))
 }
 
 /// Directory of a platform in a split output.
 fn prefix(part: &Part, split: bool) -> String {
-    if !split {
-        return String::new();
-    }
-    let id = if part.id.is_empty() { part.platform.to_string() } else { part.id.clone() };
-    id.replace('/', "_")
+    if split { part.id.replace('/', "_") } else { String::new() }
 }
 
-async fn mounted(part: &Part) -> Result<OwnedFd, Failure> {
-    let tree = part.tree.clone();
-    blocking(move || {
-        let mount = Root::new(mount_tree(&tree, None).map_err(Failure::store)?);
-        // The mount itself can only be opened beneath, not read.
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
-        mount.open(".", flags, rustix::fs::Mode::empty()).map_err(Failure::store)
-    })
-    .await?
+/// The files of every part, with statements about them beside them.
+async fn trees(export: &Export, output: &Output, parts: &[Part]) -> Result<Vec<Files>, Failure> {
+    let split = is_split(export, output);
+    let platform_in_name = is_map(output) && !split;
+    let mut visited = Visited::default();
+    let mut all = Vec::with_capacity(parts.len());
+    for part in parts {
+        let files = beside::files(export, part, platform_in_name).await?;
+        if !split && parts.len() > 1 {
+            visited.add(&files, &part.id).await?;
+        }
+        all.push(files);
+    }
+    Ok(all)
 }
 
 /// Sends one tar with every platform's files.
@@ -47,10 +50,9 @@ pub(super) async fn export_tar(
     parts: &[Part],
 ) -> Result<Response, Failure> {
     let split = is_split(export, output);
-    let mut trees = Vec::with_capacity(parts.len());
-    for part in parts {
-        trees.push((mounted(part).await?, prefix(part, split)));
-    }
+    let files = trees(export, output, parts).await?;
+    let named = files.into_iter().zip(parts);
+    let trees: Vec<_> = named.map(|(files, part)| (files, prefix(part, split))).collect();
     let session = session(export).await?;
     let target = ExportTarget { exporter: export.index, ..ExportTarget::default() };
     let epoch = export.attributes.epoch;
@@ -64,7 +66,7 @@ pub(super) async fn export_tar(
             let out = std::io::BufWriter::with_capacity(1 << 20, writer);
             let mut tar = TreeWriter::new(out, &options);
             for (tree, prefix) in &trees {
-                tar.tree(tree.as_fd(), prefix).map_err(Failure::of)?;
+                tar.tree(tree.root(), prefix).map_err(Failure::of)?;
             }
             tar.finish().map_err(Failure::of)?.flush().map_err(Failure::of)
         })
@@ -86,32 +88,31 @@ pub(super) async fn export_local(
     parts: &[Part],
 ) -> Result<Response, Failure> {
     let split = is_split(export, output);
+    let trees = trees(export, output, parts).await?;
     let session = session(export).await?;
     if export.attributes.delete {
         // One stream with everything: the client deletes what is not in it.
-        let mut sources = Vec::with_capacity(parts.len());
-        for part in parts {
-            sources.push(source(part, split).await?);
-        }
+        let sources = trees.iter().zip(parts).map(|(files, part)| source(files, part, split));
+        let sources = sources.collect::<Result<_, _>>()?;
         let target =
             ExportTarget { exporter: export.index, multi_platform: true, ..Default::default() };
         send(export, &session, &target, sources, "copying files".to_owned()).await?;
         return Ok(Response::new());
     }
-    for part in parts {
+    for (files, part) in trees.iter().zip(parts) {
         let target = ExportTarget { exporter: export.index, ..ExportTarget::default() };
-        let name = match part.id.as_str() {
-            "" => "copying files".to_owned(),
-            id => format!("copying files {id}"),
+        let name = match split || is_map(output) {
+            true => format!("copying files {}", part.id),
+            false => "copying files".to_owned(),
         };
-        send(export, &session, &target, vec![source(part, split).await?], name).await?;
+        send(export, &session, &target, vec![source(files, part, split)?], name).await?;
     }
     Ok(Response::new())
 }
 
-async fn source(part: &Part, split: bool) -> Result<Source, Failure> {
+fn source(files: &Files, part: &Part, split: bool) -> Result<Source, Failure> {
     let under = Some(prefix(part, split)).filter(|prefix| !prefix.is_empty());
-    Ok(Source { root: mounted(part).await?, under })
+    Ok(Source { root: files.root().try_clone_to_owned().map_err(Failure::store)?, under })
 }
 
 async fn send(

@@ -1,15 +1,20 @@
-//! Packed layers of a tree: known ones are reused, others are packed while read once.
+//! Packed layers of a tree: known ones are reused, others are packed while read once, and those that
+//! are elsewhere stay there.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cofferdam_image::layer::{self, Compression, PackOptions};
+use cofferdam_image::registry::{BlobBody, FileBody};
 use cofferdam_image::{Descriptor, media};
-use cofferdam_store::{Blob, Layer, LayerBlob, Store, Tree};
-use futures::{StreamExt, TryStreamExt};
+use cofferdam_store::{Blob, Layer, LayerBlob, Store};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 
 use crate::blocking::blocking;
 use crate::failure::Failure;
+use crate::pieces::{Absent, Piece, Pieces};
 
 /// Layers packed at the same time; each one uses all processors for compression already, and
 /// two overlap one's reading with the other's end.
@@ -41,24 +46,117 @@ pub(crate) struct PackedLayer {
     pub(crate) created: chrono::DateTime<chrono::Utc>,
     /// Whether it came from a registry or a cache.
     pub(crate) pulled: bool,
-    /// The blob, pinned.
-    pub(crate) blob: Blob,
+    /// Where the bytes are.
+    pub(crate) content: Content,
+}
+
+/// Where the bytes of a packed layer are.
+#[derive(Clone)]
+pub(crate) enum Content {
+    /// In the store, pinned.
+    Here(Blob),
+    /// Where they came from: nobody needed them so far.
+    There(Arc<Absent>),
+}
+
+impl PackedLayer {
+    /// The blob, fetched when it is not here.
+    pub(crate) async fn blob(&self) -> Result<Blob, Failure> {
+        match &self.content {
+            Content::Here(blob) => Ok(blob.clone()),
+            Content::There(absent) => absent.blob().await,
+        }
+    }
+
+    /// The bytes for an upload. What is elsewhere goes straight from there to where it is wanted;
+    /// the receiver checks its digest.
+    pub(crate) fn body(&self) -> Result<Box<dyn BlobBody>, Failure> {
+        match &self.content {
+            Content::Here(blob) => {
+                Ok(Box::new(FileBody::new(blob.open().map_err(Failure::store)?)))
+            }
+            Content::There(absent) => Ok(Box::new(Through(Arc::clone(absent)))),
+        }
+    }
+
+    /// The path of a repository of the registry `domain` that has the blob.
+    pub(crate) fn neighbour(&self, domain: &str) -> Option<String> {
+        let Content::There(absent) = &self.content else { return None };
+        let place = absent.place().filter(|place| place.domain() == domain)?;
+        Some(place.path().to_owned())
+    }
+}
+
+/// A blob that passes through.
+struct Through(Arc<Absent>);
+
+impl BlobBody for Through {
+    fn open(&self, offset: u64, length: u64) -> BoxStream<'static, std::io::Result<Bytes>> {
+        let absent = Arc::clone(&self.0);
+        let opened = async move { absent.stream(offset).await };
+        let bytes = opened.try_flatten_stream().map_err(std::io::Error::other);
+        limited(bytes.boxed(), length)
+    }
+}
+
+/// The first `length` bytes.
+fn limited(
+    stream: BoxStream<'static, std::io::Result<Bytes>>,
+    length: u64,
+) -> BoxStream<'static, std::io::Result<Bytes>> {
+    futures::stream::try_unfold((stream, length), |(mut stream, left)| async move {
+        if left == 0 {
+            return Ok(None);
+        }
+        let Some(chunk) = stream.try_next().await? else { return Ok(None) };
+        let chunk = chunk.slice(..chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+        let left = left - chunk.len() as u64;
+        Ok(Some((chunk, (stream, left))))
+    })
+    .boxed()
 }
 
 /// Packs every layer of `tree`, bottom first.
 pub(crate) async fn pack(
     store: &Arc<Store>,
-    tree: &Tree,
+    tree: &Pieces,
     packing: Packing,
 ) -> Result<Vec<PackedLayer>, Failure> {
-    futures::stream::iter(tree.layers().to_vec())
-        .map(|layer| {
+    let pieces: Vec<Piece> = tree.iter().cloned().collect();
+    futures::stream::iter(pieces)
+        .map(|piece| {
             let store = Arc::clone(store);
-            async move { blocking(move || pack_layer(&store, &layer, packing)).await? }
+            async move {
+                let layer = match piece {
+                    Piece::Here(layer) => layer,
+                    Piece::There(absent) => match described(&store, &absent, packing) {
+                        Some(packed) => return Ok(packed),
+                        None => absent.layer().await?,
+                    },
+                };
+                blocking(move || pack_layer(&store, &layer, packing)).await?
+            }
         })
         .buffered(PARALLEL)
         .try_collect()
         .await
+}
+
+/// A layer that is elsewhere, as it is there, when that is the form that is wanted.
+fn described(store: &Store, absent: &Arc<Absent>, packing: Packing) -> Option<PackedLayer> {
+    let remote = &absent.remote;
+    let media_type = remote.descriptor.media_type.as_str();
+    let wanted = [true, false].map(|oci| packing.compression.media_type(oci));
+    if packing.force && !wanted.contains(&media_type) {
+        return None;
+    }
+    let converted = media::converted(media_type, packing.oci_types);
+    let descriptor = Descriptor::new(converted, remote.descriptor.digest, remote.descriptor.size);
+    let blob = store.blob(&descriptor.digest);
+    let content = blob.map_or_else(|| Content::There(Arc::clone(absent)), Content::Here);
+    // A time that does not depend on when somebody asked.
+    let created = remote.created.unwrap_or(chrono::DateTime::UNIX_EPOCH);
+    Some(PackedLayer { descriptor, diff_id: remote.diff_id, created, pulled: true, content })
 }
 
 fn pack_layer(store: &Arc<Store>, layer: &Layer, packing: Packing) -> Result<PackedLayer, Failure> {
@@ -78,7 +176,8 @@ fn pack_layer(store: &Arc<Store>, layer: &Layer, packing: Packing) -> Result<Pac
     let media_type = media::converted(&known.media_type, packing.oci_types);
     let mut descriptor = Descriptor::new(media_type, known.digest, known.size);
     descriptor.annotations = known.annotations;
-    Ok(PackedLayer { descriptor, diff_id: known.diff_id, created: info.created_at, pulled, blob })
+    let (diff_id, content) = (known.diff_id, Content::Here(blob));
+    Ok(PackedLayer { descriptor, diff_id, created: info.created_at, pulled, content })
 }
 
 fn has_compression(known: &LayerBlob, compression: Compression) -> bool {

@@ -5,8 +5,7 @@
 
 use bytes::Bytes;
 use cofferdam_image::Reference;
-use cofferdam_image::registry::{FileBody, Repository};
-use cofferdam_store::Blob;
+use cofferdam_image::registry::Repository;
 use futures::{StreamExt, TryStreamExt};
 
 use super::image::{self, Document, Image};
@@ -24,7 +23,15 @@ pub(super) async fn export(
     parts: &[Part],
 ) -> Result<Response, Failure> {
     let image = image::make(export, output, parts).await?;
-    let names = image::names(export, output);
+    let root = &image.root()?.descriptor;
+    let mut names = image::names(export, output);
+    let attributes = &export.attributes;
+    if !(attributes.dangling_prefix.is_empty()
+        || attributes.dangling_empty_only && !names.is_empty())
+    {
+        names.push(format!("{}@{}", attributes.dangling_prefix, root.digest));
+    }
+    export.record(&image, root).await?;
     if export.attributes.push && names.is_empty() {
         return Err(Failure::invalid("pushing an image needs a name: use name=…"));
     }
@@ -35,7 +42,7 @@ pub(super) async fn export(
             push(export, &image, &reference).await?;
         }
     }
-    image.response(&names)
+    image.response(&names, root)
 }
 
 async fn push(export: &Export, image: &Image, reference: &Reference) -> Result<(), Failure> {
@@ -52,6 +59,9 @@ async fn push(export: &Export, image: &Image, reference: &Reference) -> Result<(
         if image.index.is_some() {
             for platform in &image.images {
                 put(&repository, &platform.manifest, None).await?;
+            }
+            for attested in &image.attested {
+                put(&repository, &attested.manifest, None).await?;
             }
         }
         let tag = reference.tag().filter(|_| !export.attributes.push_by_digest);
@@ -83,9 +93,10 @@ pub(crate) async fn push_blobs_of(
         layers.iter().filter(|layer| seen.insert(layer.descriptor.digest)).cloned().collect();
     futures::stream::iter(unique)
         .map(|layer| async move {
-            let body = body(&layer.blob)?;
-            repository.push_blob(&layer.descriptor, &body, None).await.map_err(Failure::of)?;
-            Ok::<_, Failure>(())
+            let body = layer.body()?;
+            let from = layer.neighbour(repository.name().domain());
+            let pushed = repository.push_blob(&layer.descriptor, &*body, from.as_deref()).await;
+            pushed.map(|_| ()).map_err(Failure::of)
         })
         .buffer_unordered(PARALLEL_PUSHES)
         .try_collect()
@@ -95,13 +106,11 @@ pub(crate) async fn push_blobs_of(
 async fn push_blobs(repository: &Repository, image: &Image) -> Result<(), Failure> {
     for platform in &image.images {
         push_blobs_of(repository, &platform.layers).await?;
-        push_bytes(repository, &platform.config).await?;
+    }
+    for document in image.blobs() {
+        push_bytes(repository, document).await?;
     }
     Ok(())
-}
-
-fn body(blob: &Blob) -> Result<FileBody, Failure> {
-    Ok(FileBody::new(blob.open().map_err(Failure::store)?))
 }
 
 async fn push_bytes(repository: &Repository, document: &Document) -> Result<(), Failure> {

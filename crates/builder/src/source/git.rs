@@ -106,7 +106,23 @@ pub(crate) async fn key(
         digester.field(&remote.url);
         digester.field(&remote.reference);
     }
-    Ok(SourceKey { digest: digester.finish(), volatile: false })
+    Ok(SourceKey {
+        digest: digester.finish(),
+        volatile: false,
+        pin: Some(commit.as_str().into()),
+    })
+}
+
+/// The reference that is meant and the commit it names.
+pub(crate) async fn describe(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    identifier: &str,
+    step: &Step,
+) -> Result<(String, String), Failure> {
+    let remote = parse(op, identifier)?;
+    let commit = cancellable(step, commit_of(context, op, &remote, step)).await?;
+    Ok((remote.reference, commit))
 }
 
 /// The commit a reference names now.

@@ -11,15 +11,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cofferdam_digest::{Digest, Digester};
+use cofferdam_image::archive;
 use cofferdam_session::Session;
 use cofferdam_solver::{Status, Step};
-use cofferdam_store::{Blob, Tree};
+use cofferdam_store::{Blob, BlobWriter, Tree};
 use cofferdam_wire::pb;
+use flate2::write::GzDecoder;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use rustix::fs::{Mode, OFlags};
 
-use super::http_cache::{self, Remembered};
+use super::http_cache::{self, Place, Remembered};
+use super::http_request::{Answer, ask};
 use super::{SourceKey, cancellable};
 use crate::blocking::blocking;
 use crate::context::Context;
@@ -47,7 +50,8 @@ struct Download {
 /// TLS could not be set up.
 pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
-        .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION")))
+        // Servers tell builders by BuildKit's name.
+        .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION"), " (like buildkit/v0.32)"))
         .read_timeout(READ_TIMEOUT)
         .connect_timeout(Duration::from_secs(15))
         .redirect(reqwest::redirect::Policy::limited(10))
@@ -68,9 +72,19 @@ pub(crate) async fn key(
     url: &str,
     step: &Step,
 ) -> Result<SourceKey, Failure> {
-    let download = cancellable(step, download(context, op, url, step)).await?;
+    let place = Place::of(op, url);
     let mut digester = Digester::new();
     digester.field("http");
+    let parsed = parse(url)?;
+    if let Some(expected) = checksum(op)? {
+        // Nothing else can come of it, so nothing has to be asked.
+        digester.field("pinned");
+        digester.field(expected.to_string());
+        digester.field(place.digest().as_bytes());
+        let pin = Some(expected.to_string().into());
+        return Ok(SourceKey { digest: digester.finish(), volatile: false, pin });
+    }
+    let download = cancellable(step, download(context, op, &parsed, &place, step)).await?;
     digester.field(download.blob.digest().to_string());
     digester.field(file_name(op, &download));
     digester.field(download.modified.unwrap_or(0).to_le_bytes());
@@ -78,8 +92,21 @@ pub(crate) async fn key(
         digester.field(op.attrs.get(key).map_or("", String::as_str));
     }
     // The file is made after the key was looked up; until then the blob must not be collected.
-    context.downloads.keep(url, download.blob, download.modified, download.name);
-    Ok(SourceKey { digest: digester.finish(), volatile: false })
+    let pin = download.blob.digest().to_string();
+    context.downloads.keep(&place.key(), download.blob, download.modified, download.name);
+    Ok(SourceKey { digest: digester.finish(), volatile: false, pin: Some(pin.into()) })
+}
+
+/// What a download is called, holds and when it changed.
+pub(crate) async fn describe(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    url: &str,
+    step: &Step,
+) -> Result<(String, Digest, Option<i64>), Failure> {
+    let place = Place::of(op, url);
+    let found = cancellable(step, download(context, op, &parse(url)?, &place, step)).await?;
+    Ok((file_name(op, &found), found.blob.digest(), found.modified))
 }
 
 /// The downloaded file in a directory of its own.
@@ -89,9 +116,10 @@ pub(crate) async fn snapshot(
     url: &str,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
-    let download = match context.downloads.take(url) {
+    let place = Place::of(op, url);
+    let download = match context.downloads.take(&place.key()) {
         Some((blob, modified, name)) => Download { blob, name, modified },
-        None => cancellable(step, download(context, op, url, step)).await?,
+        None => cancellable(step, download(context, op, &parse(url)?, &place, step)).await?,
     };
     let number = |key: &str| op.attrs.get(key).and_then(|text| text.parse::<u32>().ok());
     let (uid, gid) = (number("http.uid").unwrap_or(0), number("http.gid").unwrap_or(0));
@@ -112,7 +140,7 @@ pub(crate) async fn snapshot(
         let workspace = Workspace::new(&store, Tree::scratch(), &description)?;
         let maker = Maker { owner: Some(owner), root: owner };
         let mut content = download.blob.open().map_err(Failure::store)?;
-        let time = download.modified.map_or(-1, |seconds| seconds.saturating_mul(1_000_000_000));
+        let time = download.modified.unwrap_or(0).saturating_mul(1_000_000_000);
         mkfile_from(workspace.root(), &name, &mut content, mode, time, maker)
             .map_err(Failure::of)?;
         workspace.commit().map(Snapshot::committed)
@@ -133,45 +161,60 @@ pub(crate) fn redacted(url: &str) -> String {
     }
 }
 
+/// When the newest entry of a downloaded archive changed; `None` for what is no archive.
+pub(super) async fn newest(files: &Snapshot) -> Result<Option<i64>, Failure> {
+    let view = files.view().await?;
+    let read = move || -> std::io::Result<Option<i64>> {
+        // A download is one file in a directory of its own.
+        let names = view.directory("/")?.names()?;
+        let Some(name) = names.first().and_then(|name| name.to_str()) else { return Ok(None) };
+        let file = view.open(name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+        archive::newest(std::fs::File::from(file))
+    };
+    blocking(read).await?.map_err(Failure::store)
+}
+
+fn parse(url: &str) -> Result<url::Url, Failure> {
+    url::Url::parse(url)
+        .map_err(|error| Failure::invalid(format!("invalid URL {}: {error}", redacted(url))))
+}
+
+/// What the content has to be.
+fn checksum(op: &pb::SourceOp) -> Result<Option<Digest>, Failure> {
+    let text = op.attrs.get("http.checksum").filter(|text| !text.is_empty());
+    text.map(|text| Digest::parse(text).map_err(Failure::of)).transpose()
+}
+
 async fn download(
     context: &Arc<Context>,
     op: &pb::SourceOp,
-    url: &str,
+    url: &url::Url,
+    place: &Place,
     step: &Step,
 ) -> Result<Download, Failure> {
-    let parsed = url::Url::parse(url)
-        .map_err(|error| Failure::invalid(format!("invalid URL {}: {error}", redacted(url))))?;
-    let expected = match op.attrs.get("http.checksum") {
-        Some(text) => Some(Digest::parse(text).map_err(Failure::of)?),
-        None => None,
-    };
-    let status = Status::begin(redacted(url), "downloading");
-    let download = if parsed.host_str() == Some(SESSION_HOST) {
-        let body = upload(context, &parsed, step).await?;
-        let blob = save(context, body, &status, 0, step).await?;
+    let expected = checksum(op)?;
+    let status = Status::begin(redacted(url.as_str()), "downloading");
+    let download = if url.host_str() == Some(SESSION_HOST) {
+        let body = upload(context, url, step).await?;
+        let blob = save(context, body, false, &status, 0, step).await?;
         Download { blob, name: "download".to_owned(), modified: None }
     } else {
-        let known = http_cache::recall(context, url).await;
-        match request(context, op, &parsed, known, step).await? {
+        let known = http_cache::recall(context, place).await;
+        match ask(context, op, url, known, step).await? {
             Answer::Unchanged(known, blob) => {
                 Download { blob, name: known.name, modified: known.modified }
             }
-            Answer::New(response) => new_download(context, url, response, &status, step).await?,
+            Answer::New(response) => new_download(context, place, response, &status, step).await?,
         }
     };
     let found = download.blob.digest();
     if let Some(expected) = expected.filter(|expected| *expected != found) {
-        return Err(Failure::unknown(format!("digest mismatch {found}: {expected}")));
+        return Err(Failure::unknown(format!(
+            "digest mismatch for {}: {found} (expected: {expected})",
+            redacted(url.as_str())
+        )));
     }
     Ok(download)
-}
-
-/// What a server says.
-enum Answer {
-    /// What is remembered is current.
-    Unchanged(Remembered, Blob),
-    /// A file follows.
-    New(reqwest::Response),
 }
 
 type Body = BoxStream<'static, Result<Bytes, Failure>>;
@@ -187,82 +230,9 @@ async fn upload(context: &Arc<Context>, url: &url::Url, step: &Step) -> Result<B
     Ok(stream.map_err(Failure::of).boxed())
 }
 
-async fn request(
-    context: &Arc<Context>,
-    op: &pb::SourceOp,
-    url: &url::Url,
-    known: Option<(Remembered, Blob)>,
-    step: &Step,
-) -> Result<Answer, Failure> {
-    let mut request = context.http.get(url.clone());
-    if let Some(value) = authorization(context, op, url, step).await? {
-        request = request.header(AUTHORIZATION, value);
-    }
-    if let Some((known, _)) = &known {
-        if let Some(etag) = &known.etag {
-            request = request.header("if-none-match", etag);
-        }
-        if let Some(time) = &known.last_modified {
-            request = request.header("if-modified-since", time);
-        }
-    }
-    for (key, value) in &op.attrs {
-        if let Some(name) = key.strip_prefix("http.header.") {
-            request = request.header(name, value);
-        }
-    }
-    // The error of a request names the whole URL, which may hold a token.
-    let response = request
-        .send()
-        .await
-        .map_err(|error| Failure::of(error.without_url()).during(&redacted(url.as_str())))?;
-    if let (304, Some((known, blob))) = (response.status().as_u16(), known) {
-        return Ok(Answer::Unchanged(known, blob));
-    }
-    if !response.status().is_success() {
-        return Err(Failure::unknown(format!(
-            "invalid response status {} for {}",
-            response.status().as_u16(),
-            redacted(url.as_str())
-        )));
-    }
-    Ok(Answer::New(response))
-}
-
-/// What proves to the server that the client may download: the secret the graph names, which has to
-/// be there then, or one that is named after the host. Redirects to other hosts do not get it.
-async fn authorization(
-    context: &Arc<Context>,
-    op: &pb::SourceOp,
-    url: &url::Url,
-    step: &Step,
-) -> Result<Option<HeaderValue>, Failure> {
-    let secret = |id: String, prefix: &'static str| async move {
-        let mut value = prefix.as_bytes().to_vec();
-        value.extend_from_slice(context.secret(step, &id).await?.trim_ascii());
-        let mut header = HeaderValue::from_bytes(&value)
-            .map_err(|_| Failure::invalid(format!("secret {id} cannot be sent as a header")))?;
-        header.set_sensitive(true);
-        Ok::<_, Failure>(header)
-    };
-    if let Some(id) = op.attrs.get("http.authheadersecret").filter(|id| !id.is_empty()) {
-        let header = secret(id.clone(), "").await.map_err(|failure| {
-            failure.during(&format!("failed to retrieve HTTP auth secret {id}"))
-        })?;
-        return Ok(Some(header));
-    }
-    let Some(host) = url.host_str() else { return Ok(None) };
-    for (name, prefix) in [("HTTP_AUTH_HEADER_", ""), ("HTTP_AUTH_TOKEN_", "Bearer ")] {
-        if let Ok(header) = secret(format!("{name}{host}"), prefix).await {
-            return Ok(Some(header));
-        }
-    }
-    Ok(None)
-}
-
 async fn new_download(
     context: &Arc<Context>,
-    url: &str,
+    place: &Place,
     response: reqwest::Response,
     status: &Status,
     step: &Step,
@@ -277,11 +247,12 @@ async fn new_download(
         .or_else(|| base_name(response.url()))
         .unwrap_or_else(|| "download".to_owned());
     let total = response.content_length().unwrap_or(0);
+    let packed = header("content-encoding").is_some_and(|with| with.eq_ignore_ascii_case("gzip"));
     let body = response.bytes_stream().map_err(|error| Failure::of(error.without_url())).boxed();
-    let blob = save(context, body, status, total, step).await?;
+    let blob = save(context, body, packed, status, total, step).await?;
     let remembered =
         Remembered { etag, last_modified, digest: blob.digest(), name: name.clone(), modified };
-    http_cache::remember(context, url, &remembered).await;
+    http_cache::remember(context, place, &remembered).await;
     Ok(Download { blob, name, modified })
 }
 
@@ -315,30 +286,78 @@ fn plain_name(name: &str) -> Option<String> {
     plain.then(|| name.to_owned())
 }
 
+/// Keeps what a server sends. `packed` says that it was compressed for the way.
 async fn save(
     context: &Arc<Context>,
     mut stream: Body,
+    packed: bool,
     status: &Status,
     total: u64,
     step: &Step,
 ) -> Result<Blob, Failure> {
     let store = Arc::clone(&context.store);
-    let mut writer = blocking(move || store.blob_writer(None)).await?.map_err(Failure::store)?;
+    let writer = blocking(move || store.blob_writer(None)).await?.map_err(Failure::store)?;
+    let mut sink = Sink::new(writer, packed);
     let total = i64::try_from(total).unwrap_or(0);
-    let mut received = 0_u64;
+    let mut received = 0_i64;
     while let Some(chunk) = stream.try_next().await? {
-        received += chunk.len() as u64;
-        if received > MAX_BYTES {
-            return Err(Failure::invalid(format!("download is larger than {MAX_BYTES} bytes")));
-        }
-        writer = blocking(move || writer.write_all(&chunk).map(|()| writer))
+        received = received.saturating_add(i64::try_from(chunk.len()).unwrap_or(i64::MAX));
+        sink = blocking(move || sink.write_all(&chunk).map(|()| sink))
             .await?
             .map_err(Failure::store)?;
-        step.progress.status(status.clone().at(i64::try_from(received).unwrap_or(0), total));
+        step.progress.status(status.clone().at(received, total));
     }
-    let blob = blocking(move || writer.commit()).await?.map_err(Failure::store)?;
-    step.progress.status(status.clone().at(i64::try_from(received).unwrap_or(0), total).done());
+    let blob = blocking(move || sink.finish()).await?.map_err(Failure::store)?;
+    step.progress.status(status.clone().at(received, total).done());
     Ok(blob)
+}
+
+/// A blob in the making, of which at most [`MAX_BYTES`] are kept however little was sent.
+enum Sink {
+    Plain(Bounded),
+    Packed(GzDecoder<Bounded>),
+}
+
+struct Bounded {
+    writer: BlobWriter,
+    left: u64,
+}
+
+impl Sink {
+    fn new(writer: BlobWriter, packed: bool) -> Self {
+        let bounded = Bounded { writer, left: MAX_BYTES };
+        if packed { Self::Packed(GzDecoder::new(bounded)) } else { Self::Plain(bounded) }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Plain(bounded) => bounded.write_all(bytes),
+            Self::Packed(decoder) => decoder.write_all(bytes),
+        }
+    }
+
+    fn finish(self) -> std::io::Result<Blob> {
+        let bounded = match self {
+            Self::Plain(bounded) => bounded,
+            Self::Packed(decoder) => decoder.finish()?,
+        };
+        bounded.writer.commit().map_err(std::io::Error::other)
+    }
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        let left = self.left.checked_sub(written as u64).ok_or_else(|| {
+            std::io::Error::other(format!("download is larger than {MAX_BYTES} bytes"))
+        })?;
+        self.left = left;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.writer.flush()
+    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use cofferdam_digest::Digest;
+use cofferdam_digest::{Digest, Digester};
 use cofferdam_store::{Blob, Document};
+use cofferdam_wire::pb;
 use serde::{Deserialize, Serialize};
 
 use crate::blocking::blocking;
@@ -28,14 +29,43 @@ pub(super) struct Remembered {
     pub(super) modified: Option<i64>,
 }
 
-fn key(url: &str) -> String {
-    Digest::of(url).hex()
+/// A download as an op asks for it. What is remembered of it serves the same request only: a server may
+/// answer by what it is told.
+pub(crate) struct Place(Digest);
+
+impl Place {
+    /// What `op` asks of `url`.
+    pub(crate) fn of(op: &pb::SourceOp, url: &str) -> Self {
+        let mut digester = Digester::new();
+        digester.field(url);
+        let mut attrs: Vec<_> = op
+            .attrs
+            .iter()
+            .filter(|(key, _)| key.starts_with("http.") && *key != "http.checksum")
+            .collect();
+        attrs.sort();
+        for (key, value) in attrs {
+            digester.field(key);
+            digester.field(value);
+        }
+        Self(digester.finish())
+    }
+
+    /// Names the request.
+    pub(super) const fn digest(&self) -> &Digest {
+        &self.0
+    }
+
+    /// The name as a key.
+    pub(super) fn key(&self) -> String {
+        self.0.hex()
+    }
 }
 
-/// What is known of `url`, with its content, which must still be here.
-pub(super) async fn recall(context: &Arc<Context>, url: &str) -> Option<(Remembered, Blob)> {
+/// What is known of a download, with its content, which must still be here.
+pub(super) async fn recall(context: &Arc<Context>, place: &Place) -> Option<(Remembered, Blob)> {
     let store = Arc::clone(&context.store);
-    let key = key(url);
+    let key = place.key();
     let document = blocking(move || store.document(DOCUMENTS, &key)).await.ok()?.ok()??;
     let remembered: Remembered = serde_json::from_slice(&document.bytes).ok()?;
     let blob = context.store.blob(&remembered.digest)?;
@@ -43,12 +73,12 @@ pub(super) async fn recall(context: &Arc<Context>, url: &str) -> Option<(Remembe
 }
 
 /// Remembers a download. Failing costs a repeated download and nothing else.
-pub(super) async fn remember(context: &Arc<Context>, url: &str, remembered: &Remembered) {
+pub(super) async fn remember(context: &Arc<Context>, place: &Place, remembered: &Remembered) {
     if remembered.etag.is_none() && remembered.last_modified.is_none() {
         return;
     }
     let Ok(bytes) = serde_json::to_vec(remembered) else { return };
-    let document = Document { key: key(url), bytes, blobs: Vec::new() };
+    let document = Document { key: place.key(), bytes, blobs: Vec::new() };
     let store = Arc::clone(&context.store);
     if let Ok(Err(error)) = blocking(move || store.put_document(DOCUMENTS, &document)).await {
         tracing::debug!(%error, "a download could not be remembered");

@@ -72,6 +72,10 @@ impl BlobSource for RegistryBlobs {
     ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
         Ok(self.0.blob(descriptor, offset).map_err(Failure::of).boxed())
     }
+
+    fn place(&self, _: &Descriptor) -> Option<Reference> {
+        Some(self.0.name().clone())
+    }
 }
 
 /// Blobs of a content store that the client serves.
@@ -295,7 +299,8 @@ pub(crate) async fn key(
 ) -> Result<SourceKey, Failure> {
     let (_, resolved) = resolve(context, vertex, op, reference, step).await?;
     let limit = op.attrs.get("image.layerlimit").map_or("", String::as_str);
-    Ok(SourceKey::stable(&["image", &resolved.digest.to_string(), limit]))
+    let key = SourceKey::stable(&["image", &resolved.digest.to_string(), limit]);
+    Ok(key.pinned(&resolved.root.to_string()))
 }
 
 /// The image's layers, not yet fetched.
@@ -350,11 +355,7 @@ fn layers(
             .ok_or_else(|| Failure::invalid(format!("invalid layer limit {limit}")))?;
         layers.truncate(limit);
     }
-    if layers.is_empty() {
-        return Ok(Snapshot::scratch());
-    }
-    let remote = RemoteLayers::new(context, blobs, layers, name, log);
-    Ok(Snapshot::remote(Arc::new(remote)))
+    Ok(RemoteLayers::new(context, blobs, layers, name, log).into())
 }
 
 /// What names an image in a layout: its digest, which such a reference must have.
@@ -363,7 +364,8 @@ pub(crate) fn layout_key(op: &pb::SourceOp, reference: &str) -> Result<SourceKey
         Failure::invalid(format!("oci-layout reference {reference:?} has no digest"))
     })?;
     let limit = op.attrs.get("oci.layerlimit").map_or("", String::as_str);
-    Ok(SourceKey::stable(&["image", &digest.to_string(), limit]))
+    let digest = digest.to_string();
+    Ok(SourceKey::stable(&["image", &digest, limit]).pinned(&digest))
 }
 
 /// An image in the client's own layout.

@@ -12,23 +12,25 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cofferdam_digest::Digest;
 use cofferdam_image::layer::{self, ApplyOptions};
-use cofferdam_image::{Descriptor, chain_ids};
+use cofferdam_image::{Descriptor, Reference, chain_ids};
 use cofferdam_solver::{Status, VertexLog};
-use cofferdam_store::{Blob, BlobWriter, Layer, LayerBlob, RecordType, Store, Tree};
+use cofferdam_store::{Blob, BlobWriter, Layer, LayerBlob, RecordType, Store};
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::online::Online;
-use crate::snapshot::{RemoteTree, Snapshot};
+use crate::pieces::{Absent, Piece, Pieces};
+use crate::snapshot::Snapshot;
 use crate::turns::Turns;
 
-/// Layers of one image that are fetched at once; registries limit connections per client.
-const PARALLEL_FETCHES: usize = 4;
 /// How often progress of one download is reported, in bytes.
 const REPORT_EVERY: u64 = 4 << 20;
+
+/// The bytes of a blob.
+pub(crate) type BlobStream = BoxStream<'static, Result<Bytes, Failure>>;
 
 /// Where blobs come from.
 #[async_trait]
@@ -38,7 +40,13 @@ pub(crate) trait BlobSource: Send + Sync {
         &self,
         descriptor: &Descriptor,
         offset: u64,
-    ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure>;
+    ) -> Result<BlobStream, Failure>;
+
+    /// The repository of a registry that has a blob, when it comes from one.
+    fn place(&self, descriptor: &Descriptor) -> Option<Reference> {
+        let _ = descriptor;
+        None
+    }
 }
 
 /// The layers of one tree, bottom first.
@@ -77,18 +85,65 @@ impl RemoteLayers {
         Self { store, fetches, online, blobs, layers, name, log }
     }
 
-    /// All layers, when every one is on this disk.
-    pub(crate) fn present(&self) -> Option<Tree> {
-        let layers: Option<Vec<Layer>> =
-            self.chain().iter().map(|id| self.store.layer_by_chain_id(id)).collect();
-        layers.map(Tree::new)
+    /// The layers as far as they are on this disk, and descriptions of the others.
+    pub(crate) fn pieces(self: &Arc<Self>) -> Pieces {
+        let piece = |(remote, chain_id): (&RemoteLayer, Digest)| {
+            match self.store.layer_by_chain_id(&chain_id) {
+                Some(layer) => Piece::Here(layer),
+                None => Piece::There(Arc::new(Absent::new(
+                    remote.clone(),
+                    chain_id,
+                    Arc::clone(self),
+                ))),
+            }
+        };
+        Pieces::new(self.layers.iter().zip(self.chain()).map(piece).collect())
     }
 
     fn chain(&self) -> Vec<Digest> {
         chain_ids(&self.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>())
     }
 
-    async fn layer(&self, remote: &RemoteLayer, chain_id: Digest) -> Result<Layer, Failure> {
+    /// Reports that fetching began.
+    pub(crate) fn started(&self) {
+        self.log.start();
+    }
+
+    /// Reports that fetching ended.
+    pub(crate) fn ended(&self, failure: Option<&Failure>) {
+        match failure {
+            Some(failure) => self.log.fail(failure.message()),
+            None => self.log.complete(),
+        }
+    }
+
+    /// The repository that has a layer.
+    pub(crate) fn place(&self, remote: &RemoteLayer) -> Option<Reference> {
+        self.blobs.place(&remote.descriptor)
+    }
+
+    /// A packed layer as it comes: unverified and not kept.
+    pub(crate) async fn stream(
+        &self,
+        remote: &RemoteLayer,
+        offset: u64,
+    ) -> Result<BlobStream, Failure> {
+        self.blobs.open(&remote.descriptor, offset).await
+    }
+
+    /// A packed layer, fetched when it is not here.
+    pub(crate) async fn blob(&self, remote: &RemoteLayer) -> Result<Blob, Failure> {
+        let _turn = self.fetches.take(remote.descriptor.digest).await;
+        let fetch = fetch(&self.store, &*self.blobs, &remote.descriptor, &self.log);
+        self.online.during(&self.log, &self.name, fetch).await
+    }
+
+    /// A layer, fetched and unpacked when it is not here.
+    pub(crate) async fn layer(
+        &self,
+        remote: &RemoteLayer,
+        chain_id: Digest,
+    ) -> Result<Layer, Failure> {
         // By blob: the same one may be part of two chains.
         let _turn = self.fetches.take(remote.descriptor.digest).await;
         let RemoteLayer { descriptor, diff_id, created } = remote.clone();
@@ -118,38 +173,9 @@ impl RemoteLayers {
     }
 }
 
-#[async_trait]
-impl RemoteTree for RemoteLayers {
-    async fn fetch(&self) -> Result<Tree, Failure> {
-        if let Some(tree) = self.present() {
-            return Ok(tree);
-        }
-        let chain = self.chain();
-        self.log.start();
-        let mut work = Vec::with_capacity(chain.len());
-        for (remote, chain_id) in self.layers.iter().zip(chain) {
-            work.push(self.layer(remote, chain_id).boxed());
-        }
-        let result = futures::stream::iter(work)
-            .buffered(PARALLEL_FETCHES)
-            .try_collect::<Vec<Layer>>()
-            .await;
-        match result {
-            Ok(layers) => {
-                self.log.complete();
-                Ok(Tree::new(layers))
-            }
-            Err(failure) => {
-                self.log.fail(failure.message());
-                Err(failure)
-            }
-        }
-    }
-}
-
 impl From<RemoteLayers> for Snapshot {
     fn from(layers: RemoteLayers) -> Self {
-        if layers.layers.is_empty() { Self::scratch() } else { Self::remote(Arc::new(layers)) }
+        Self::joined(Arc::new(layers).pieces())
     }
 }
 

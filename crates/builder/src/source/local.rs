@@ -33,7 +33,7 @@ pub(crate) fn key(op: &pb::SourceOp, name: &str) -> Result<SourceKey, Failure> {
         digester.field(key);
         digester.field(value);
     }
-    Ok(SourceKey { digest: digester.finish(), volatile: true })
+    Ok(SourceKey { digest: digester.finish(), volatile: true, pin: None })
 }
 
 fn list(op: &pb::SourceOp, key: &str) -> Result<Vec<String>, Failure> {

@@ -7,6 +7,7 @@
 pub(crate) mod git;
 pub(crate) mod http;
 mod http_cache;
+mod http_request;
 pub(crate) mod image;
 pub(crate) mod layers;
 pub(crate) mod local;
@@ -18,6 +19,7 @@ use cofferdam_digest::Digest;
 use cofferdam_graph::Vertex;
 use cofferdam_solver::Step;
 use cofferdam_wire::pb;
+use futures::FutureExt;
 
 use crate::buildpacks::composed;
 use crate::context::Context;
@@ -30,15 +32,22 @@ pub(crate) struct SourceKey {
     pub(crate) digest: Digest,
     /// Whether the name says nothing about the content.
     pub(crate) volatile: bool,
+    /// What the source turned out to be: digest of an image or a download, commit of a repository.
+    pub(crate) pin: Option<Arc<str>>,
 }
 
 impl SourceKey {
+    /// The same with what the source turned out to be.
+    pub(crate) fn pinned(self, pin: &str) -> Self {
+        Self { pin: Some(pin.into()), ..self }
+    }
+
     pub(crate) fn stable(parts: &[&str]) -> Self {
         let mut digester = cofferdam_digest::Digester::new();
         for part in parts {
             digester.field(part);
         }
-        Self { digest: digester.finish(), volatile: false }
+        Self { digest: digester.finish(), volatile: false, pin: None }
     }
 }
 
@@ -74,12 +83,13 @@ pub(crate) async fn key(
     op: &pb::SourceOp,
     step: &Step,
 ) -> Result<SourceKey, Failure> {
+    // Boxed: the compiler gives up on a future that nests this deeply.
     match scheme(op)? {
-        Scheme::Image(reference) => image::key(context, vertex, op, reference, step).await,
+        Scheme::Image(reference) => image::key(context, vertex, op, reference, step).boxed().await,
         Scheme::OciLayout(reference) => image::layout_key(op, reference),
         Scheme::Local(name) => local::key(op, name),
-        Scheme::Git(remote) => git::key(context, op, remote, step).await,
-        Scheme::Http(url) => http::key(context, op, url, step).await,
+        Scheme::Git(remote) => git::key(context, op, remote, step).boxed().await,
+        Scheme::Http(url) => http::key(context, op, url, step).boxed().await,
         Scheme::Composed(name) => composed::key(name),
     }
 }
@@ -92,13 +102,13 @@ pub(crate) async fn snapshot(
     step: &Step,
 ) -> Result<Snapshot, Failure> {
     match scheme(op)? {
-        Scheme::Image(reference) => image::snapshot(context, vertex, op, reference, step).await,
+        Scheme::Image(reference) => image::snapshot(context, vertex, op, reference, step).boxed().await,
         Scheme::OciLayout(reference) => {
-            image::layout_snapshot(context, vertex, op, reference, step).await
+            image::layout_snapshot(context, vertex, op, reference, step).boxed().await
         }
-        Scheme::Local(name) => local::snapshot(context, op, name, step).await,
-        Scheme::Git(remote) => git::snapshot(context, op, remote, step).await,
-        Scheme::Http(url) => http::snapshot(context, op, url, step).await,
+        Scheme::Local(name) => local::snapshot(context, op, name, step).boxed().await,
+        Scheme::Git(remote) => git::snapshot(context, op, remote, step).boxed().await,
+        Scheme::Http(url) => http::snapshot(context, op, url, step).boxed().await,
         Scheme::Composed(name) => composed::snapshot(context, name, step),
     }
 }
@@ -112,7 +122,12 @@ pub(crate) async fn time(
 ) -> Result<Option<i64>, Failure> {
     match scheme(op)? {
         Scheme::Http(url) => {
-            Ok(http_cache::recall(context, url).await.and_then(|(known, _)| known.modified))
+            let place = http_cache::Place::of(op, url);
+            let known = http_cache::recall(context, &place).await;
+            match known.and_then(|(known, _)| known.modified) {
+                Some(modified) => Ok(Some(modified)),
+                None => http::newest(files).await,
+            }
         }
         Scheme::Git(_) if op.attrs.get("git.mtime").is_some_and(|mtime| mtime == "commit") => {
             let stat = files.view().await?.stat("/", false).map_err(Failure::store)?;
