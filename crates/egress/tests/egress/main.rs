@@ -2,6 +2,7 @@
 //! middle one, and sends nothing outside them. Needs root, `/dev/net/tun` and iproute2; without root the tests pass unrun.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod breach;
 mod builder;
 mod dns;
 mod flows;
