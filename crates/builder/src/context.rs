@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use cofferdam_egress::{Attachment, GATE_ADDRESS, Gate};
 use cofferdam_image::registry;
@@ -13,16 +13,22 @@ use cofferdam_sandbox::{Launcher, Network};
 use cofferdam_session::{LookupError, Session, SessionManager};
 use cofferdam_solver::Step;
 use cofferdam_store::{IdRange, Store};
+use cofferdam_wire::moby::buildkit::v1::types::WorkerRecord;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::buildpacks::composed::Composed;
 use crate::cache::Imports;
 use crate::config::Config;
+use crate::devices::Devices;
 use crate::downloads::Downloads;
 use crate::failure::Failure;
+use crate::gateway::bridge::Bridge;
+use crate::history::{History, Recording};
 use crate::online::Online;
+use crate::provenance::Produced;
 use crate::serving::{Scope, ServedSolve};
+use crate::telemetry::Collector;
 use crate::turns::Turns;
 
 /// One build as its steps see it.
@@ -38,6 +44,12 @@ pub(crate) struct BuildInfo {
     pub(crate) imports: Arc<Imports>,
     /// Images that its frontend put together.
     pub(crate) composed: Arc<Composed>,
+    /// Whether its client drives it and may look into what failed.
+    pub(crate) explores: bool,
+    /// Where graphs are solved for it.
+    pub(crate) bridge: Option<Weak<Bridge>>,
+    /// What its record is told.
+    pub(crate) recording: Recording,
 }
 
 /// The shared parts of a builder.
@@ -60,8 +72,17 @@ pub(crate) struct Context {
     pub(crate) downloads: Downloads,
     /// Layers that are being fetched.
     pub(crate) fetches: Arc<Turns>,
+    /// Devices that the operator declared.
+    pub(crate) devices: Arc<Devices>,
+    /// Where traces go.
+    pub(crate) collector: Collector,
+    /// Builds that were.
+    pub(crate) history: Arc<History>,
     /// The builder's own use of the network.
     pub(crate) online: Arc<Online>,
+    /// Which requests made which graphs.
+    pub(crate) produced: Arc<Produced>,
+    worker: OnceLock<WorkerRecord>,
     builds: Mutex<HashMap<String, BuildInfo>>,
 }
 
@@ -75,20 +96,39 @@ impl Context {
         registries: Arc<registry::Client>,
         http: reqwest::Client,
         config: Config,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Result<Arc<Self>, Failure> {
+        let collector = Collector::start(&config.otel)?;
+        let history = History::open(Arc::clone(&store), &config.history)?;
+        Ok(Arc::new(Self {
             store,
+            history,
+            collector,
+            devices: Arc::default(),
             launcher,
             gate,
             sessions: SessionManager::new(),
             registries,
             http,
-            config,
             downloads: Downloads::default(),
             fetches: Arc::default(),
             online: Arc::new(online),
+            provenance_env: config.provenance_env.clone(),
+            produced: Arc::default(),
+            config,
+            worker: OnceLock::new(),
             builds: Mutex::default(),
-        })
+        }))
+    }
+
+    /// Says once what this builder is.
+    pub(crate) fn introduce(&self, worker: WorkerRecord) {
+        // Said only once, when the builder is put together.
+        let _ = self.worker.set(worker);
+    }
+
+    /// What this builder says about itself.
+    pub(crate) fn worker(&self) -> WorkerRecord {
+        self.worker.get().cloned().unwrap_or_default()
     }
 
     /// How ids are written to disk.
@@ -113,6 +153,11 @@ impl Context {
     /// The caches of a build.
     pub(crate) fn imports_of(&self, job: &str) -> Arc<Imports> {
         self.lock().get(job).map(|build| Arc::clone(&build.imports)).unwrap_or_default()
+    }
+
+    /// What the record of a build is told; see [`crate::history::Recording`].
+    pub(crate) fn recording_of(&self, job: &str) -> Recording {
+        self.lock().get(job).map(|build| build.recording.clone()).unwrap_or_default()
     }
 
     /// What the frontend of a build put together.

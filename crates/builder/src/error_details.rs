@@ -19,6 +19,8 @@ use crate::failure::Failure;
 const VERTEX: &str = "github.com/moby/buildkit/errdefs.Vertex+json";
 const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
 const FRONTEND_CAPABILITY: &str = "github.com/moby/buildkit/errdefs.FrontendCap+json";
+const INCOMPLETE: &str =
+    "github.com/moby/buildkit/errdefs.ProvenanceMaterialsIncomplete+json";
 const SUBREQUEST: &str = "github.com/moby/buildkit/errdefs.Subrequest+json";
 
 /// A failed solve of `graph`: the step's own details, its vertex, and where it was written.
@@ -55,6 +57,23 @@ fn lines_of_consumers(graph: &Graph, vertex: Digest) -> Vec<SourceRange> {
     Vec::new()
 }
 
+/// A provenance that was to name every source, and cannot: these are directories of the client.
+pub(crate) fn incomplete_materials(locals: &[String]) -> Failure {
+    let mut text = "provenance materials are incomplete\n\nThe build requested complete provenance \
+                    materials, but not all dependencies could be captured."
+        .to_owned();
+    if !locals.is_empty() {
+        text.push_str("\n\nUncaptured local sources:");
+    }
+    for name in locals {
+        let name = if name.is_empty() { "<unnamed>" } else { name };
+        text.push_str(&format!("\n  - {name}\n    reason: local_source"));
+    }
+    let incomplete = locals.iter().map(|name| json!({ "name": name, "reason": "local_source" }));
+    let detail = json!({ "incomplete": incomplete.collect::<Vec<_>>() }).to_string();
+    Failure::unknown(text).with_detail(INCOMPLETE, detail)
+}
+
 /// A failed frontend: the builder's own failure when that was the cause, and the lines at fault.
 pub(crate) fn of_frontend(error: &BuildError) -> Failure {
     let inner = error
@@ -83,6 +102,13 @@ pub(crate) fn of_frontend(error: &BuildError) -> Failure {
         failure = failure.with_detail(SOURCE, source(&info, &ranges));
     }
     failure
+}
+
+/// A frontend that cannot do what the request needs.
+pub(crate) fn lacking_capability(name: &str) -> Failure {
+    let detail = json!({ "name": name }).to_string();
+    Failure::new(ErrorCode::Unimplemented, format!("unsupported frontend capability {name}"))
+        .with_detail(FRONTEND_CAPABILITY, detail)
 }
 
 fn source(info: &pb::SourceInfo, ranges: &[pb::Range]) -> String {

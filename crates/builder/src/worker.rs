@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use buffa::MessageField;
 use cofferdam_graph::{default_platform, normalize_platform, parse_platform};
 use cofferdam_store::{Document, Store};
-use cofferdam_wire::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
+use cofferdam_wire::moby::buildkit::v1::types::{BuildkitVersion, GCPolicy, WorkerRecord};
 use cofferdam_wire::pb;
 
+use crate::collect;
 use crate::config::Config;
 use crate::failure::Failure;
 
@@ -15,13 +16,15 @@ const LABEL_PREFIX: &str = "org.mobyproject.buildkit.worker.";
 /// Names the wall around this builder's steps.
 const ISOLATION_LABEL: &str = "cofferdam.isolation";
 /// The BuildKit release whose protocol and features clients may expect.
-const COMPATIBLE_VERSION: &str = "v0.31.0";
+pub(crate) const COMPATIBLE_VERSION: &str = "v0.31.0";
 
 /// The builder as clients list it.
 #[derive(Clone)]
 pub(crate) struct Worker {
     id: String,
     labels: BTreeMap<String, String>,
+    /// Rules of garbage collection.
+    rules: Vec<GCPolicy>,
     /// Platforms, the machine's own first.
     pub(crate) platforms: Vec<pb::Platform>,
 }
@@ -63,7 +66,9 @@ impl Worker {
                 platforms.push(platform);
             }
         }
-        Ok(Self { id, labels, platforms })
+        let disk = collect::disk_size(store);
+        let rules = collect::rules(config).iter().map(|rule| collect::to_wire(rule, disk)).collect();
+        Ok(Self { id, labels, rules, platforms })
     }
 
     /// The record for `ListWorkers` and `Ping`.
@@ -72,6 +77,7 @@ impl Worker {
             ID: self.id.clone(),
             Labels: self.labels.clone().into_iter().collect(),
             platforms: self.platforms.clone(),
+            GCPolicy: self.rules.clone(),
             BuildkitVersion: MessageField::some(version()),
             ..WorkerRecord::default()
         }
@@ -94,12 +100,16 @@ impl Worker {
     }
 }
 
+/// The edition of the Dockerfile language that the built-in frontend has, in BuildKit's numbering.
+pub(crate) const DOCKERFILE_VERSION: &str = "1.26.0";
+
 /// The version clients are told.
 pub(crate) fn version() -> BuildkitVersion {
     BuildkitVersion {
         package: "cofferdam".to_owned(),
         version: COMPATIBLE_VERSION.to_owned(),
         revision: env!("CARGO_PKG_VERSION").to_owned(),
+        dockerfileVersion: DOCKERFILE_VERSION.to_owned(),
         ..BuildkitVersion::default()
     }
 }

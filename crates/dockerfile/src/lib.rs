@@ -42,11 +42,11 @@ pub use untrusted::parse_untrusted;
 
 pub use client::{Client, ClientError, ResolvedImage, Warning};
 pub use convert::{
-    ConvertError, CopyError, EpochError, ExposeError, RunStepError, SignalError, StageError,
+    ConvertError, CopyError, EpochError, ExposeError, RunStepError, Scan, SignalError, StageError,
 };
 pub use frontend::{
     AttrError, BuildError, BuildErrorKind, Built, BuiltRef, ContextError, GitError,
-    NamedContextError, ReferenceError, build,
+    NamedContextError, ReferenceError, build, git_fragment,
 };
 pub use image::{
     Config, DEFAULT_PATH, Empty, Extra, HISTORY_COMMENT, Healthcheck as HealthcheckConfig, History,

@@ -111,10 +111,10 @@ impl<R: Runtime> Job<R> {
 
     /// The outputs of a vertex of this job, if they are there by now.
     #[must_use]
-    pub fn outputs(&self, vertex: &Digest) -> Option<Vec<R::Output>> {
+    pub fn outputs(&self, vertex: &Digest) -> Option<Vec<Option<R::Output>>> {
         let held = self.held();
         let shown = held.shown.get(vertex)?;
-        held.vertices.get(&shown.shared_name)?.peek()?.outputs.iter().cloned().collect()
+        held.vertices.get(&shown.shared_name)?.peek()?.outputs.clone().into()
     }
 
     /// What the runtime noted when it named a vertex of this job. The outer `None`: nobody needed

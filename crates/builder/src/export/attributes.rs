@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use cofferdam_image::layer::Compression;
 
+use super::annotations::Annotations;
 use crate::failure::Failure;
 
 /// Which exporter.
@@ -36,8 +37,20 @@ pub(crate) struct Attributes {
     pub(crate) insecure: bool,
     /// One archive instead of blobs in the client's content store.
     pub(crate) tar: bool,
-    /// OCI media types instead of Docker's.
+    /// OCI media types instead of Docker's. Known once [`Attributes::settle`] was called.
     pub(crate) oci_types: bool,
+    oci_given: Option<bool>,
+    /// Attestations as artifacts that refer to their image; known likewise.
+    pub(crate) oci_artifact: bool,
+    artifact_given: Option<bool>,
+    /// Attestations that belong into images only are put in, too.
+    pub(crate) inline_attestations: bool,
+    /// What names of attestations beside files begin with.
+    pub(crate) attestation_prefix: String,
+    /// The image is also called this with its digest.
+    pub(crate) dangling_prefix: String,
+    /// Only when it has no other name.
+    pub(crate) dangling_empty_only: bool,
     /// How layers made here are compressed.
     pub(crate) compression: Compression,
     /// Compress layers again that came in another form.
@@ -52,9 +65,37 @@ pub(crate) struct Attributes {
     pub(crate) platform_split: Option<bool>,
     /// Mirror instead of merge, for directories.
     pub(crate) delete: bool,
-    /// Annotations by level and key.
-    pub(crate) annotations: BTreeMap<String, String>,
+    /// Annotations by level, platform and key.
+    pub(crate) annotations: Annotations,
+    /// What replaces metadata of the result.
+    pub(crate) metadata: BTreeMap<String, Vec<u8>>,
 }
+
+/// Attributes of image exporters; others replace metadata of the result.
+const IMAGE_KEYS: [&str; 20] = [
+    "attestation-inline",
+    "compression",
+    "compression-level",
+    "danging-name-empty-only",
+    "dangling-name-prefix",
+    "force-compression",
+    "name",
+    "name-canonical",
+    "oci-artifact",
+    "oci-mediatypes",
+    "prefer-nondist-layers",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "rewrite-timestamp",
+    "source-date-epoch",
+    "store",
+    "tar",
+    "unpack",
+    "unsafe-internal-store-allow-incomplete",
+];
+/// The newest numbering of behaviour in which media types are OCI's unless said otherwise.
+const OCI_BY_DEFAULT: i64 = 30;
 
 impl Attributes {
     /// Checks attributes of exporter type `kind`.
@@ -77,52 +118,87 @@ impl Attributes {
             push_by_digest: flag(attrs, "push-by-digest")?.unwrap_or(false),
             insecure: flag(attrs, "registry.insecure")?.unwrap_or(false),
             tar: flag(attrs, "tar")?.unwrap_or(true),
-            oci_types: flag(attrs, "oci-mediatypes")?.unwrap_or(true),
+            oci_types: true,
+            oci_given: boolean(attrs, "oci-mediatypes")?,
+            oci_artifact: true,
+            artifact_given: boolean(attrs, "oci-artifact")?,
+            inline_attestations: boolean(attrs, "attestation-inline")?
+                .unwrap_or(kind == Kind::Image),
+            attestation_prefix: attrs.get("attestation-prefix").cloned().unwrap_or_default(),
+            dangling_prefix: attrs.get("dangling-name-prefix").cloned().unwrap_or_default(),
+            dangling_empty_only: flag(attrs, "danging-name-empty-only")?.unwrap_or(false),
             compression: compression(attrs)?,
             force_compression: flag(attrs, "force-compression")?.unwrap_or(false),
             epoch: epoch(attrs)?,
             epoch_given: attrs.contains_key("source-date-epoch"),
-            rewrite_timestamp: flag(attrs, "rewrite-timestamp")?.unwrap_or(false),
+            rewrite_timestamp: boolean(attrs, "rewrite-timestamp")?.unwrap_or(false),
             platform_split: flag(attrs, "platform-split")?,
-            delete: attrs.get("mode").is_some_and(|mode| mode == "delete"),
-            annotations: attrs
-                .iter()
-                .filter_map(|(key, value)| {
-                    let key = key.strip_prefix("annotation")?;
-                    Some((key.to_owned(), value.clone()))
-                })
-                .collect(),
+            delete: mode(attrs)?,
+            annotations: Annotations::read(
+                attrs.iter().map(|(key, value)| (key.as_str(), value.clone())),
+            )?,
+            metadata: metadata(kind, attrs),
         })
+    }
+
+    /// Decides what was left open, once it is known what the builder shall be like and whether
+    /// anything is attested.
+    pub(crate) fn settle(&mut self, compatibility: i64, attested: bool) -> Result<(), Failure> {
+        let newer = compatibility >= OCI_BY_DEFAULT;
+        let by_default = self.kind == Kind::Oci || newer || attested;
+        self.oci_types = self.oci_given.unwrap_or(by_default);
+        self.oci_artifact = self.artifact_given.unwrap_or(newer && self.oci_types);
+        if self.oci_types {
+            return Ok(());
+        }
+        if let Compression::Zstd(_) = self.compression {
+            return Err(Failure::invalid(
+                "exporter option \"compression=zstd\" conflicts with \"oci-mediatypes=false\"",
+            ));
+        }
+        if self.oci_artifact {
+            return Err(Failure::invalid(
+                "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\"",
+            ));
+        }
+        Ok(())
     }
 
     /// The time to clamp file times to, if any.
     pub(crate) fn file_epoch(&self) -> Option<i64> {
         self.epoch.filter(|_| self.rewrite_timestamp)
     }
+}
 
-    /// Annotations of the manifest: `annotation.key` and `annotation-manifest.key`.
-    pub(crate) fn manifest_annotations(&self) -> BTreeMap<String, String> {
-        self.annotations_of(&[".", "-manifest."])
+fn mode(attrs: &BTreeMap<String, String>) -> Result<bool, Failure> {
+    match attrs.get("mode").map(String::as_str) {
+        None | Some("" | "copy") => Ok(false),
+        Some("delete") => Ok(true),
+        Some(other) => Err(Failure::invalid(format!("invalid local exporter mode {other:?}"))),
     }
+}
 
-    /// Annotations of the index: `annotation-index.key`.
-    pub(crate) fn index_annotations(&self) -> BTreeMap<String, String> {
-        self.annotations_of(&["-index."])
+fn metadata(kind: Kind, attrs: &BTreeMap<String, String>) -> BTreeMap<String, Vec<u8>> {
+    if matches!(kind, Kind::Tar | Kind::Local) {
+        return BTreeMap::new();
     }
+    attrs
+        .iter()
+        .filter(|(key, _)| !IMAGE_KEYS.contains(&key.as_str()) && !key.starts_with("annotation"))
+        .map(|(key, value)| (key.clone(), value.clone().into_bytes()))
+        .collect()
+}
 
-    fn annotations_of(&self, prefixes: &[&str]) -> BTreeMap<String, String> {
-        self.annotations
-            .iter()
-            .filter_map(|(key, value)| {
-                let key = prefixes.iter().find_map(|prefix| key.strip_prefix(prefix))?;
-                Some((key.to_owned(), value.clone()))
-            })
-            .collect()
+/// A boolean attribute that needs a value.
+fn boolean(attrs: &BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Failure> {
+    match attrs.get(key).map(String::as_str) {
+        Some("") => Err(Failure::invalid(format!("non-bool value specified for {key}"))),
+        _ => flag(attrs, key),
     }
 }
 
 /// A boolean attribute; given without a value it is true.
-fn flag(attrs: &BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Failure> {
+pub(crate) fn flag(attrs: &BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Failure> {
     match attrs.get(key).map(String::as_str) {
         None => Ok(None),
         Some("" | "true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(Some(true)),
@@ -131,7 +207,8 @@ fn flag(attrs: &BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Fai
     }
 }
 
-fn compression(attrs: &BTreeMap<String, String>) -> Result<Compression, Failure> {
+/// How layers are compressed.
+pub(crate) fn compression(attrs: &BTreeMap<String, String>) -> Result<Compression, Failure> {
     let level = match attrs.get("compression-level") {
         Some(text) => Some(text.parse::<u32>().map_err(|_| {
             Failure::invalid(format!("non-int value {text:?} specified for compression-level"))

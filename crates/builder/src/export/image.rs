@@ -7,8 +7,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use cofferdam_digest::Digest;
 use cofferdam_image::{Descriptor, History, ImageConfig, Index, Manifest, media};
 
+use super::attested::{self, AttestedImage};
 use super::layers::{self, PackedLayer, Packing};
-use super::{Export, Kind, Output, Part, Refs, Response};
+use super::{Annotations, Export, Kind, Output, Part, Refs, Response};
 use crate::failure::Failure;
 
 /// What frontends put under this key names the image when the client asks for `*`.
@@ -30,6 +31,7 @@ pub(super) struct PlatformImage {
 /// A finished image.
 pub(super) struct Image {
     pub(super) images: Vec<PlatformImage>,
+    pub(super) attested: Vec<AttestedImage>,
     pub(super) index: Option<Document>,
 }
 
@@ -42,16 +44,32 @@ impl Image {
             .ok_or_else(|| Failure::invalid("nothing to export"))
     }
 
+    /// Documents that are blobs: configs and statements.
+    pub(super) fn blobs(&self) -> Vec<&Document> {
+        let configs = self.images.iter().map(|image| &image.config);
+        configs.chain(self.attested.iter().flat_map(|image| &image.blobs)).collect()
+    }
+
+    /// Manifests, those that others refer to first.
+    pub(super) fn manifests(&self) -> Vec<&Document> {
+        let images = self.images.iter().map(|image| &image.manifest);
+        let attested = self.attested.iter().map(|image| &image.manifest);
+        images.chain(attested).chain(&self.index).collect()
+    }
+
     /// The response keys every image exporter gives.
-    pub(super) fn response(&self, names: &[String]) -> Result<Response, Failure> {
-        let root = self.root()?;
+    pub(super) fn response(
+        &self,
+        names: &[String],
+        root: &Descriptor,
+    ) -> Result<Response, Failure> {
         let mut response = Response::new();
-        response.insert("containerimage.digest".into(), root.descriptor.digest.to_string());
+        response.insert("containerimage.digest".into(), root.digest.to_string());
         if let (None, Some(image)) = (&self.index, self.images.first()) {
             let digest = image.config.descriptor.digest.to_string();
             response.insert("containerimage.config.digest".into(), digest);
         }
-        let json = serde_json::to_vec(&root.descriptor).map_err(Failure::internal)?;
+        let json = serde_json::to_vec(root).map_err(Failure::internal)?;
         let text = base64::engine::general_purpose::STANDARD.encode(json);
         response.insert("containerimage.descriptor".into(), text);
         if !names.is_empty() {
@@ -78,34 +96,79 @@ pub(super) async fn make(
     parts: &[Part],
 ) -> Result<Image, Failure> {
     let attributes = &export.attributes;
+    if attributes.kind == Kind::Docker && matches!(output.refs, Refs::Map(_)) {
+        return Err(Failure::invalid(
+            "docker exporter does not currently support exporting manifest lists",
+        ));
+    }
+    let mut annotations = attributes.annotations.clone();
+    let stated = output.metadata.iter();
+    annotations.merge(Annotations::read(stated.map(|(key, value)| {
+        (key.as_str(), String::from_utf8_lossy(value).into_owned())
+    }))?);
+    let single = matches!(output.refs, Refs::Single(_));
+    let has = |id: &str| single || parts.iter().any(|part| part.id == id);
+    annotations.check(has, attributes.oci_types)?;
+    let is_attested = |part: &Part| {
+        let inline = attributes.inline_attestations;
+        part.attestations.iter().any(|attestation| inline || !attestation.is_inline_only())
+    };
+    let indexed = !single || parts.iter().any(is_attested);
+    if indexed && !attributes.oci_types && !output.attestations.is_empty() {
+        return Err(Failure::invalid(
+            "cannot export attestations with \"oci-mediatypes=false\"",
+        ));
+    }
+    let of_all = annotations.levels(None);
+    if !indexed && !(of_all.index.is_empty() && of_all.index_descriptor.is_empty()) {
+        return Err(Failure::invalid(
+            "index annotations not supported for single platform export",
+        ));
+    }
+    let mut images = Vec::with_capacity(parts.len());
+    for part in parts {
+        images.push(platform_image(export, part, &annotations, !indexed).await?);
+    }
+    let mut made = Image { images, attested: Vec::new(), index: None };
+    if !indexed {
+        return Ok(made);
+    }
+    let names = names(export, output);
+    for (part, image) in parts.iter().zip(&made.images) {
+        if !part.attestations.is_empty() {
+            made.attested.push(attested::make(export, part, image, &names).await?);
+        }
+    }
+    made.index = Some(index(export, parts, &made, &annotations)?);
+    Ok(made)
+}
+
+async fn platform_image(
+    export: &Export,
+    part: &Part,
+    annotations: &Annotations,
+    alone: bool,
+) -> Result<PlatformImage, Failure> {
+    let attributes = &export.attributes;
     let packing = Packing {
         compression: attributes.compression,
         force: attributes.force_compression,
         epoch: attributes.file_epoch(),
         oci_types: attributes.oci_types,
     };
-    let mut images = Vec::with_capacity(parts.len());
-    for part in parts {
-        let packed = layers::pack(&export.context.store, &part.tree, packing);
-        let layers = export.step("exporting layers", packed).await?;
-        let config = config(part, &layers, attributes.epoch)?;
-        let media_type = config_type(attributes.oci_types);
-        let config = Document { descriptor: Descriptor::of(media_type, &config), bytes: config };
-        let manifest = manifest(export, &config, &layers)?;
-        export.note(format!("exporting manifest {}", manifest.descriptor.digest));
-        export.note(format!("exporting config {}", config.descriptor.digest));
-        images.push(PlatformImage { manifest, config, layers });
-    }
-    let index = match output.refs {
-        Refs::Map(_) if attributes.kind == Kind::Docker => {
-            return Err(Failure::invalid(
-                "docker exporter does not currently support exporting manifest lists",
-            ));
-        }
-        Refs::Map(_) => Some(index(export, parts, &images)?),
-        Refs::Single(_) => None,
-    };
-    Ok(Image { images, index })
+    let packed = layers::pack(&export.context.store, &part.tree, packing);
+    let layers = export.step("exporting layers", packed).await?;
+    let config = config(part, &layers, attributes.epoch)?;
+    let media_type = config_type(attributes.oci_types);
+    let config = Document { descriptor: Descriptor::of(media_type, &config), bytes: config };
+    // What stands alone is no platform's in particular.
+    let levels = annotations.levels((!alone).then_some(&part.platform));
+    let mut manifest = manifest(export, &config, &layers, levels.manifest)?;
+    manifest.descriptor.annotations = levels.manifest_descriptor;
+    manifest.descriptor.platform = Some(part.platform.clone());
+    export.note(format!("exporting manifest {}", manifest.descriptor.digest));
+    export.note(format!("exporting config {}", config.descriptor.digest));
+    Ok(PlatformImage { manifest, config, layers })
 }
 
 const fn config_type(oci: bool) -> &'static str {
@@ -121,32 +184,41 @@ fn manifest(
     export: &Export,
     config: &Document,
     layers: &[PackedLayer],
+    annotations: BTreeMap<String, String>,
 ) -> Result<Document, Failure> {
     let oci = export.attributes.oci_types;
     let media_type = if oci { media::OCI_MANIFEST } else { media::DOCKER_MANIFEST };
     let descriptors = layers.iter().map(|layer| layer.descriptor.clone()).collect();
     let mut manifest = Manifest::new(media_type, config.descriptor.clone(), descriptors);
-    manifest.annotations = export.attributes.manifest_annotations();
+    manifest.annotations = annotations;
     let bytes = indented(&manifest)?;
     Ok(Document { descriptor: Descriptor::of(media_type, &bytes), bytes })
 }
 
-fn index(export: &Export, parts: &[Part], images: &[PlatformImage]) -> Result<Document, Failure> {
+fn index(
+    export: &Export,
+    parts: &[Part],
+    made: &Image,
+    annotations: &Annotations,
+) -> Result<Document, Failure> {
     let oci = export.attributes.oci_types;
     let media_type = if oci { media::OCI_INDEX } else { media::DOCKER_INDEX };
-    let manifests = parts
+    let mut manifests: Vec<Descriptor> = parts
         .iter()
-        .zip(images)
+        .zip(&made.images)
         .map(|(part, image)| {
             let mut descriptor = image.manifest.descriptor.clone();
             descriptor.platform = Some(part.platform.clone());
             descriptor
         })
         .collect();
+    manifests.extend(made.attested.iter().map(|image| image.manifest.descriptor.clone()));
     let mut index = Index::new(media_type, manifests);
-    index.annotations = export.attributes.index_annotations();
+    let levels = annotations.levels(None);
+    index.annotations = levels.index;
     let bytes = indented(&index)?;
-    let descriptor = Descriptor::of(media_type, &bytes);
+    let mut descriptor = Descriptor::of(media_type, &bytes);
+    descriptor.annotations = levels.index_descriptor;
     export.note(format!("exporting manifest list {}", descriptor.digest));
     Ok(Document { descriptor, bytes })
 }
@@ -154,6 +226,9 @@ fn index(export: &Export, parts: &[Part], images: &[PlatformImage]) -> Result<Do
 /// The image config: the frontend's, with layers, history and times put in.
 fn config(part: &Part, layers: &[PackedLayer], epoch: Option<i64>) -> Result<Vec<u8>, Failure> {
     let mut config = match &part.config {
+        Some(bytes) if bytes == b"null" => {
+            return Err(Failure::invalid("invalid null image config for export"));
+        }
         Some(bytes) => ImageConfig::parse(bytes).map_err(Failure::of)?,
         None => ImageConfig::new(&part.platform),
     };

@@ -5,12 +5,16 @@
 //! a vertex of its own. Exporting is the builder's own code: credentials are asked of the
 //! client's session when a registry wants them, and nothing a step could see ever holds one.
 
+mod annotations;
 mod archive;
+mod attested;
 mod attributes;
+mod beside;
 mod files;
 mod image;
 pub(crate) mod layers;
 mod push;
+mod record;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,11 +23,15 @@ use cofferdam_digest::Digest;
 use cofferdam_image::Platform;
 use cofferdam_solver::{Status, VertexLog};
 
-pub(crate) use self::attributes::{Attributes, Kind};
+use self::annotations::Annotations;
+pub(crate) use self::attributes::{Attributes, Kind, compression, flag};
 pub(crate) use self::push::push_blobs_of;
+use crate::attest::Ready;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::snapshot::{Snapshot, Tree};
+use crate::history::Recording;
+use crate::pieces::Pieces;
+use crate::snapshot::Snapshot;
 
 /// Finished trees with what the frontend says about them.
 #[derive(Clone, Default)]
@@ -32,6 +40,18 @@ pub(crate) struct Output {
     pub(crate) refs: Refs,
     /// Metadata of the result.
     pub(crate) metadata: BTreeMap<String, Vec<u8>>,
+    /// What is stated about it, by platform.
+    pub(crate) attestations: BTreeMap<String, Vec<Ready>>,
+}
+
+impl Output {
+    /// The platforms that results are for; a single one has an empty name.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        match &self.refs {
+            Refs::Single(_) => vec![String::new()],
+            Refs::Map(map) => map.iter().map(|(id, _)| id.clone()).collect(),
+        }
+    }
 }
 
 /// One tree or one per platform.
@@ -51,14 +71,18 @@ impl Default for Refs {
 
 /// One platform's part of an output.
 pub(crate) struct Part {
-    /// Platform id as metadata keys have it; empty for a single result.
+    /// Platform id as metadata keys have it.
     pub(crate) id: String,
     /// The platform.
     pub(crate) platform: Platform,
     /// The files.
-    pub(crate) tree: Tree,
+    pub(crate) tree: Pieces,
+    /// The same, as the solver gave it; `None` is scratch.
+    pub(crate) snapshot: Option<Snapshot>,
     /// The image config, when the frontend made one.
     pub(crate) config: Option<Vec<u8>>,
+    /// What is stated about it.
+    pub(crate) attestations: Vec<Ready>,
 }
 
 /// What every exporter works with.
@@ -73,6 +97,8 @@ pub(crate) struct Export {
     pub(crate) attributes: Attributes,
     /// The exporter's vertex.
     pub(crate) log: VertexLog,
+    /// The build's record.
+    pub(crate) recording: Recording,
 }
 
 /// What an exporter tells the client.
@@ -99,6 +125,9 @@ impl Export {
     }
 
     async fn dispatch(&self, output: &Output) -> Result<Response, Failure> {
+        let mut output = output.clone();
+        output.metadata.extend(self.attributes.metadata.clone());
+        let output = &output;
         let parts = parts(output).await?;
         match self.attributes.kind {
             Kind::Image => {
@@ -129,66 +158,105 @@ impl Export {
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct PlatformList {
+    #[serde(default)]
     platforms: Vec<PlatformEntry>,
 }
 
 #[derive(serde::Deserialize)]
 struct PlatformEntry {
-    #[serde(rename = "ID")]
+    #[serde(rename = "ID", default)]
     id: String,
-    #[serde(rename = "Platform")]
+    #[serde(rename = "Platform", default)]
     platform: Platform,
 }
 
 /// The parts of an output, in the order the frontend gives platforms.
 async fn parts(output: &Output) -> Result<Vec<Part>, Failure> {
-    let listed = platforms(output)?;
-    match &output.refs {
-        Refs::Single(snapshot) => {
-            let listed = listed.into_iter().next();
-            let config = output.metadata.get(CONFIG_KEY).cloned().or_else(|| {
-                let id = listed.as_ref().map(|entry| entry.id.as_str())?;
-                output.metadata.get(&format!("{CONFIG_KEY}/{id}")).cloned()
-            });
-            let platform = listed.map_or_else(Platform::host, |entry| entry.platform);
-            let tree = tree(snapshot.as_ref()).await?;
-            Ok(vec![Part { id: String::new(), platform, tree, config }])
+    let entries = entries(output)?;
+    let snapshots: Vec<Option<Snapshot>> = match &output.refs {
+        Refs::Single(_) if entries.len() > 1 => {
+            return Err(Failure::invalid(
+                "cannot export multiple platforms without multi-platform enabled",
+            ));
         }
-        Refs::Map(map) => {
-            if listed.is_empty() && !map.is_empty() {
-                return Err(Failure::invalid(
-                    "unable to export multiple refs, missing platforms mapping",
-                ));
-            }
-            let mut parts = Vec::with_capacity(map.len());
-            for entry in listed {
-                let snapshot = map
-                    .iter()
-                    .find(|(id, _)| *id == entry.id)
-                    .map(|(_, snapshot)| snapshot)
-                    .ok_or_else(|| Failure::invalid(format!("no ref for platform {}", entry.id)))?;
-                let config = output.metadata.get(&format!("{CONFIG_KEY}/{}", entry.id)).cloned();
-                let tree = tree(snapshot.as_ref()).await?;
-                parts.push(Part { id: entry.id, platform: entry.platform, tree, config });
-            }
-            Ok(parts)
-        }
+        Refs::Single(snapshot) => vec![snapshot.clone()],
+        Refs::Map(map) => entries
+            .iter()
+            .map(|(id, _)| {
+                let found = map.iter().find(|(known, _)| known == id);
+                let missing = || Failure::invalid(format!("failed to find ref for ID {id}"));
+                found.map(|(_, snapshot)| snapshot.clone()).ok_or_else(missing)
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    let mut parts = Vec::with_capacity(entries.len());
+    for ((id, platform), snapshot) in entries.into_iter().zip(snapshots) {
+        let own = output.metadata.get(&format!("{CONFIG_KEY}/{id}"));
+        let config = own.or_else(|| output.metadata.get(CONFIG_KEY)).cloned();
+        let tree = match &snapshot {
+            Some(snapshot) => snapshot.pieces().await?,
+            None => Pieces::default(),
+        };
+        let attestations = output.attestations.get(&id).cloned().unwrap_or_default();
+        parts.push(Part { id, platform, tree, snapshot, config, attestations });
     }
+    Ok(parts)
 }
 
-async fn tree(snapshot: Option<&Snapshot>) -> Result<Tree, Failure> {
-    match snapshot {
-        Some(snapshot) => snapshot.tree().await,
-        None => Ok(Tree::scratch()),
-    }
-}
-
-fn platforms(output: &Output) -> Result<Vec<PlatformEntry>, Failure> {
-    let Some(bytes) = output.metadata.get(PLATFORMS_KEY) else { return Ok(Vec::new()) };
-    let list: PlatformList = serde_json::from_slice(bytes)
-        .map_err(|error| Failure::invalid(format!("failed to parse {PLATFORMS_KEY}: {error}")))?;
+/// Ids and platforms of an output.
+pub(crate) fn entries(output: &Output) -> Result<Vec<(String, Platform)>, Failure> {
+    let Some(bytes) = output.metadata.get(PLATFORMS_KEY) else {
+        if matches!(&output.refs, Refs::Map(map) if !map.is_empty()) {
+            return Err(Failure::invalid(
+                "unable to export multiple refs, missing platforms mapping",
+            ));
+        }
+        let platform = platform_of_config(output)?;
+        return Ok(vec![(platform.to_string(), platform)]);
+    };
+    let list: PlatformList = match bytes.is_empty() {
+        true => PlatformList { platforms: Vec::new() },
+        false => serde_json::from_slice(bytes).map_err(|error| {
+            Failure::invalid(format!("failed to parse platforms passed to provenance processor: {error}"))
+        })?,
+    };
     if list.platforms.is_empty() {
         return Err(Failure::invalid("invalid empty platforms index for exporter"));
     }
-    Ok(list.platforms)
+    let checked = list.platforms.into_iter().map(|entry| {
+        if entry.id.is_empty() {
+            return Err(Failure::invalid("invalid empty platform key for exporter"));
+        }
+        let platform = entry.platform;
+        if platform.os.is_empty() || platform.architecture.is_empty() {
+            let PlatformName(name) = PlatformName::of(&platform);
+            return Err(Failure::invalid(format!("invalid platform value {name} for exporter")));
+        }
+        Ok((entry.id, platform.normalized()))
+    });
+    checked.collect()
+}
+
+/// A platform with all of its fields, for messages.
+struct PlatformName(String);
+
+impl PlatformName {
+    fn of(platform: &Platform) -> Self {
+        let Platform { architecture, os, os_version, os_features, variant } = platform;
+        Self(format!("{{{architecture} {os} {os_version} {os_features:?} {variant}}}"))
+    }
+}
+
+/// The platform that a result without a list has: what its config says, else this builder's.
+fn platform_of_config(output: &Output) -> Result<Platform, Failure> {
+    let Some(config) = output.metadata.get(CONFIG_KEY) else { return Ok(Platform::host()) };
+    let config: Option<Platform> = serde_json::from_slice(config)
+        .map_err(|error| Failure::invalid(format!("invalid image config: {error}")))?;
+    let platform = config.unwrap_or_default();
+    if platform.os.is_empty() != platform.architecture.is_empty() {
+        return Err(Failure::invalid(
+            "invalid image config: os and architecture must be specified together",
+        ));
+    }
+    if platform.os.is_empty() { Ok(Platform::host()) } else { Ok(platform.normalized()) }
 }

@@ -11,13 +11,14 @@ use async_trait::async_trait;
 use cofferdam_digest::{Digest, Digester};
 use cofferdam_graph::Vertex;
 use cofferdam_solver::{CacheInput, CacheMap, Cached, RecordMeta, Runtime, Step, StepError};
-use cofferdam_store::Record;
+use cofferdam_store::{Record, Tree};
 use cofferdam_wire::pb::__buffa::oneof::op::Op;
 
 use crate::blocking::blocking;
 use crate::content_digest::{self, Selector};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::remains::{Remains, Subject};
 use crate::snapshot::Snapshot;
 use crate::{op, source};
 
@@ -36,7 +37,8 @@ impl OpRuntime {
         if let Some(Op::Source(source)) = &vertex.op.op {
             let key = source::key(&self.context, vertex, source, step);
             let key = self.context.online.during(&step.progress, &source.identifier, key).await?;
-            return Ok(CacheMap { digest: key.digest, inputs: Vec::new(), volatile: key.volatile });
+            let (digest, volatile) = (key.digest, key.volatile);
+            return Ok(CacheMap { digest, inputs: Vec::new(), volatile, note: key.pin });
         }
         let mut digester = Digester::new();
         // What one level built is not reused at another.
@@ -49,7 +51,7 @@ impl OpRuntime {
                 by_content: dependency.by_content,
             })
             .collect();
-        Ok(CacheMap { digest: digester.finish(), inputs, volatile: false })
+        Ok(CacheMap { digest: digester.finish(), inputs, volatile: false, note: None })
     }
 
     async fn content(
@@ -70,6 +72,10 @@ impl OpRuntime {
         let name = digester.finish();
         let store = Arc::clone(&self.context.store);
         let tree = output.known_tree();
+        if tree.as_ref().is_some_and(Tree::is_empty) {
+            // Nothing is in it, and whoever wants something of it says so when the step runs.
+            return Ok(name);
+        }
         if let Some(known) = tree.as_ref().and_then(|tree| store.content_digest(tree, &name)) {
             return Ok(known);
         }
@@ -81,9 +87,14 @@ impl OpRuntime {
                 let name = vertex.inputs.get(index).map_or_else(String::new, |input| {
                     format!("{}::{}", &input.vertex.digest.hex()[..12], input.output)
                 });
-                Failure::of(error).during(&format!(
+                let failure = Failure::of(error).during(&format!(
                     "failed to compute cache key: failed to calculate checksum of ref {name}"
-                ))
+                ));
+                failure.leaving(Remains {
+                    inputs: vec![Some(output.clone())],
+                    mounts: Vec::new(),
+                    subject: Subject::Input(index),
+                })
             })?;
         // Only what cannot change any more may be remembered: a client's mirror can.
         if let Some(tree) = output.known_tree().filter(|_| output.is_immutable()) {
@@ -105,8 +116,8 @@ impl OpRuntime {
                 Ok(vec![context.online.during(&step.progress, &source.identifier, files).await?])
             }
             Some(Op::Exec(exec)) => op::exec::execute(context, vertex, exec, inputs, step).await,
-            Some(Op::File(file)) => op::file_op::execute(context, vertex, file, inputs).await,
-            Some(Op::Merge(merge)) => op::merge::merge(merge, &inputs).await,
+            Some(Op::File(file)) => op::file_op::execute(context, vertex, file, inputs, step).await,
+            Some(Op::Merge(merge)) => op::merge::merge(&context.store, merge, &inputs).await,
             Some(Op::Diff(diff)) => op::merge::diff(&context.store, diff, &inputs).await,
             Some(Op::Passthrough(passthrough)) => passthrough
                 .outputs
@@ -114,8 +125,10 @@ impl OpRuntime {
                 .map(|index| usize::try_from(*index).ok().and_then(|at| inputs.get(at)).cloned())
                 .collect::<Option<_>>()
                 .ok_or_else(|| Failure::invalid("invalid passthrough op output")),
-            Some(Op::Build(_)) => {
-                Err(Failure::invalid("build ops inside a graph are not supported"))
+            // Boxed: it solves a graph, which may come through here again.
+            Some(Op::Build(build)) => {
+                let solve = op::build::execute(context, build, &inputs, step);
+                futures::FutureExt::boxed(solve).await
             }
             None => Err(Failure::invalid("invalid op with no kind")),
         }

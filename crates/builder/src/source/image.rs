@@ -50,7 +50,9 @@ pub(crate) struct ResolvedImage {
 
 /// Platform of the wire as the image room has it.
 pub(crate) fn platform_of(platform: &pb::Platform) -> Platform {
-    Platform::new(&platform.OS, &platform.Architecture, &platform.Variant)
+    let mut found = Platform::new(&platform.OS, &platform.Architecture, &platform.Variant);
+    found.os_version.clone_from(&platform.OSVersion);
+    found
 }
 
 /// A registry's blobs.

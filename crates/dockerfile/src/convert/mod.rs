@@ -25,6 +25,7 @@ mod outline;
 pub(crate) mod plan;
 mod resolve;
 mod run;
+mod scan;
 mod settings;
 mod signal;
 mod stage;
@@ -46,6 +47,7 @@ pub use error::{ConvertError, StageError};
 pub use expose::ExposeError;
 pub(crate) use outline::{Asked, Outline};
 pub use run::RunStepError;
+pub use scan::Scan;
 pub use signal::SignalError;
 
 use budget::Budget;
@@ -85,6 +87,7 @@ pub(crate) struct Converted {
     /// `SOURCE_DATE_EPOCH`, Unix seconds.
     pub(crate) epoch: Option<i64>,
     pub(crate) outline: Outline,
+    pub(crate) scan: Scan,
 }
 
 /// Everything that is known while converting.
@@ -255,7 +258,12 @@ impl<'a> Converter<'a> {
         self.platforms.stamp(&mut image);
         let definition = lower::lower(&self.plan, stage.state.root, Some(self.request.info))
             .map_err(|error| Located::nowhere(ConvertError::Definition(error)))?;
+        let scan = self
+            .scan(target)
+            .map_err(|error| Located::nowhere(ConvertError::Definition(error)))?;
+        let stage = &mut self.stages[target];
         Ok(Converted {
+            scan,
             definition,
             base_image: stage.base_image.take(),
             image,

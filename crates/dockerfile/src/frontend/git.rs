@@ -120,6 +120,30 @@ impl GitAddress {
     }
 }
 
+/// A git address in its shortest form, without and with the directory in it: `remote#ref`,
+/// `remote#ref:directory`. `None` for what is no git address.
+#[must_use]
+pub fn git_fragment(text: &str) -> Option<(String, String)> {
+    let address = GitAddress::parse(text)?.ok()?;
+    let mut plain = address.remote;
+    if address.like_path
+        && let Some((_, path)) = plain.split_once("://")
+    {
+        plain = path.to_owned();
+    }
+    let mut whole = plain.clone();
+    if !address.reference.is_empty() {
+        plain = format!("{plain}#{}", address.reference);
+    }
+    if !address.reference.is_empty() || !address.subdir.is_empty() {
+        whole = format!("{whole}#{}", address.reference);
+    }
+    if !address.subdir.is_empty() {
+        whole = format!("{whole}:{}", address.subdir);
+    }
+    Some((plain, whole))
+}
+
 fn agree(what: &'static str, known: &mut String, value: String) -> Result<(), GitError> {
     if !known.is_empty() && *known != value {
         return Err(GitError::Conflict { what, first: known.clone(), second: value });
@@ -266,6 +290,21 @@ mod tests {
             "https://x/%zz.git",
         ] {
             assert!(GitAddress::parse(text).is_none(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn short_forms_name_reference_and_directory() {
+        let both = |plain: &str, whole: &str| Some((plain.to_owned(), whole.to_owned()));
+        for (text, short) in [
+            ("https://x/y.git", both("https://x/y.git", "https://x/y.git")),
+            ("https://x/y.git#v1:a/../b", both("https://x/y.git#v1", "https://x/y.git#v1:b")),
+            ("https://x/y.git?subdir=d", both("https://x/y.git", "https://x/y.git#:d")),
+            ("git@h:y.git?branch=b", both("git@h:y.git#refs/heads/b", "git@h:y.git#refs/heads/b")),
+            ("github.com/a/b#c", both("github.com/a/b#c", "github.com/a/b#c")),
+            ("https://x/y", None),
+        ] {
+            assert_eq!(git_fragment(text), short, "{text}");
         }
     }
 

@@ -26,7 +26,7 @@ use futures::future::try_join_all;
 pub use attrs::AttrError;
 pub use context::ContextError;
 pub use error::{BuildError, BuildErrorKind};
-pub use git::GitError;
+pub use git::{GitError, git_fragment};
 pub use named::NamedContextError;
 pub use reference::ReferenceError;
 
@@ -34,7 +34,7 @@ use attrs::Options;
 use context::{Contexts, Entrypoint};
 
 use crate::client::{Client, Warning};
-use crate::convert::{Converted, Request, convert};
+use crate::convert::{Converted, Request, Scan, convert};
 use crate::lint::{LintConfig, Warnings};
 use crate::parser::{check_directive, syntax_directive};
 
@@ -61,6 +61,8 @@ pub struct Built {
     pub refs: Vec<BuiltRef>,
     /// The result is the only graph itself, not a map by platform.
     pub single: bool,
+    /// What is to be scanned for bills of materials, one for each platform.
+    pub scans: Vec<Scan>,
     /// Image configurations and the like, by the names exporters know them by.
     pub metadata: BTreeMap<String, Vec<u8>>,
 }
@@ -192,6 +194,7 @@ impl Frontend<'_> {
             let id = platform_string(&platform);
             exported.push(serde_json::json!({ "ID": id, "Platform": json::platform(&platform) }));
             add_metadata(&mut built, &id, &converted)?;
+            built.scans.push(Scan { platform: id.clone(), ..converted.scan });
             built.refs.push(BuiltRef { platform: id, definition: converted.definition });
         }
         let platforms = serde_json::json!({ "Platforms": exported }).to_string();

@@ -7,7 +7,9 @@
 pub(crate) mod auth;
 pub(crate) mod content;
 pub(crate) mod export;
+pub(crate) mod exporter;
 pub(crate) mod local;
+pub(crate) mod policy;
 pub(crate) mod secrets;
 pub(crate) mod ssh;
 pub(crate) mod upload;
