@@ -19,8 +19,7 @@ use crate::failure::Failure;
 const VERTEX: &str = "github.com/moby/buildkit/errdefs.Vertex+json";
 const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
 const FRONTEND_CAPABILITY: &str = "github.com/moby/buildkit/errdefs.FrontendCap+json";
-const INCOMPLETE: &str =
-    "github.com/moby/buildkit/errdefs.ProvenanceMaterialsIncomplete+json";
+const INCOMPLETE: &str = "github.com/moby/buildkit/errdefs.ProvenanceMaterialsIncomplete+json";
 const SUBREQUEST: &str = "github.com/moby/buildkit/errdefs.Subrequest+json";
 
 /// A failed solve of `graph`: the step's own details, its vertex, and where it was written.
@@ -59,9 +58,10 @@ fn lines_of_consumers(graph: &Graph, vertex: Digest) -> Vec<SourceRange> {
 
 /// A provenance that was to name every source, and cannot: these are directories of the client.
 pub(crate) fn incomplete_materials(locals: &[String]) -> Failure {
-    let mut text = "provenance materials are incomplete\n\nThe build requested complete provenance \
+    let mut text =
+        "provenance materials are incomplete\n\nThe build requested complete provenance \
                     materials, but not all dependencies could be captured."
-        .to_owned();
+            .to_owned();
     if !locals.is_empty() {
         text.push_str("\n\nUncaptured local sources:");
     }

@@ -15,12 +15,15 @@ use cofferdam_solver::{SolveError, StepError};
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use rustix::io::Errno;
 
+use crate::remains::Left;
+
 /// A failure with code, message and details.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     code: ErrorCode,
     message: String,
     details: Vec<(String, Bytes)>,
+    left: Option<Left>,
 }
 
 impl std::fmt::Display for Failure {
@@ -67,7 +70,7 @@ fn code_of(error: &(dyn Error + 'static)) -> ErrorCode {
 impl Failure {
     /// A failure with a message.
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: Vec::new() }
+        Self { code, message: message.into(), details: Vec::new(), left: None }
     }
 
     /// An error of a room below, with its causes.
@@ -135,6 +138,18 @@ impl Failure {
         self
     }
 
+    /// The same failure with what its step left.
+    #[must_use]
+    pub(crate) fn with_left(mut self, left: Left) -> Self {
+        self.left = Some(left);
+        self
+    }
+
+    /// What the step left that failed.
+    pub(crate) const fn left(&self) -> Option<&Left> {
+        self.left.as_ref()
+    }
+
     /// The same failure under another code.
     #[must_use]
     pub(crate) const fn with_code(mut self, code: ErrorCode) -> Self {
@@ -165,6 +180,7 @@ impl From<&StepError> for Failure {
             code: code.unwrap_or(ErrorCode::Unknown),
             message: chain(error),
             details: error.details.clone(),
+            left: Left::of(error),
         }
     }
 }
@@ -186,7 +202,10 @@ impl From<Failure> for StepError {
     fn from(failure: Failure) -> Self {
         let mut error = Self::new(step_code(failure.code), failure.message);
         error.details = failure.details;
-        error
+        match failure.left {
+            Some(left) => error.with_source(left),
+            None => error,
+        }
     }
 }
 
@@ -222,7 +241,12 @@ impl From<ConnectError> for Failure {
                 (detail.type_url.clone(), Bytes::from(value))
             })
             .collect();
-        Self { code: error.code, message: error.message.clone().unwrap_or_default(), details }
+        Self {
+            code: error.code,
+            message: error.message.clone().unwrap_or_default(),
+            details,
+            left: None,
+        }
     }
 }
 

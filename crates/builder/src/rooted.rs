@@ -32,11 +32,14 @@ pub(crate) struct Ownership {
 
 /// A directory that paths cannot leave.
 #[derive(Debug)]
-pub(crate) struct Root(OwnedFd);
+pub(crate) struct Root {
+    fd: OwnedFd,
+    resolve: ResolveFlags,
+}
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -52,25 +55,29 @@ pub(crate) struct Place {
 impl Root {
     /// Wraps a directory descriptor.
     pub(crate) const fn new(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { fd, resolve: ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS) }
     }
 
     /// Another descriptor of the same directory.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self(self.0.try_clone()?))
+        Ok(Self { fd: self.fd.try_clone()?, resolve: self.resolve })
+    }
+
+    /// The same directory without what others have mounted in it.
+    pub(crate) fn one_mount(mut self) -> Self {
+        self.resolve |= ResolveFlags::NO_XDEV;
+        self
+    }
+
+    const fn below(&self, fd: OwnedFd) -> Self {
+        Self { fd, resolve: self.resolve }
     }
 
     /// Opens `path` inside the root, following links within it.
     pub(crate) fn open(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let path = if path.is_empty() { "." } else { path };
         loop {
-            match rustix::fs::openat2(
-                &self.0,
-                path,
-                flags | OFlags::CLOEXEC,
-                mode,
-                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            ) {
+            match rustix::fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, mode, self.resolve) {
                 // The kernel asks for another try when a rename raced with `..`.
                 Err(Errno::AGAIN) => {}
                 result => return Ok(result?),
@@ -80,7 +87,8 @@ impl Root {
 
     /// Opens the directory at `path`.
     pub(crate) fn directory(&self, path: &str) -> io::Result<Self> {
-        self.open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).map(Self)
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        self.open(path, flags, Mode::empty()).map(|fd| self.below(fd))
     }
 
     /// The attributes of `path`, or `None` when it does not exist.
@@ -178,7 +186,7 @@ impl Root {
         if name == ".." {
             return self.directory("..");
         }
-        match rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(0o700)) {
+        match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o700)) {
             Ok(()) => {
                 owner.apply(self.as_fd(), name)?;
                 chmod(self.as_fd(), name, mode)?;
@@ -187,13 +195,13 @@ impl Root {
             Err(error) => return Err(error.into()),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        Ok(Self(rustix::fs::openat(&self.0, name, flags | OFlags::CLOEXEC, Mode::empty())?))
+        Ok(self.below(rustix::fs::openat(&self.fd, name, flags | OFlags::CLOEXEC, Mode::empty())?))
     }
 
     /// The names in this directory, sorted, without `.` and `..`. Whoever filled it may have filled it without end.
     pub(crate) fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.0)? {
+        for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
@@ -211,17 +219,17 @@ impl Root {
 
     /// Removes `name` in this directory with everything below it. Never follows links.
     pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.0, name, AtFlags::empty()) {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {}
             Err(error) => return Err(error.into()),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = Self(rustix::fs::openat(&self.0, name, flags, Mode::empty())?);
+        let directory = self.below(rustix::fs::openat(&self.fd, name, flags, Mode::empty())?);
         for child in directory.names()? {
             directory.remove(&child)?;
         }
-        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR)?)
+        Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)?)
     }
 }
 

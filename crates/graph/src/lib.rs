@@ -17,6 +17,7 @@ mod encode;
 mod load;
 mod name;
 mod platform;
+mod rewrite;
 mod vertex;
 
 pub use assemble::{Assembler, Output};
@@ -24,8 +25,9 @@ pub use capability::{CAPABILITIES, is_capability};
 pub use check::{InvalidOp, output_count};
 pub use credentials::without_credentials;
 pub use encode::{encode_definition, encode_op};
-pub use load::{Limits, LoadError, load, load_bytes};
+pub use load::{Limits, LoadError, decode_definition, load, load_bytes};
 pub use platform::{
     ParsePlatformError, default_platform, normalize_platform, parse_platform, platform_string,
 };
+pub use rewrite::with_sources;
 pub use vertex::{Edge, Graph, SourceRange, Vertex};

@@ -143,6 +143,14 @@ pub fn load_bytes(bytes: &[u8], limits: &Limits) -> Result<Graph, LoadError> {
     load(&definition, limits)
 }
 
+/// Decodes a definition without loading it, under the bounds that loading has on one message.
+///
+/// # Errors
+/// Bytes that are no definition.
+pub fn decode_definition(bytes: &[u8]) -> Result<pb::Definition, LoadError> {
+    decoder().decode_from_slice(bytes).map_err(LoadError::ParseDefinition)
+}
+
 /// Checks `definition` and turns it into a graph.
 ///
 /// Ops that the target does not need are dropped, though their references are still checked. The

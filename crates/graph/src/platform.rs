@@ -34,10 +34,26 @@ const MAX_LENGTH: usize = 256;
 
 /// Text that does not name a platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid platform specifier {text:?}: {reason}")]
-pub struct ParsePlatformError {
-    text: String,
-    reason: &'static str,
+pub enum ParsePlatformError {
+    /// A component is empty or has characters that none may have.
+    #[error(
+        "{component:?} is an invalid component of {text:?}: platform specifier component must \
+         match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+    )]
+    Component {
+        /// The whole.
+        text: String,
+        /// The component.
+        component: String,
+    },
+    /// Something else is wrong with it.
+    #[error("invalid platform specifier {text:?}: {reason}")]
+    Specifier {
+        /// The whole.
+        text: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
 }
 
 /// The platform of this machine, in normal form.
@@ -94,15 +110,17 @@ pub fn platform_string(platform: &pb::Platform) -> String {
 /// # Errors
 /// Wildcards, empty or odd components, more than three of them, an unknown single word.
 pub fn parse_platform(text: &str) -> Result<pb::Platform, ParsePlatformError> {
-    let error =
-        |reason| ParsePlatformError { text: text.chars().take(MAX_LENGTH).collect(), reason };
+    let shown = || -> String { text.chars().take(MAX_LENGTH).collect() };
+    let error = |reason| ParsePlatformError::Specifier { text: shown(), reason };
     if text.len() > MAX_LENGTH {
         return Err(error("too long"));
     }
     let parts: Vec<&str> = text.split('/').collect();
     let (system, version) = split_version(parts[0]).ok_or_else(|| error("bad version"))?;
-    if !is_component(system) || !parts[1..].iter().all(|part| is_component(part)) {
-        return Err(error("components are letters, digits and _.- only"));
+    let mut components = std::iter::once(system).chain(parts[1..].iter().copied());
+    if let Some(component) = components.find(|component| !is_component(component)) {
+        let component = component.to_owned();
+        return Err(ParsePlatformError::Component { text: shown(), component });
     }
     let local = default_platform();
     let (system, architecture, variant) = match parts.as_slice() {

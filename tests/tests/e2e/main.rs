@@ -8,12 +8,16 @@
 mod add;
 mod cache_transfer;
 mod caching;
+mod content;
 mod control;
 mod copy;
 mod credentials;
 mod egress;
 mod failures;
+mod gateway;
 mod gvisor;
+mod history;
+mod image_frontend;
 mod images;
 mod interruption;
 mod levels;

@@ -6,26 +6,35 @@
 //! looks at it. References belong to this build alone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cofferdam_dockerfile::Built;
 use cofferdam_graph::{Edge, Graph, Limits};
 use cofferdam_solver::{Job, Warning};
-use cofferdam_wire::moby::buildkit::v1::frontend as wire;
 use cofferdam_wire::pb;
+use futures::FutureExt;
 use tokio::sync::{OnceCell, watch};
 
+pub(crate) use super::answer::{Answer, AnswerRefs, to_wire};
+use super::containers::Containers;
 use super::entitlements::Granted;
+use super::policy::Rules;
+use crate::attest::{self, Content};
 use crate::cache::import::{ImportRequest, ImportedCache};
 use crate::context::Context;
 use crate::error_details;
 use crate::export::{Output, Refs};
 use crate::failure::Failure;
+use crate::provenance::{Asked, FrontendRequest};
 use crate::runtime::OpRuntime;
 use crate::snapshot::Snapshot;
 
 /// References one build may hold; each holds its graph.
 const MAX_REFERENCES: usize = 10_000;
+
+/// Build ops that one build may have.
+const MAX_NESTED: usize = 100;
 
 /// A result that may not have been solved yet.
 pub(crate) struct Reference {
@@ -37,27 +46,15 @@ pub(crate) struct Reference {
     result: OnceCell<Snapshot>,
 }
 
-/// A frontend's answer: references instead of files.
-#[derive(Clone, Default)]
-pub(crate) struct Answer {
-    /// References by platform, or the only one.
-    pub(crate) refs: AnswerRefs,
-    /// Metadata.
-    pub(crate) metadata: BTreeMap<String, Vec<u8>>,
-}
+impl Reference {
+    /// The graph, checked; its target stands for this reference.
+    pub(crate) const fn graph(&self) -> &Graph {
+        &self.graph
+    }
 
-/// The references of an answer.
-#[derive(Clone)]
-pub(crate) enum AnswerRefs {
-    /// One; `None` is scratch.
-    Single(Option<Arc<Reference>>),
-    /// One per platform id.
-    Map(Vec<(String, Option<Arc<Reference>>)>),
-}
-
-impl Default for AnswerRefs {
-    fn default() -> Self {
-        Self::Single(None)
+    /// Whether somebody asked for the result and got it.
+    pub(crate) fn is_solved(&self) -> bool {
+        self.result.initialized()
     }
 }
 
@@ -72,7 +69,8 @@ pub(crate) enum Verdict {
     Failed(Failure),
 }
 
-/// One build's bridge.
+/// One build's bridge, as one frontend of it has it.
+#[derive(Clone)]
 pub(crate) struct Bridge {
     /// The builder's parts.
     pub(crate) context: Arc<Context>,
@@ -85,10 +83,23 @@ pub(crate) struct Bridge {
     /// Platforms of the worker.
     pub(crate) platforms: Vec<pb::Platform>,
     /// Definitions that came with the request.
-    pub(crate) inputs: HashMap<String, pb::Definition>,
+    pub(crate) inputs: Arc<HashMap<String, pb::Definition>>,
+    /// What was asked through this bridge, for the build's provenance.
+    pub(crate) asked: Arc<Asked>,
+    rules: Arc<Rules>,
+    verdict: Arc<watch::Sender<Verdict>>,
+    held: Arc<Held>,
+}
+
+/// What all bridges of a build share.
+struct Held {
     granted: Granted,
+    containers: Containers,
+    /// What failed steps left, by names that clients were told.
+    left: Mutex<HashMap<String, Snapshot>>,
     references: Mutex<HashMap<String, Arc<Reference>>>,
-    verdict: watch::Sender<Verdict>,
+    /// Graphs that were found in files and solved.
+    nested: AtomicUsize,
     solved: Mutex<Vec<Edge>>,
     imported: Mutex<Vec<ImportRequest>>,
 }
@@ -101,7 +112,7 @@ impl Bridge {
         session: String,
         sessions: Vec<String>,
         platforms: Vec<pb::Platform>,
-        inputs: HashMap<String, pb::Definition>,
+        asked: Arc<Asked>,
         granted: Granted,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -110,32 +121,63 @@ impl Bridge {
             session,
             sessions,
             platforms,
-            inputs,
-            granted,
-            references: Mutex::default(),
-            verdict: watch::Sender::new(Verdict::Pending),
-            solved: Mutex::default(),
-            imported: Mutex::default(),
+            inputs: asked.inputs(),
+            asked,
+            rules: Arc::default(),
+            verdict: Arc::new(watch::Sender::new(Verdict::Pending)),
+            held: Arc::new(Held {
+                granted,
+                containers: Containers::default(),
+                left: Mutex::default(),
+                references: Mutex::default(),
+                nested: AtomicUsize::new(0),
+                solved: Mutex::default(),
+                imported: Mutex::default(),
+            }),
         })
     }
 
-    /// Loads a graph, checks what it asks for, and names it.
-    pub(crate) fn reference(&self, definition: pb::Definition) -> Result<Arc<Reference>, Failure> {
+    /// The same build's bridge for a frontend that answers `request`: what it asks is told apart
+    /// in the provenance.
+    fn within(&self, request: FrontendRequest) -> Result<Arc<Self>, Failure> {
+        let inputs = Arc::clone(&request.inputs);
+        let verdict = Arc::new(watch::Sender::new(Verdict::Pending));
+        Ok(Arc::new(Self { inputs, verdict, asked: self.asked.begin(request)?, ..self.clone() }))
+    }
+
+    /// The same bridge under these rules about sources.
+    pub(crate) fn under(&self, rules: Rules) -> Arc<Self> {
+        Arc::new(Self { rules: Arc::new(rules), ..self.clone() })
+    }
+
+    /// The rules about sources.
+    pub(super) const fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    /// Loads a graph, checks what it asks for and what it may use, and names it.
+    pub(crate) async fn reference(
+        &self,
+        definition: pb::Definition,
+    ) -> Result<Arc<Reference>, Failure> {
         let graph = cofferdam_graph::load(&definition, &Limits::default()).map_err(|error| {
             Failure::invalid(crate::failure::chain(&error)).during("failed to load LLB")
         })?;
-        self.granted.check(&graph)?;
+        self.held.granted.check(&graph, &self.context.devices)?;
+        let (definition, graph) = self.govern_graph(definition, graph).await?;
         let reference = Arc::new(Reference {
             id: crate::worker::random_id()?,
             definition,
             graph,
             result: OnceCell::new(),
         });
-        let mut references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut references = self.held.references.lock().unwrap_or_else(PoisonError::into_inner);
         if references.len() >= MAX_REFERENCES {
             return Err(Failure::invalid("the build holds too many references"));
         }
         references.insert(reference.id.clone(), Arc::clone(&reference));
+        drop(references);
+        self.asked.made(&reference);
         Ok(reference)
     }
 
@@ -144,11 +186,31 @@ impl Bridge {
         if id.is_empty() {
             return Ok(None);
         }
-        let references = self.references.lock().unwrap_or_else(PoisonError::into_inner);
+        let references = self.held.references.lock().unwrap_or_else(PoisonError::into_inner);
         match references.get(id) {
             Some(reference) => Ok(Some(Arc::clone(reference))),
             None => Err(Failure::not_found(format!("no such ref: {id}"))),
         }
+    }
+
+    /// What the build was granted.
+    pub(super) fn granted(&self) -> &Granted {
+        &self.held.granted
+    }
+
+    /// The build's containers.
+    pub(super) fn containers(&self) -> &Containers {
+        &self.held.containers
+    }
+
+    /// What failed steps left.
+    pub(super) fn left(&self) -> std::sync::MutexGuard<'_, HashMap<String, Snapshot>> {
+        self.held.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a failed step left under this name.
+    pub(super) fn left_behind(&self, id: &str) -> Option<Snapshot> {
+        self.left().get(id).cloned()
     }
 
     /// Solves a reference, once.
@@ -159,16 +221,25 @@ impl Bridge {
                 .job
                 .solve(edge)
                 .await
-                .map_err(|error| error_details::of_solve(&error, &reference.graph))?;
-            self.solved.lock().unwrap_or_else(PoisonError::into_inner).push(edge.clone());
+                .map_err(|error| self.explain(&error, &reference.graph))?;
+            self.held.solved.lock().unwrap_or_else(PoisonError::into_inner).push(edge.clone());
             Ok(snapshot)
         };
         reference.result.get_or_try_init(solve).await.cloned()
     }
 
+    /// Solves a graph that a step found in a file. Steps can write such graphs themselves, each asking for one more.
+    pub(crate) async fn nested(&self, definition: pb::Definition) -> Result<Snapshot, Failure> {
+        if self.held.nested.fetch_add(1, Ordering::Relaxed) >= MAX_NESTED {
+            return Err(Failure::invalid(format!("more than {MAX_NESTED} build ops in one build")));
+        }
+        let reference = self.reference(definition).await?;
+        self.evaluate(&reference).await
+    }
+
     /// Every vertex whose result this build has asked for, with what lies below.
     pub(crate) fn solved(&self) -> Vec<Edge> {
-        self.solved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.held.solved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Solves everything an answer refers to, side by side.
@@ -187,7 +258,19 @@ impl Bridge {
                 Refs::Map(map.iter().map(|(id, _)| id.clone()).zip(snapshots).collect())
             }
         };
-        Ok(Output { refs, metadata: answer.metadata.clone() })
+        let mut attestations = BTreeMap::new();
+        for (platform, promised) in &answer.attestations {
+            let mut ready = Vec::with_capacity(promised.len());
+            for attestation in promised {
+                let files = match &attestation.content {
+                    Some(reference) => Content::Files(self.evaluate(reference).await?),
+                    None => Content::None,
+                };
+                ready.push(attestation.clone().with(files));
+            }
+            attestations.insert(platform.clone(), ready);
+        }
+        Ok(Output { refs, metadata: answer.metadata.clone(), attestations })
     }
 
     /// Makes caches available to everything solved from now on; trouble is shown, not fatal.
@@ -195,7 +278,8 @@ impl Bridge {
         let sessions = self.sessions.clone();
         for request in requests {
             {
-                let mut imported = self.imported.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut imported =
+                    self.held.imported.lock().unwrap_or_else(PoisonError::into_inner);
                 if imported.contains(&request) {
                     continue;
                 }
@@ -224,37 +308,40 @@ impl Bridge {
         attrs: BTreeMap<String, String>,
         inputs: HashMap<String, pb::Definition>,
     ) -> Result<Answer, Failure> {
-        match name {
-            "dockerfile.v0" => self.dockerfile(&attrs, inputs).await,
-            "buildpacks.v0" => self.buildpacks(&attrs).await,
-            "gateway.v0" => {
-                let source = attrs.get("source").map_or("", String::as_str);
-                if is_builtin(source) {
-                    self.dockerfile(&attrs, inputs).await
-                } else {
-                    Err(Failure::new(
-                        connectrpc::ErrorCode::Unimplemented,
-                        format!(
-                            "frontend image {source:?} cannot run here: only docker/dockerfile, \
-                             which is built in, is available"
-                        ),
-                    ))
-                }
-            }
-            other => Err(Failure::invalid(format!("invalid frontend: {other}"))),
+        let source = attrs.get("source").map_or("", String::as_str);
+        if name == "gateway.v0" && is_builtin(source) {
+            // The name of the frontend is all that such a request adds.
+            let mut attrs = attrs;
+            attrs.remove("source");
+            return Box::pin(self.frontend("dockerfile.v0", attrs, inputs)).await;
         }
+        let within = self.within(FrontendRequest::new(name, &attrs, inputs))?;
+        let answer = match name {
+            "dockerfile.v0" => within.dockerfile(&attrs).boxed().await?,
+            "buildpacks.v0" => within.buildpacks(&attrs).boxed().await?,
+            // Boxed: it may ask for other frontends.
+            "gateway.v0" => within.image_frontend(&attrs).boxed().await?,
+            other => return Err(Failure::invalid(format!("invalid frontend: {other}"))),
+        };
+        within.asked.answered(answer.references());
+        Ok(answer)
     }
 
     async fn dockerfile(
         self: &Arc<Self>,
         attrs: &BTreeMap<String, String>,
-        inputs: HashMap<String, pb::Definition>,
     ) -> Result<Answer, Failure> {
-        let client = super::dockerfile::FrontendClient::new(Arc::clone(self), inputs);
+        let client = super::dockerfile::FrontendClient::new(Arc::clone(self));
         // A large Dockerfile's conversion must not starve other builds of their threads.
         let built = cofferdam_dockerfile::build(&client, attrs).await;
-        let built = built.map_err(|error| error_details::of_frontend(&error))?;
-        self.answer(built)
+        let mut built = built.map_err(|error| error_details::of_frontend(&error))?;
+        if let Some(answer) = client.forwarded() {
+            return Ok(answer);
+        }
+        let scans = std::mem::take(&mut built.scans);
+        let mut answer = self.answer(built).await?;
+        answer.attestations = attest::scans(self, attrs, scans, &answer).await?;
+        Ok(answer)
     }
 
     async fn buildpacks(
@@ -263,16 +350,16 @@ impl Bridge {
     ) -> Result<Answer, Failure> {
         // Boxed: extensions run the Dockerfile frontend, which comes through here again.
         let built = Box::pin(crate::buildpacks::build(self, attrs)).await?;
-        let reference = self.reference(built.definition)?;
+        let reference = self.reference(built.definition).await?;
         let refs = AnswerRefs::Single(Some(reference));
-        Ok(Answer { refs, metadata: built.metadata })
+        Ok(Answer { refs, metadata: built.metadata, ..Answer::default() })
     }
 
-    fn answer(&self, built: Built) -> Result<Answer, Failure> {
+    async fn answer(&self, built: Built) -> Result<Answer, Failure> {
         let mut refs = Vec::with_capacity(built.refs.len());
         for built in built.refs {
             let reference = match built.definition {
-                Some(definition) => Some(self.reference(definition)?),
+                Some(definition) => Some(self.reference(definition).await?),
                 None => None,
             };
             refs.push((built.platform, reference));
@@ -282,12 +369,17 @@ impl Bridge {
         } else {
             AnswerRefs::Map(refs)
         };
-        Ok(Answer { refs, metadata: built.metadata })
+        Ok(Answer { refs, metadata: built.metadata, ..Answer::default() })
     }
 
     /// Settles the build of a client that drives it itself.
     pub(crate) fn settle(&self, verdict: Verdict) {
         self.verdict.send_replace(verdict);
+    }
+
+    /// What was said so far.
+    pub(super) fn settled(&self) -> Verdict {
+        self.verdict.borrow().clone()
     }
 
     /// Waits until such a client has settled the build.
@@ -313,54 +405,4 @@ fn is_builtin(source: &str) -> bool {
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     let name = name.split(':').next().unwrap_or_default();
     matches!(name, "dockerfile.v0" | "docker/dockerfile" | "docker/dockerfile-upstream")
-}
-
-/// The answer on the wire.
-pub(crate) fn to_wire(answer: &Answer) -> wire::FrontendResult {
-    use wire::__buffa::oneof::frontend_result::Result as Kind;
-    let reference = |reference: &Option<Arc<Reference>>| match reference {
-        Some(reference) => wire::Ref {
-            id: reference.id.clone(),
-            def: buffa::MessageField::some(reference.definition.clone()),
-            ..wire::Ref::default()
-        },
-        None => wire::Ref::default(),
-    };
-    let result = match &answer.refs {
-        AnswerRefs::Single(single) => Kind::from(reference(single)),
-        AnswerRefs::Map(map) => {
-            let refs = map.iter().map(|(id, single)| (id.clone(), reference(single))).collect();
-            Kind::from(wire::RefMap { refs, ..wire::RefMap::default() })
-        }
-    };
-    wire::FrontendResult {
-        result: Some(result),
-        metadata: answer.metadata.clone().into_iter().collect(),
-        ..wire::FrontendResult::default()
-    }
-}
-
-impl Bridge {
-    /// The answer a client returned.
-    pub(crate) fn accept(&self, result: wire::FrontendResult) -> Result<Answer, Failure> {
-        use wire::__buffa::oneof::frontend_result::Result as Kind;
-        let refs = match result.result {
-            None => AnswerRefs::Single(None),
-            Some(Kind::RefDeprecated(id)) => AnswerRefs::Single(self.find(&id)?),
-            Some(Kind::Ref(reference)) => AnswerRefs::Single(self.find(&reference.id)?),
-            Some(Kind::RefsDeprecated(map)) => AnswerRefs::Map(
-                map.refs
-                    .iter()
-                    .map(|(key, id)| Ok((key.clone(), self.find(id)?)))
-                    .collect::<Result<_, Failure>>()?,
-            ),
-            Some(Kind::Refs(map)) => AnswerRefs::Map(
-                map.refs
-                    .iter()
-                    .map(|(key, reference)| Ok((key.clone(), self.find(&reference.id)?)))
-                    .collect::<Result<_, Failure>>()?,
-            ),
-        };
-        Ok(Answer { refs, metadata: result.metadata.into_iter().collect() })
-    }
 }

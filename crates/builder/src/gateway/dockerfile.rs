@@ -1,7 +1,7 @@
 //! The built-in Dockerfile frontend's view of its builder.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,9 +9,10 @@ use cofferdam_digest::Digest;
 use cofferdam_dockerfile::{Client, ClientError, ResolvedImage, Warning};
 use cofferdam_graph::{Assembler, Output, default_platform};
 use cofferdam_image::Reference as ImageReference;
+use cofferdam_provenance::ImageSource;
 use cofferdam_wire::pb;
 
-use super::bridge::Bridge;
+use super::bridge::{Answer, Bridge};
 use super::files;
 use crate::failure::Failure;
 use crate::source::image::{platform_of, resolve_layout};
@@ -19,13 +20,19 @@ use crate::source::image::{platform_of, resolve_layout};
 /// What a frontend may ask of the bridge.
 pub(super) struct FrontendClient {
     bridge: Arc<Bridge>,
-    inputs: HashMap<String, pb::Definition>,
+    /// The answer of the frontend that this one handed the request to.
+    forwarded: Mutex<Option<Answer>>,
 }
 
 impl FrontendClient {
-    /// The bridge with the definitions that came with this request.
-    pub(super) const fn new(bridge: Arc<Bridge>, inputs: HashMap<String, pb::Definition>) -> Self {
-        Self { bridge, inputs }
+    /// The bridge of this request.
+    pub(super) const fn new(bridge: Arc<Bridge>) -> Self {
+        Self { bridge, forwarded: Mutex::new(None) }
+    }
+
+    /// The answer to be given in place of this frontend's own.
+    pub(super) fn forwarded(&self) -> Option<Answer> {
+        self.forwarded.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -44,8 +51,20 @@ fn client_error(failure: Failure) -> ClientError {
 }
 
 impl Bridge {
-    /// Looks an image up on a vertex of its own.
+    /// Finds the image to use where `reference` is named: its name, and what it says.
     pub(crate) async fn resolve_image(
+        &self,
+        reference: &str,
+        platform: Option<&pb::Platform>,
+        log_name: &str,
+    ) -> Result<(String, crate::source::image::ResolvedImage), Failure> {
+        let reference = self.govern_image(reference, platform).await?;
+        let found = self.look_up_image(&reference, platform, log_name).await?;
+        Ok((reference, found))
+    }
+
+    /// Looks an image up on a vertex of its own. Whether it may be used is for others to ask.
+    pub(crate) async fn look_up_image(
         &self,
         reference: &str,
         platform: Option<&pb::Platform>,
@@ -71,7 +90,17 @@ impl Bridge {
                 () = cancelled.cancelled() => Err(Failure::canceled()),
             }
         };
-        log.track(self.context.online.during(&log, reference, resolve)).await
+        let found = log.track(self.context.online.during(&log, reference, resolve)).await?;
+        self.note_image(reference, &platform, found.root, false);
+        Ok(found)
+    }
+
+    /// Keeps in mind, for the provenance, that an image was looked up.
+    fn note_image(&self, reference: &str, platform: &pb::Platform, root: Digest, local: bool) {
+        let reference = ImageReference::parse(reference)
+            .map_or_else(|_| reference.to_owned(), |parsed| parsed.to_string());
+        let (platform, digest) = (Some(platform_of(platform)), Some(root));
+        self.asked.looked_up(ImageSource { reference, platform, digest, local });
     }
 }
 
@@ -84,13 +113,9 @@ impl Client for FrontendClient {
         _mode: &str,
         log_name: &str,
     ) -> Result<ResolvedImage, ClientError> {
-        let resolved =
-            self.bridge.resolve_image(reference, platform, log_name).await.map_err(client_error)?;
-        Ok(ResolvedImage {
-            reference: reference.to_owned(),
-            digest: resolved.root,
-            config: resolved.config,
-        })
+        let resolved = self.bridge.resolve_image(reference, platform, log_name).await;
+        let (reference, resolved) = resolved.map_err(client_error)?;
+        Ok(ResolvedImage { reference, digest: resolved.root, config: resolved.config })
     }
 
     async fn resolve_layout_config(
@@ -100,14 +125,24 @@ impl Client for FrontendClient {
         platform: Option<&pb::Platform>,
         log_name: &str,
     ) -> Result<ResolvedImage, ClientError> {
+        let mut source = pb::SourceOp {
+            identifier: format!("oci-layout://{reference}"),
+            attrs: [("oci.store".to_owned(), store.to_owned())].into_iter().collect(),
+            ..Default::default()
+        };
+        let wanted = platform.cloned().unwrap_or_else(default_platform);
+        if self.bridge.govern(&mut source, &wanted).await.map_err(client_error)? {
+            let message = format!("policy converts oci-layout://{reference}");
+            return Err(client_error(Failure::invalid(message)));
+        }
         let name = format!("{}:{log_name}", self.bridge.job.id());
         let log = self.bridge.job.vertex(Digest::of(name), log_name);
-        let platform = platform.cloned().unwrap_or_else(default_platform);
         let sessions = &self.bridge.sessions;
         let context = &self.bridge.context;
-        let platform = platform_of(&platform);
+        let platform = platform_of(&wanted);
         let resolve = resolve_layout(context, reference, store, &platform, sessions);
         let (_, resolved) = log.track(resolve).await.map_err(client_error)?;
+        self.bridge.note_image(reference, &wanted, resolved.root, true);
         Ok(ResolvedImage {
             reference: reference.to_owned(),
             digest: resolved.root,
@@ -122,7 +157,7 @@ impl Client for FrontendClient {
         max: usize,
     ) -> Result<Option<Bytes>, ClientError> {
         let read = async {
-            let reference = self.bridge.reference(definition.clone())?;
+            let reference = self.bridge.reference(definition.clone()).await?;
             let snapshot = self.bridge.evaluate(&reference).await?;
             files::read_optional(&snapshot, path, max).await
         };
@@ -140,7 +175,7 @@ impl Client for FrontendClient {
             source.attrs.insert("git.mtime".to_owned(), "commit".to_owned());
         }
         let find = async {
-            let reference = self.bridge.reference(single(source.clone(), log_name))?;
+            let reference = self.bridge.reference(single(source.clone(), log_name)).await?;
             let files = self.bridge.evaluate(&reference).await?;
             crate::source::time(&self.bridge.context, &source, &files).await
         };
@@ -148,7 +183,7 @@ impl Client for FrontendClient {
     }
 
     fn inputs(&self) -> &HashMap<String, pb::Definition> {
-        &self.inputs
+        &self.bridge.inputs
     }
 
     fn session_id(&self) -> &str {
@@ -169,5 +204,20 @@ impl Client for FrontendClient {
             ranges: warning.ranges,
         };
         self.bridge.warn(warning.vertex, shown);
+    }
+
+    async fn solve_frontend(
+        &self,
+        source: &str,
+        attrs: &BTreeMap<String, String>,
+    ) -> Result<cofferdam_dockerfile::Built, ClientError> {
+        let mut attrs = attrs.clone();
+        attrs.insert("source".to_owned(), source.to_owned());
+        let inputs = (*self.bridge.inputs).clone();
+        let answer = self.bridge.frontend("gateway.v0", attrs, inputs).await;
+        let answer = answer.map_err(client_error)?;
+        *self.forwarded.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        // Nobody looks at it: the answer counts, with everything that is in no definition.
+        Ok(cofferdam_dockerfile::Built::default())
     }
 }

@@ -8,18 +8,32 @@ use cofferdam_wire::pb;
 use cofferdam_wire::pb::__buffa::oneof::op::Op;
 
 use crate::config::Config;
+use crate::devices::{self, Devices};
 use crate::failure::Failure;
 
 const KNOWN: &[&str] = &["network.host", "security.insecure"];
+/// Entitlement to devices: all of them, or behind `=` one, a kind or a class. No daemon's configuration forbids what its operator
+/// declared.
+const DEVICE: &str = "device";
 
 /// The entitlements of one build.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Granted(BTreeSet<String>);
+pub(crate) struct Granted {
+    names: BTreeSet<String>,
+    devices: devices::Granted,
+}
 
 impl Granted {
     /// Grants what a build asks for, if the daemon allows it.
     pub(crate) fn new(config: &Config, wanted: &[String]) -> Result<Self, Failure> {
+        let mut devices = devices::Granted::default();
         for name in wanted {
+            if let Some(rest) = name.strip_prefix(DEVICE)
+                && (rest.is_empty() || rest.starts_with('='))
+            {
+                devices.add(rest.trim_start_matches('='))?;
+                continue;
+            }
             if !KNOWN.contains(&name.as_str()) {
                 return Err(Failure::invalid(format!("unknown entitlement {name}")));
             }
@@ -29,11 +43,11 @@ impl Granted {
                 )));
             }
         }
-        Ok(Self(wanted.iter().cloned().collect()))
+        Ok(Self { names: wanted.iter().cloned().collect(), devices })
     }
 
-    /// Checks what the vertices of a graph need.
-    pub(crate) fn check(&self, graph: &Graph) -> Result<(), Failure> {
+    /// Checks what the vertices of a graph need, of `devices` among others.
+    pub(crate) fn check(&self, graph: &Graph, devices: &Devices) -> Result<(), Failure> {
         for vertex in graph.vertices() {
             let Some(Op::Exec(exec)) = &vertex.op.op else { continue };
             if exec.network == pb::NetMode::HOST {
@@ -42,6 +56,9 @@ impl Granted {
             if exec.security == pb::SecurityMode::INSECURE {
                 self.require("security.insecure")?;
             }
+            if !exec.cdiDevices.is_empty() {
+                devices.check(&exec.cdiDevices, &self.devices)?;
+            }
             if exec.network.as_known().is_none() || exec.security.as_known().is_none() {
                 return Err(Failure::invalid("invalid network or security mode"));
             }
@@ -49,8 +66,24 @@ impl Granted {
         Ok(())
     }
 
+    /// Checks what a process of a container needs.
+    pub(super) fn check_process(
+        &self,
+        host_network: bool,
+        security: buffa::EnumValue<pb::SecurityMode>,
+    ) -> Result<(), Failure> {
+        if host_network {
+            self.require("network.host")?;
+        }
+        match security.as_known() {
+            Some(pb::SecurityMode::SANDBOX) => Ok(()),
+            Some(pb::SecurityMode::INSECURE) => self.require("security.insecure"),
+            None => Err(Failure::invalid("invalid security mode")),
+        }
+    }
+
     fn require(&self, name: &str) -> Result<(), Failure> {
-        if self.0.contains(name) {
+        if self.names.contains(name) {
             Ok(())
         } else {
             Err(Failure::unknown(format!("{name} is not allowed")))

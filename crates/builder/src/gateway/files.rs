@@ -55,7 +55,16 @@ pub(super) async fn read_range(
     offset: u64,
     length: usize,
 ) -> Result<Bytes, Failure> {
-    let view = snapshot.view().await?;
+    range_of(snapshot.view().await?, path, offset, length).await
+}
+
+/// A range of a file's bytes, below a directory that is open.
+pub(super) async fn range_of(
+    view: Arc<Root>,
+    path: &str,
+    offset: u64,
+    length: usize,
+) -> Result<Bytes, Failure> {
     let path = clean(path);
     blocking(move || read(&view, &path, offset, length)).await?
 }
@@ -89,7 +98,16 @@ pub(super) async fn list(
     pattern: &str,
     ids: cofferdam_store::IdRange,
 ) -> Result<Vec<Stat>, Failure> {
-    let view = snapshot.view().await?;
+    entries_of(snapshot.view().await?, path, pattern, ids).await
+}
+
+/// The entries of a directory below one that is open.
+pub(super) async fn entries_of(
+    view: Arc<Root>,
+    path: &str,
+    pattern: &str,
+    ids: cofferdam_store::IdRange,
+) -> Result<Vec<Stat>, Failure> {
     let path = clean(path);
     let pattern = pattern.to_owned();
     blocking(move || {
@@ -112,7 +130,15 @@ pub(super) async fn stat(
     path: &str,
     ids: cofferdam_store::IdRange,
 ) -> Result<Stat, Failure> {
-    let view = snapshot.view().await?;
+    stat_in(snapshot.view().await?, path, ids).await
+}
+
+/// The attributes of one path below a directory that is open.
+pub(super) async fn stat_in(
+    view: Arc<Root>,
+    path: &str,
+    ids: cofferdam_store::IdRange,
+) -> Result<Stat, Failure> {
     let path = clean(path);
     blocking(move || {
         let stat = view.stat(&path, true).map_err(opened(&path))?;

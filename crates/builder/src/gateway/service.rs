@@ -1,10 +1,9 @@
 //! `moby.buildkit.v1.frontend.LLBBridge` on the daemon's own address.
 //!
 //! Each call names its build in a header and is answered by that build's bridge; a build's
-//! references mean nothing to another. Calls of containers for interactive debugging are not
-//! here yet and say so.
+//! references mean nothing to another. Containers and their processes are in
+//! modules of their own.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +12,7 @@ use cofferdam_digest::Digest;
 use cofferdam_wire::moby::buildkit::v1::frontend as wire;
 use cofferdam_wire::moby::buildkit::v1::frontend::LlbBridge;
 use connectrpc::{
-    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
-    ServiceStream,
+    InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 
 use super::bridge::{Bridge, Verdict, to_wire};
@@ -31,30 +29,47 @@ const BUILD_ID: &str = "buildkit-controlapi-buildid";
 const LOOKUP_WAIT: Duration = Duration::from_secs(3);
 
 /// The gateway over a builder's builds.
-pub(crate) struct GatewayService {
-    builder: Arc<Builder>,
-    scope: Scope,
+pub(crate) struct GatewayService(Reach);
+
+/// What a connection reaches.
+enum Reach {
+    /// The builds of a scope, by the name that each call gives.
+    Builds { builder: Arc<Builder>, scope: Scope },
+    /// One request of one build: a frontend's connection, whatever its calls say.
+    One(Arc<Bridge>),
 }
 
 impl GatewayService {
     /// A gateway for `builder` on connections of `scope`.
     pub(crate) const fn new(builder: Arc<Builder>, scope: Scope) -> Self {
-        Self { builder, scope }
+        Self(Reach::Builds { builder, scope })
+    }
+
+    /// The gateway for the frontend that answers the request of `bridge`.
+    pub(crate) const fn of_frontend(bridge: Arc<Bridge>) -> Self {
+        Self(Reach::One(bridge))
     }
 
     async fn bridge(&self, context: &RequestContext, call: &str) -> Result<Arc<Bridge>, Failure> {
+        let (builder, scope) = match &self.0 {
+            Reach::Builds { builder, scope } => (builder, scope),
+            Reach::One(bridge) => return Ok(Arc::clone(bridge)),
+        };
         let id = context.header(BUILD_ID).and_then(|value| value.to_str().ok());
         let Some(id) = id.filter(|id| !id.is_empty()) else {
             return Err(Failure::unknown(format!(
                 "forwarding {call}: no buildid found in context"
             )));
         };
-        self.explained(self.builder.bridge(&self.scope.name(id), LOOKUP_WAIT).await)
+        self.explained(builder.bridge(&scope.name(id), LOOKUP_WAIT).await)
     }
 
     /// An answer, or the failure as this connection's client is to read it.
     fn explained<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
-        result.map_err(|failure| self.scope.explain(failure))
+        match &self.0 {
+            Reach::Builds { scope, .. } => result.map_err(|failure| scope.explain(failure)),
+            Reach::One(_) => result,
+        }
     }
 
     async fn snapshot(bridge: &Bridge, id: &str) -> Result<Snapshot, Failure> {
@@ -77,15 +92,16 @@ impl GatewayService {
             })
             .collect();
         bridge.import(imports).await;
+        let bridge = &bridge.governed_by(request.SourcePolicies)?;
         let answer = match (request.Definition.into_option(), request.Frontend.as_str()) {
             (Some(definition), "") => {
                 let reference = match definition.def.is_empty() {
                     true => None,
-                    false => Some(bridge.reference(definition)?),
+                    false => Some(bridge.reference(definition).await?),
                 };
                 super::bridge::Answer {
                     refs: super::bridge::AnswerRefs::Single(reference),
-                    metadata: BTreeMap::new(),
+                    ..super::bridge::Answer::default()
                 }
             }
             (Some(_), _) => {
@@ -110,8 +126,11 @@ impl GatewayService {
     }
 }
 
-fn not_here(call: &str) -> ConnectError {
-    ConnectError::unimplemented(format!("{call}: containers of a gateway client are not supported"))
+/// The part of a file that is asked for.
+fn range(request: &wire::ReadFileRequest) -> (u64, usize) {
+    let Some(range) = request.Range.as_option() else { return (0, files::MAX_READ) };
+    let length = usize::try_from(range.Length).ok().filter(|length| *length > 0);
+    (u64::try_from(range.Offset).unwrap_or(0), length.unwrap_or(files::MAX_READ))
 }
 
 impl LlbBridge for GatewayService {
@@ -122,15 +141,7 @@ impl LlbBridge for GatewayService {
     ) -> ServiceResult<wire::ResolveImageConfigResponse> {
         let bridge = self.bridge(&context, "ResolveImageConfig").await?;
         let request = request.to_owned_message();
-        let platform = request.Platform.as_option();
-        let resolved = bridge.resolve_image(&request.Ref, platform, &request.LogName).await;
-        let resolved = self.explained(resolved)?;
-        Response::ok(wire::ResolveImageConfigResponse {
-            Digest: resolved.root.to_string(),
-            Config: resolved.config.to_vec(),
-            Ref: request.Ref,
-            ..Default::default()
-        })
+        Response::ok(self.explained(bridge.resolve_config(request).await)?)
     }
 
     async fn resolve_source_meta(
@@ -140,22 +151,7 @@ impl LlbBridge for GatewayService {
     ) -> ServiceResult<wire::ResolveSourceMetaResponse> {
         let bridge = self.bridge(&context, "ResolveSourceMeta").await?;
         let request = request.to_owned_message();
-        let source = request.Source.as_option().cloned().unwrap_or_default();
-        let mut response = wire::ResolveSourceMetaResponse {
-            Source: request.Source.clone(),
-            ..Default::default()
-        };
-        if let Some(reference) = source.identifier.strip_prefix("docker-image://") {
-            let platform = request.Platform.as_option();
-            let resolved = bridge.resolve_image(reference, platform, &request.LogName).await;
-            let resolved = self.explained(resolved)?;
-            response.Image = buffa::MessageField::some(wire::ResolveSourceImageResponse {
-                Digest: resolved.root.to_string(),
-                Config: resolved.config.to_vec(),
-                ..Default::default()
-            });
-        }
-        Response::ok(response)
+        Response::ok(self.explained(bridge.resolve_source(request).await)?)
     }
 
     async fn solve(
@@ -176,14 +172,7 @@ impl LlbBridge for GatewayService {
         let bridge = self.bridge(&context, "ReadFile").await?;
         let request = request.to_owned_message();
         let snapshot = self.explained(Self::snapshot(&bridge, &request.Ref).await)?;
-        let (offset, length) = match request.Range.as_option() {
-            Some(range) => (
-                u64::try_from(range.Offset).unwrap_or(0),
-                usize::try_from(range.Length).ok().filter(|length| *length > 0),
-            ),
-            None => (0, None),
-        };
-        let length = length.unwrap_or(files::MAX_READ);
+        let (offset, length) = range(&request);
         let bytes = files::read_range(&snapshot, &request.FilePath, offset, length).await?;
         Response::ok(wire::ReadFileResponse { Data: bytes.to_vec(), ..Default::default() })
     }
@@ -235,11 +224,11 @@ impl LlbBridge for GatewayService {
         context: RequestContext,
         _request: ServiceRequest<'_, wire::PingRequest>,
     ) -> ServiceResult<wire::PongResponse> {
-        self.bridge(&context, "Ping").await?;
+        let bridge = self.bridge(&context, "Ping").await?;
         Response::ok(wire::PongResponse {
             FrontendAPICaps: capabilities::gateway(),
             LLBCaps: capabilities::llb(),
-            Workers: vec![self.builder.worker.record()],
+            Workers: vec![bridge.context.worker()],
             ..Default::default()
         })
     }
@@ -270,56 +259,80 @@ impl LlbBridge for GatewayService {
         _request: ServiceRequest<'_, wire::InputsRequest>,
     ) -> ServiceResult<wire::InputsResponse> {
         let bridge = self.bridge(&context, "Inputs").await?;
-        let definitions = bridge.inputs.clone().into_iter().collect();
+        let definitions = (*bridge.inputs).clone().into_iter().collect();
         Response::ok(wire::InputsResponse { Definitions: definitions, ..Default::default() })
     }
 
     async fn new_container(
         &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::NewContainerRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::NewContainerRequest>,
     ) -> ServiceResult<wire::NewContainerResponse> {
-        Err(not_here("NewContainer"))
+        let bridge = self.bridge(&context, "NewContainer").await?;
+        self.explained(bridge.new_container(request.to_owned_message()).await)?;
+        Response::ok(wire::NewContainerResponse::default())
     }
 
     async fn release_container(
         &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::ReleaseContainerRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::ReleaseContainerRequest>,
     ) -> ServiceResult<wire::ReleaseContainerResponse> {
-        Err(not_here("ReleaseContainer"))
+        let bridge = self.bridge(&context, "ReleaseContainer").await?;
+        let id = request.to_owned_message().ContainerID;
+        self.explained(bridge.release_container(&id).await)?;
+        Response::ok(wire::ReleaseContainerResponse::default())
     }
 
     async fn exec_process(
         &self,
-        _context: RequestContext,
-        _requests: InboundStream<wire::ExecMessage>,
+        context: RequestContext,
+        requests: InboundStream<wire::ExecMessage>,
     ) -> ServiceResult<ServiceStream<wire::ExecMessage>> {
-        Err(not_here("ExecProcess"))
+        let bridge = self.bridge(&context, "ExecProcess").await?;
+        Response::stream_ok(super::processes::serve(bridge, requests))
     }
 
     async fn read_file_container(
         &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::ReadFileRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::ReadFileRequest>,
     ) -> ServiceResult<wire::ReadFileResponse> {
-        Err(not_here("ReadFileContainer"))
+        let bridge = self.bridge(&context, "ReadFileContainer").await?;
+        let request = request.to_owned_message();
+        let files = bridge.container_files(&request.Ref, request.MountIndex)?;
+        let (offset, length) = range(&request);
+        let bytes = files::range_of(files, &request.FilePath, offset, length).await?;
+        Response::ok(wire::ReadFileResponse { Data: bytes.to_vec(), ..Default::default() })
     }
 
     async fn read_dir_container(
         &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::ReadDirRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::ReadDirRequest>,
     ) -> ServiceResult<wire::ReadDirResponse> {
-        Err(not_here("ReadDirContainer"))
+        let bridge = self.bridge(&context, "ReadDirContainer").await?;
+        let request = request.to_owned_message();
+        let files = bridge.container_files(&request.Ref, request.MountIndex)?;
+        let (path, pattern) = (&request.DirPath, &request.IncludePattern);
+        let ids = bridge.context.store_ids();
+        let entries = files::entries_of(files, path, pattern, ids).await?;
+        Response::ok(wire::ReadDirResponse { entries, ..Default::default() })
     }
 
     async fn stat_file_container(
         &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::StatFileRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::StatFileRequest>,
     ) -> ServiceResult<wire::StatFileResponse> {
-        Err(not_here("StatFileContainer"))
+        let bridge = self.bridge(&context, "StatFileContainer").await?;
+        let request = request.to_owned_message();
+        let files = bridge.container_files(&request.Ref, request.MountIndex)?;
+        let stat = files::stat_in(files, &request.Path, bridge.context.store_ids()).await?;
+        Response::ok(wire::StatFileResponse {
+            stat: buffa::MessageField::some(stat),
+            ..Default::default()
+        })
     }
 
     async fn warn(

@@ -14,7 +14,7 @@ use cofferdam_wire::pb;
 use super::exec_disk::Written;
 use super::exec_limits;
 use super::exec_logs::{self, Pipes};
-use super::exec_mounts::{self, Prepared};
+use super::exec_mounts::{self, Prepared, Wanted};
 use super::outputs;
 use crate::blocking::{blocking, give_back};
 use crate::context::Context;
@@ -28,7 +28,7 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// Description of a vertex whose programs cannot gain privileges, not even by set-user-id files.
 const NO_NEW_PRIVILEGES: &str = "cofferdam.no-new-privileges";
 /// As BuildKit names its sandboxes; images and scripts have come to expect it.
-const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+pub(super) const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
 /// Runs the vertex and returns its outputs, one per output mount in mount order.
 pub(crate) async fn execute(
@@ -40,14 +40,27 @@ pub(crate) async fn execute(
 ) -> Result<Vec<Snapshot>, Failure> {
     let meta =
         exec.meta.as_option().ok_or_else(|| Failure::invalid("invalid exec op with no meta"))?;
-    let mut prepared = exec_mounts::prepare(context, vertex, exec, &inputs, step).await?;
+    let wanted = Wanted::by(vertex, exec);
+    let mut prepared = exec_mounts::prepare(context, &wanted, &inputs, step).await?;
     let spec = spec(context, vertex, exec, meta, &mut prepared, step).await?;
     let written = written(context, &prepared).await?;
     let outcome = run(context, spec, step, &written).await;
     prepared.finish_agents();
-    match outcome.and_then(|exit| check_exit(context, meta, &exit).map(|()| exit)) {
-        Ok(exit) => outputs::collect(prepared, inputs, exit.settled_parents).await,
-        Err(failure) => {
+    let (failure, settled) = match outcome {
+        Ok(exit) => match check_exit(context, meta, &exit) {
+            Ok(()) => return outputs::collect(prepared, inputs, exit.settled_parents).await,
+            Err(failure) => (failure, Some(exit.settled_parents)),
+        },
+        Err(failure) => (failure, None),
+    };
+    // What filled the disk must go, and nothing is to be seen of a step that was ended.
+    let settled = settled.filter(|_| exec_limits::disk_is_low(context.store.path()).is_none());
+    match settled.filter(|_| context.builds_of(step).iter().any(|build| build.explores)) {
+        Some(settled) => {
+            let remains = outputs::remains(prepared, &exec.mounts, &inputs, settled).await?;
+            Err(failure.leaving(remains))
+        }
+        None => {
             give_back(&context.store, prepared).await;
             Err(failure)
         }
@@ -62,19 +75,10 @@ async fn spec(
     prepared: &mut Prepared,
     step: &Step,
 ) -> Result<Spec, Failure> {
-    if let Some(device) = exec.cdiDevices.iter().find(|device| !device.optional) {
-        // None is ever given to a step; going on without one that is needed would be a surprise later.
-        return Err(Failure::invalid(format!("device {:?} is not available", device.name)));
-    }
     let user = resolve_user(prepared.root_view(), &meta.user).map_err(Failure::of)?;
     let mut env = environment(meta);
-    for secret in &exec.secretenv {
-        match context.secret(step, &secret.ID).await {
-            Ok(value) => env.push(format!("{}={}", secret.name, String::from_utf8_lossy(&value))),
-            Err(_) if secret.optional => {}
-            Err(failure) => return Err(failure),
-        }
-    }
+    env.extend(context.devices.variables(&exec.cdiDevices)?);
+    env.extend(secret_environment(context, &exec.secretenv, step).await?);
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {
         env.push(format!("HOME={}", user.home));
     }
@@ -93,23 +97,36 @@ async fn spec(
     spec.user = User { uid: user.uid, gid: user.gid, groups: user.groups };
     let hostname = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
     spec.hostname = hostname.to_owned();
-    for host in &meta.extraHosts {
-        let address = host.IP.parse().map_err(|_| {
-            Failure::invalid(format!("invalid address {:?} for host {}", host.IP, host.Host))
-        })?;
-        spec.hosts.push((address, host.Host.clone()));
-    }
-    spec.network = network(context, exec);
+    spec.hosts = hosts(&meta.extraHosts)?;
+    spec.network =
+        network(context, exec.network == pb::NetMode::NONE, exec.network == pb::NetMode::HOST);
     spec.resolv_conf = context.resolv_conf(spec.network);
     spec.security = match exec.security.as_known() {
         Some(pb::SecurityMode::SANDBOX) => Security::Sandbox,
         Some(pb::SecurityMode::INSECURE) => Security::Insecure,
         None => return Err(Failure::invalid("invalid security mode")),
     };
-    spec.limits = exec_limits::of_group(context, vertex);
+    spec.limits = exec_limits::of_group(context, vertex.metadata.linux_resources.as_option());
     spec.ulimits = exec_limits::of_processes(&context.config.limits, meta);
     spec.shm_size = prepared.shm_size;
     Ok(spec)
+}
+
+/// Variables whose values are secrets.
+pub(super) async fn secret_environment(
+    context: &Context,
+    secrets: &[pb::SecretEnv],
+    step: &Step,
+) -> Result<Vec<String>, Failure> {
+    let mut env = Vec::with_capacity(secrets.len());
+    for secret in secrets {
+        match context.secret(step, &secret.ID).await {
+            Ok(value) => env.push(format!("{}={}", secret.name, String::from_utf8_lossy(&value))),
+            Err(_) if secret.optional => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(env)
 }
 
 /// The op's variables, then proxies in both spellings, then a default path; the first spelling
@@ -136,10 +153,23 @@ fn environment(meta: &pb::Meta) -> Vec<String> {
     env
 }
 
-fn network(context: &Context, exec: &pb::ExecOp) -> Network {
-    if exec.network == pb::NetMode::NONE {
+/// Entries of the hosts file.
+pub(super) fn hosts(wanted: &[pb::HostIP]) -> Result<Vec<(std::net::IpAddr, String)>, Failure> {
+    let parse = |host: &pb::HostIP| match host.IP.parse() {
+        Ok(address) => Ok((address, host.Host.clone())),
+        Err(_) => {
+            let (address, name) = (&host.IP, &host.Host);
+            Err(Failure::invalid(format!("invalid address {address:?} for host {name}")))
+        }
+    };
+    wanted.iter().map(parse).collect()
+}
+
+/// What a step gets that asks for none, or for the host's.
+pub(crate) fn network(context: &Context, none: bool, host: bool) -> Network {
+    if none {
         Network::None
-    } else if exec.network == pb::NetMode::HOST || context.host_network_by_default() {
+    } else if host || context.host_network_by_default() {
         Network::Host
     } else {
         Network::Gate
@@ -147,7 +177,7 @@ fn network(context: &Context, exec: &pb::ExecOp) -> Network {
 }
 
 /// Begins to count what the step writes.
-async fn written(context: &Context, prepared: &Prepared) -> Result<Written, Failure> {
+pub(super) async fn written(context: &Context, prepared: &Prepared) -> Result<Written, Failure> {
     let disk = rustix::fs::statvfs(context.store.path()).map_err(Failure::store)?;
     let limit = context.config.limits.step_disk(disk.f_blocks * disk.f_frsize);
     let directories = if limit.is_some() { prepared.writable()? } else { Vec::new() };

@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cofferdam_graph::Vertex;
 use cofferdam_sandbox::{Limits, Ulimit};
 use cofferdam_solver::Step;
 use cofferdam_wire::pb;
@@ -31,10 +30,10 @@ const OPEN_FILES: &str = "nofile";
 const SOFT_OPEN_FILES: u64 = 1 << 16;
 
 /// The limits of a step's control group.
-pub(super) fn of_group(context: &Context, vertex: &Vertex) -> Limits {
+pub(super) fn of_group(context: &Context, asked: Option<&pb::LinuxResources>) -> Limits {
     let machine = rustix::system::sysinfo();
     let total = machine.totalram.saturating_mul(machine.mem_unit.into());
-    let mut limits = bounded(asked(vertex), &context.config.limits, total);
+    let mut limits = bounded(self::asked(asked), &context.config.limits, total);
     // Where nobody set it, this one is for the machine's good: without control groups there is none.
     let pids = context.config.limits.default_step_pids();
     if pids.is_some() && context.launcher.can_limit(&Limits { pids, ..Limits::default() }) {
@@ -44,10 +43,8 @@ pub(super) fn of_group(context: &Context, vertex: &Vertex) -> Limits {
 }
 
 /// What the client wants for the step.
-fn asked(vertex: &Vertex) -> Limits {
-    let Some(wanted) = vertex.metadata.linux_resources.as_option() else {
-        return Limits::default();
-    };
+fn asked(wanted: Option<&pb::LinuxResources>) -> Limits {
+    let Some(wanted) = wanted else { return Limits::default() };
     let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
     let text = |value: &String| (!value.is_empty()).then(|| value.clone());
     let memory = positive(wanted.memory);
@@ -162,7 +159,7 @@ async fn full(path: &Path) -> Failure {
 }
 
 /// What is left of a disk, when that is too little. A disk is full as well when it takes no more files.
-fn disk_is_low(path: &Path) -> Option<String> {
+pub(super) fn disk_is_low(path: &Path) -> Option<String> {
     let disk = rustix::fs::statvfs(path).ok()?;
     let (total, free) = (disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize);
     if free < (total / DISK_SHARE).min(MAX_RESERVE) {

@@ -40,13 +40,17 @@ pub(super) struct Prepared {
     pub(super) mounts: Vec<Mount>,
     /// Size asked for `/dev/shm`.
     pub(super) shm_size: Option<u64>,
-    /// Outputs in mount order.
-    pub(super) slots: Vec<Slot>,
-    /// Writable layers that are thrown away afterwards.
-    discarded: Vec<Workspace>,
+    /// Outputs in mount order, with the number of each mount.
+    pub(super) slots: Vec<(usize, Slot)>,
+    /// Writable layers that are thrown away afterwards, likewise.
+    discarded: Vec<(usize, Workspace)>,
+    /// Number of the mount that is being made.
+    at: usize,
     caches: Vec<CacheMount>,
     agents: Vec<JoinHandle<()>>,
     views: Vec<Root>,
+    /// What is mounted, in the order that was asked for; only kept for those who want to look.
+    seen: Option<Vec<Option<OwnedFd>>>,
 }
 
 impl Prepared {
@@ -62,12 +66,12 @@ impl Prepared {
 
     /// The directories a step may write to that are on disk, and whether something was in them before.
     pub(super) fn writable(&self) -> Result<Vec<(OwnedFd, bool)>, Failure> {
-        let layers = self.slots.iter().filter_map(|slot| match slot {
+        let layers = self.slots.iter().filter_map(|(_, slot)| match slot {
             Slot::Layer(workspace) => Some(&**workspace),
             Slot::Input(_) | Slot::Scratch => None,
         });
         let mut found = Vec::new();
-        for workspace in layers.chain(&self.discarded) {
+        for workspace in layers.chain(self.discarded.iter().map(|(_, workspace)| workspace)) {
             let upper = workspace.upper()?;
             found.push((upper.as_fd().try_clone_to_owned().map_err(Failure::store)?, false));
         }
@@ -75,6 +79,19 @@ impl Prepared {
             found.push((cache.open().map_err(Failure::store)?, true));
         }
         Ok(found)
+    }
+
+    /// Takes note of a mount for [`Prepared::take_seen`].
+    fn remember(&mut self, mount: Option<impl AsFd>) -> Result<(), Failure> {
+        let Some(seen) = &mut self.seen else { return Ok(()) };
+        let clone = |fd: &_| AsFd::as_fd(fd).try_clone_to_owned().map_err(Failure::store);
+        seen.push(mount.as_ref().map(clone).transpose()?);
+        Ok(())
+    }
+
+    /// The mounts to look into, in the order that was asked for.
+    pub(super) fn take_seen(&mut self) -> Vec<Option<OwnedFd>> {
+        self.seen.take().unwrap_or_default()
     }
 
     /// Stops forwarding to agents; the step is over.
@@ -87,7 +104,17 @@ impl Prepared {
     /// Releases what is not an output.
     pub(super) fn into_slots(mut self) -> Vec<Slot> {
         self.finish_agents();
-        std::mem::take(&mut self.slots)
+        std::mem::take(&mut self.slots).into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// Everything that has a writable layer or stands for an input, by the number of its mount.
+    pub(super) fn into_mounts(mut self) -> Vec<(usize, Slot)> {
+        self.finish_agents();
+        let discarded = std::mem::take(&mut self.discarded).into_iter();
+        let layers = discarded.map(|(at, workspace)| (at, Slot::Layer(Box::new(workspace))));
+        let mut mounts = std::mem::take(&mut self.slots);
+        mounts.extend(layers);
+        mounts
     }
 }
 
@@ -97,20 +124,46 @@ impl Drop for Prepared {
     }
 }
 
-/// Makes every mount of `exec`.
+/// What a sandbox is prepared for.
+pub(super) struct Wanted<'a> {
+    /// Its mounts, whose inputs are numbered as in an operation.
+    pub(super) mounts: &'a [pb::Mount],
+    /// What relative destinations are relative to.
+    pub(super) cwd: &'a str,
+    /// What its layers are described as.
+    pub(super) name: String,
+    /// Whether its cache mounts begin empty.
+    pub(super) fresh_caches: bool,
+    /// Whether somebody will look into the mounts from outside.
+    pub(super) observed: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// As a vertex says.
+    pub(super) fn by(vertex: &Vertex, exec: &'a pb::ExecOp) -> Self {
+        Self {
+            mounts: &exec.mounts,
+            cwd: exec.meta.as_option().map_or("/", |meta| meta.cwd.as_str()),
+            name: vertex.name(),
+            fresh_caches: vertex.ignore_cache(),
+            observed: false,
+        }
+    }
+}
+
+/// Makes every mount that is wanted.
 pub(super) async fn prepare(
     context: &Arc<Context>,
-    vertex: &Vertex,
-    exec: &pb::ExecOp,
+    wanted: &Wanted<'_>,
     inputs: &[Snapshot],
     step: &Step,
 ) -> Result<Prepared, Failure> {
-    let root_mount = exec
+    let root_mount = wanted
         .mounts
         .iter()
         .find(|mount| mount.dest == "/")
         .ok_or_else(|| Failure::invalid("invalid exec op with no rootfs"))?;
-    let name = vertex.name();
+    let name = wanted.name.clone();
     let base = tree_of(inputs, root_mount.input).await?;
     let store = Arc::clone(&context.store);
     let workspace = blocking(move || Workspace::mounted(&store, base, &name)).await??;
@@ -123,19 +176,23 @@ pub(super) async fn prepare(
         shm_size: None,
         slots: Vec::new(),
         discarded: Vec::new(),
+        at: 0,
         caches: Vec::new(),
         agents: Vec::new(),
         views: Vec::new(),
+        seen: wanted.observed.then(Vec::new),
     };
     let mut root = Some(workspace);
-    for mount in &exec.mounts {
+    for (at, mount) in wanted.mounts.iter().enumerate() {
+        prepared.at = at;
         if mount.dest == "/" {
             if let Some(workspace) = root.take() {
+                prepared.remember(Some(workspace.root()))?;
                 prepared.keep(workspace, mount);
             }
             continue;
         }
-        prepared.add(context, vertex, exec, mount, inputs, step).await?;
+        prepared.add(context, wanted, mount, inputs, step).await?;
     }
     Ok(prepared)
 }
@@ -151,30 +208,29 @@ impl Prepared {
     /// Files a workspace under what becomes of it.
     fn keep(&mut self, workspace: Workspace, mount: &pb::Mount) {
         if mount.output < 0 {
-            self.discarded.push(workspace);
+            self.discarded.push((self.at, workspace));
         } else if mount.readonly {
-            self.discarded.push(workspace);
-            self.slots.push(input_slot(mount));
+            self.discarded.push((self.at, workspace));
+            self.slots.push((self.at, input_slot(mount)));
         } else {
-            self.slots.push(Slot::Layer(Box::new(workspace)));
+            self.slots.push((self.at, Slot::Layer(Box::new(workspace))));
         }
     }
 
     async fn add(
         &mut self,
         context: &Arc<Context>,
-        vertex: &Vertex,
-        exec: &pb::ExecOp,
+        wanted: &Wanted<'_>,
         mount: &pb::Mount,
         inputs: &[Snapshot],
         step: &Step,
     ) -> Result<(), Failure> {
         let source = match mount.mountType.as_known() {
             Some(pb::MountType::BIND) => {
-                Some(MountSource::Fd(self.bind(context, vertex, mount, inputs).await?))
+                Some(MountSource::Fd(self.bind(context, wanted, mount, inputs).await?))
             }
             Some(pb::MountType::CACHE) => {
-                Some(MountSource::Fd(self.cache(context, vertex, mount, inputs).await?))
+                Some(MountSource::Fd(self.cache(context, wanted, mount, inputs).await?))
             }
             Some(pb::MountType::TMPFS) => self.tmpfs(mount),
             Some(pb::MountType::SECRET) => secret(context, mount, step).await?.map(MountSource::Fd),
@@ -183,8 +239,13 @@ impl Prepared {
             }
             None => return Err(Failure::invalid("invalid mount type")),
         };
-        let cwd = exec.meta.as_option().map_or("/", |meta| meta.cwd.as_str());
+        let seen = match &source {
+            Some(MountSource::Fd(fd)) => Some(fd.as_fd()),
+            _ => None,
+        };
+        self.remember(seen)?;
         if let Some(source) = source {
+            let cwd = wanted.cwd;
             let dest = if mount.dest.starts_with('/') {
                 clean(&mount.dest)
             } else {
@@ -198,7 +259,7 @@ impl Prepared {
     async fn bind(
         &mut self,
         context: &Arc<Context>,
-        vertex: &Vertex,
+        wanted: &Wanted<'_>,
         mount: &pb::Mount,
         inputs: &[Snapshot],
     ) -> Result<OwnedFd, Failure> {
@@ -208,13 +269,13 @@ impl Prepared {
             let fd = subtree(&root, &mount.selector)?;
             self.views.push(root);
             if mount.output >= 0 {
-                self.slots.push(input_slot(mount));
+                self.slots.push((self.at, input_slot(mount)));
             }
             return Ok(fd);
         }
         let base = tree_of(inputs, mount.input).await?;
         let store = Arc::clone(&context.store);
-        let name = vertex.name();
+        let name = wanted.name.clone();
         let workspace = blocking(move || Workspace::mounted(&store, base, &name)).await??;
         let fd = subtree(workspace.root(), &mount.selector)?;
         self.keep(workspace, mount);
@@ -224,7 +285,7 @@ impl Prepared {
     async fn cache(
         &mut self,
         context: &Arc<Context>,
-        vertex: &Vertex,
+        wanted: &Wanted<'_>,
         mount: &pb::Mount,
         inputs: &[Snapshot],
     ) -> Result<OwnedFd, Failure> {
@@ -237,7 +298,7 @@ impl Prepared {
         };
         let base = tree_of(inputs, mount.input).await?;
         let id = id.unwrap_or(&mount.dest);
-        if vertex.ignore_cache() {
+        if wanted.fresh_caches {
             context.store.drop_cache_mounts(id);
         }
         let guard = context.store.cache_mount(id, &base, sharing).await.map_err(Failure::store)?;
@@ -245,7 +306,7 @@ impl Prepared {
         let fd = subtree(&root, &mount.selector)?;
         self.caches.push(guard);
         if mount.output >= 0 && mount.input >= 0 {
-            self.slots.push(input_slot(mount));
+            self.slots.push((self.at, input_slot(mount)));
         }
         Ok(fd)
     }

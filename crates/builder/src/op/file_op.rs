@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use cofferdam_graph::Vertex;
+use cofferdam_solver::Step;
 use cofferdam_store::{Store, Tree, mount_tree};
 use cofferdam_wire::pb;
 use cofferdam_wire::pb::__buffa::oneof::{file_action::Action, user_opt::User};
@@ -15,6 +16,7 @@ use super::file::{self, Maker};
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::remains::{Remains, Subject};
 use crate::rooted::Root;
 use crate::snapshot::{Snapshot, Workspace};
 use crate::user::{resolve_group, resolve_owner};
@@ -31,6 +33,7 @@ pub(crate) async fn execute(
     vertex: &Arc<Vertex>,
     op: &pb::FileOp,
     inputs: Vec<Snapshot>,
+    step: &Step,
 ) -> Result<Vec<Snapshot>, Failure> {
     let mut views = Vec::with_capacity(inputs.len());
     let mut trees = Vec::with_capacity(inputs.len());
@@ -46,9 +49,23 @@ pub(crate) async fn execute(
         trees,
         views,
         states: Vec::new(),
+        explores: context.builds_of(step).iter().any(|build| build.explores),
     };
-    let outputs = blocking(move || run.actions()).await??;
-    Ok(outputs.into_iter().map(Snapshot::committed).collect())
+    match blocking(move || run.actions()).await? {
+        Ok(outputs) => Ok(outputs.into_iter().map(Snapshot::committed).collect()),
+        Err(failed) => Err(failed.failure.leaving(Remains {
+            inputs: inputs.into_iter().map(Some).collect(),
+            mounts: failed.left.into_iter().map(|tree| tree.map(Snapshot::committed)).collect(),
+            subject: Subject::Action(failed.action),
+        })),
+    }
+}
+
+/// An action that failed, and what each action had made by then, if it is kept.
+struct Failed {
+    failure: Failure,
+    action: usize,
+    left: Vec<Option<Tree>>,
 }
 
 /// Whether files of input `index` are read: as a source or as a user database.
@@ -80,16 +97,45 @@ struct Run {
     trees: Vec<Option<Tree>>,
     views: Vec<Option<Arc<Root>>>,
     states: Vec<State>,
+    explores: bool,
 }
 
 impl Run {
-    fn actions(mut self) -> Result<Vec<Tree>, Failure> {
+    fn actions(mut self) -> Result<Vec<Tree>, Failed> {
         let op = self.op.clone();
-        for action in &op.actions {
-            let workspace = self.base(action.input)?;
-            self.act(action, &workspace)?;
-            self.states.push(State::Growing(Box::new(workspace)));
+        for (index, action) in op.actions.iter().enumerate() {
+            let (workspace, done) = match self.base(action.input) {
+                Ok(workspace) => {
+                    let done = self.act(action, &workspace);
+                    (Some(workspace), done)
+                }
+                Err(failure) => (None, Err(failure)),
+            };
+            self.states.push(match workspace {
+                Some(workspace) => State::Growing(Box::new(workspace)),
+                None => State::Consumed,
+            });
+            if let Err(failure) = done {
+                return Err(self.failed(index, failure));
+            }
         }
+        let last = op.actions.len().saturating_sub(1);
+        self.outputs().map_err(|failure| Failed { failure, action: last, left: Vec::new() })
+    }
+
+    /// The failure of an action with what there is by now. Trouble leaves an action out.
+    fn failed(mut self, action: usize, failure: Failure) -> Failed {
+        let count = if self.explores { self.op.actions.len() } else { 0 };
+        let left = (0..count).map(|index| {
+            let made = index < self.states.len();
+            made.then(|| self.committed(index).ok()).flatten()
+        });
+        let left = left.collect();
+        Failed { failure, action, left }
+    }
+
+    fn outputs(&mut self) -> Result<Vec<Tree>, Failure> {
+        let op = self.op.clone();
         let mut outputs = Vec::new();
         for (index, action) in op.actions.iter().enumerate() {
             let Ok(output) = usize::try_from(action.output) else { continue };

@@ -3,6 +3,9 @@
 //! One module per operation of LLB. An operation gets its inputs as [`crate::snapshot::Snapshot`]s
 //! and returns its outputs; it must never look at other vertices or decide about caching.
 
+pub(crate) mod build;
+pub(crate) mod container;
+mod container_io;
 pub(crate) mod exec;
 mod exec_agent;
 mod exec_disk;

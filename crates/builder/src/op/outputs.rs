@@ -4,12 +4,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use cofferdam_wire::pb;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::exec_mounts::{Prepared, Slot};
 use crate::blocking::blocking;
 use crate::failure::Failure;
+use crate::remains::{Remains, Subject};
 use crate::rooted::{Root, split_last};
 use crate::snapshot::{Snapshot, Workspace};
 
@@ -35,6 +37,31 @@ pub(super) async fn collect(
         });
     }
     Ok(outputs)
+}
+
+/// What the mounts of a failed step hold, for whoever wants to look into it. Trouble leaves a mount out.
+pub(super) async fn remains(
+    prepared: Prepared,
+    mounts: &[pb::Mount],
+    inputs: &[Snapshot],
+    settled: Vec<PathBuf>,
+) -> Result<Remains, Failure> {
+    let input = |mount: &pb::Mount| inputs.get(usize::try_from(mount.input).ok()?).cloned();
+    let before: Vec<Option<Snapshot>> = mounts.iter().map(input).collect();
+    let mut after = vec![None; mounts.len()];
+    for (at, slot) in blocking(move || prepared.into_mounts()).await? {
+        let Some(place) = after.get_mut(at) else { continue };
+        *place = match slot {
+            Slot::Layer(workspace) => {
+                let settled = settled.clone();
+                let tree = blocking(move || commit(*workspace, settled)).await?;
+                tree.ok().map(Snapshot::committed)
+            }
+            Slot::Input(index) => inputs.get(index).cloned(),
+            Slot::Scratch => None,
+        };
+    }
+    Ok(Remains { inputs: before, mounts: after, subject: Subject::Whole })
 }
 
 fn commit(

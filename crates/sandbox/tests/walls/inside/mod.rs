@@ -5,6 +5,7 @@
 mod confined;
 mod filesystem;
 mod gvisor;
+mod joined;
 mod kernel;
 mod lifecycle;
 mod process;
@@ -56,7 +57,8 @@ macro_rules! cases {
 pub(crate) use cases;
 
 fn all(under_gvisor: bool) -> Vec<(&'static str, Case)> {
-    let own: Cases = if under_gvisor { gvisor::CASES } else { &[] };
+    // Under gVisor a step has one process, and no terminal.
+    let own: Cases = if under_gvisor { gvisor::CASES } else { joined::CASES };
     [filesystem::CASES, kernel::CASES, lifecycle::CASES, process::CASES, own]
         .into_iter()
         .flatten()

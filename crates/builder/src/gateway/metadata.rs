@@ -1,0 +1,156 @@
+//! `ResolveSourceMeta`: what can be found out about a source without using it.
+
+use std::sync::Arc;
+
+use cofferdam_digest::Digest;
+use cofferdam_graph::default_platform;
+use cofferdam_wire::moby::buildkit::v1::frontend as wire;
+use cofferdam_wire::pb;
+
+use super::bridge::Bridge;
+use crate::failure::Failure;
+use crate::source::image::{ResolvedImage, platform_of, resolve_layout};
+use crate::source::{git, http};
+
+/// Value of `ResolverType` for images in a client's store.
+const LAYOUT_RESOLVER: i32 = 1;
+/// Attribute that names the client's content store of an image.
+const LAYOUT_STORE: &str = "oci.store";
+
+impl Bridge {
+    /// The source that is used for the one asked about, and what is known of it.
+    pub(super) async fn resolve_source(
+        self: &Arc<Self>,
+        mut request: wire::ResolveSourceMetaRequest,
+    ) -> Result<wire::ResolveSourceMetaResponse, Failure> {
+        let bridge = self.governed_by(std::mem::take(&mut request.SourcePolicies))?;
+        let mut source = request.Source.as_option().cloned().unwrap_or_default();
+        let platform = request.Platform.as_option().cloned().unwrap_or_else(default_platform);
+        bridge.govern(&mut source, &platform).await?;
+        request.Source = buffa::MessageField::some(source);
+        bridge.source_metadata(request).await
+    }
+
+    /// An image's configuration by name: what older frontends ask for.
+    pub(super) async fn resolve_config(
+        self: &Arc<Self>,
+        request: wire::ResolveImageConfigRequest,
+    ) -> Result<wire::ResolveImageConfigResponse, Failure> {
+        let bridge = self.governed_by(request.SourcePolicies)?;
+        let platform = request.Platform.as_option();
+        let reference = bridge.govern_image(&request.Ref, platform).await?;
+        let found = if request.ResolverType == LAYOUT_RESOLVER {
+            let attrs = [(LAYOUT_STORE.to_owned(), request.StoreID)];
+            let attrs = attrs.into_iter().collect();
+            let source = pb::SourceOp { attrs, ..Default::default() };
+            bridge.layout_image(&reference, &source, platform, &request.LogName).await?
+        } else {
+            bridge.look_up_image(&reference, platform, &request.LogName).await?
+        };
+        Ok(wire::ResolveImageConfigResponse {
+            Digest: found.root.to_string(),
+            Config: found.config.to_vec(),
+            Ref: reference,
+            ..Default::default()
+        })
+    }
+
+    /// What is known of a source, by itself: whoever asks has asked about its use.
+    pub(super) async fn source_metadata(
+        &self,
+        request: wire::ResolveSourceMetaRequest,
+    ) -> Result<wire::ResolveSourceMetaResponse, Failure> {
+        let source = request.Source.as_option().cloned().unwrap_or_default();
+        let platform = request.Platform.as_option();
+        let mut response = wire::ResolveSourceMetaResponse {
+            Source: request.Source.clone(),
+            ..Default::default()
+        };
+        let plain = request.Image.as_option().is_some_and(|image| image.NoConfig);
+        if let Some(reference) = source.identifier.strip_prefix("docker-image://") {
+            let found = self.look_up_image(reference, platform, &request.LogName).await?;
+            response.Image = buffa::MessageField::some(image(&found, plain));
+        } else if let Some(reference) = source.identifier.strip_prefix("oci-layout://") {
+            let found = self.layout_image(reference, &source, platform, &request.LogName).await?;
+            response.Image = buffa::MessageField::some(image(&found, plain));
+        } else if let Some(remote) = source.identifier.strip_prefix("git://") {
+            let objects = request.Git.as_option().is_some_and(|git| git.ReturnObject);
+            let found = self.repository(remote, &source, objects).await?;
+            response.Git = buffa::MessageField::some(found);
+        } else if is_url(&source.identifier) {
+            response.HTTP = buffa::MessageField::some(self.download(&source).await?);
+        }
+        Ok(response)
+    }
+
+    async fn repository(
+        &self,
+        remote: &str,
+        source: &pb::SourceOp,
+        objects: bool,
+    ) -> Result<wire::ResolveSourceGitResponse, Failure> {
+        let step = self.job.aside(Digest::of(format!("{}:{}", self.job.id(), source.identifier)));
+        let find = git::describe(&self.context, source, remote, objects, &step);
+        let job = self.job.id();
+        let found = self.context.online.during_job(job, &source.identifier, find).await?;
+        Ok(wire::ResolveSourceGitResponse {
+            Checksum: found.named.object,
+            Ref: found.named.reference,
+            CommitChecksum: found.named.tagged.unwrap_or_default(),
+            CommitObject: found.commit,
+            TagObject: found.tag,
+            ..Default::default()
+        })
+    }
+
+    async fn download(
+        &self,
+        source: &pb::SourceOp,
+    ) -> Result<wire::ResolveSourceHTTPResponse, Failure> {
+        let url = &source.identifier;
+        let step = self.job.aside(Digest::of(format!("{}:{url}", self.job.id())));
+        let find = http::describe(&self.context, source, url, &step);
+        let found = self.context.online.during_job(self.job.id(), url, find).await?;
+        let (name, digest, modified) = found;
+        let modified = modified.map(|seconds| buffa_types::google::protobuf::Timestamp {
+            seconds,
+            ..Default::default()
+        });
+        Ok(wire::ResolveSourceHTTPResponse {
+            Checksum: digest.to_string(),
+            Filename: name,
+            LastModified: modified.map_or_else(Default::default, buffa::MessageField::some),
+            ..Default::default()
+        })
+    }
+
+    async fn layout_image(
+        &self,
+        reference: &str,
+        source: &pb::SourceOp,
+        platform: Option<&pb::Platform>,
+        log_name: &str,
+    ) -> Result<ResolvedImage, Failure> {
+        let store = source.attrs.get(LAYOUT_STORE).map_or("", String::as_str);
+        let name = match log_name {
+            "" => format!("resolve image config for oci-layout://{reference}"),
+            name => name.to_owned(),
+        };
+        let log = self.job.vertex(Digest::of(format!("{}:{name}", self.job.id())), &name);
+        let platform = platform_of(&platform.cloned().unwrap_or_else(default_platform));
+        let find = resolve_layout(&self.context, reference, store, &platform, &self.sessions);
+        log.track(find).await.map(|(_, found)| found)
+    }
+}
+
+fn is_url(identifier: &str) -> bool {
+    identifier.starts_with("http://") || identifier.starts_with("https://")
+}
+
+fn image(found: &ResolvedImage, plain: bool) -> wire::ResolveSourceImageResponse {
+    wire::ResolveSourceImageResponse {
+        Digest: found.root.to_string(),
+        Config: if plain { Vec::new() } else { found.config.to_vec() },
+        ..Default::default()
+    }
+}
