@@ -47,6 +47,7 @@ impl Builder {
         solver: Arc<Solver<OpRuntime>>,
         worker: Worker,
     ) -> Arc<Self> {
+        context.introduce(worker.record());
         let admission = Admission::new(&context.config.limits);
         Arc::new(Self {
             context,
@@ -142,6 +143,13 @@ impl Builder {
         for build in self.lock().values() {
             build.job.cancel();
         }
+    }
+
+    /// The builds that run, as they are called in this builder.
+    pub(crate) fn running(&self) -> Vec<String> {
+        let builds = self.lock();
+        let running = builds.iter().filter(|(_, build)| build.bridge.is_some());
+        running.map(|(id, _)| id.clone()).collect()
     }
 
     /// Whether no build is running.

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use cofferdam_store::PruneOptions;
 
-use crate::config::{DiskSpace, GcPolicy};
+use crate::config::{Config, DiskSpace, GcPolicy};
 use crate::context::Context;
+use crate::control::usage::matching;
+use crate::failure::Failure;
+use crate::filters::Filters;
 
 /// Between two collections.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -19,7 +22,7 @@ pub(crate) async fn collect_garbage(context: Arc<Context>) {
     if worker.gc == Some(false) {
         return;
     }
-    let rules = rules(&context);
+    let rules = rules(&context.config);
     if rules.is_empty() {
         return;
     }
@@ -27,7 +30,13 @@ pub(crate) async fn collect_garbage(context: Arc<Context>) {
     loop {
         for rule in &rules {
             let store = Arc::clone(&context.store);
-            let options = options(rule, disk_size(&store));
+            let options = match options(rule, disk_size(&store)) {
+                Ok(options) => options,
+                Err(failure) => {
+                    tracing::warn!(%failure, "a rule of garbage collection is not understood");
+                    continue;
+                }
+            };
             let result = tokio::task::spawn_blocking(move || store.prune(&options)).await;
             match result {
                 Ok(Ok(gone)) if gone.is_empty() => {}
@@ -42,12 +51,13 @@ pub(crate) async fn collect_garbage(context: Arc<Context>) {
 
 /// Size of the disk that holds the store, in bytes; 0 when it cannot be had, which turns
 /// percentages off.
-fn disk_size(store: &cofferdam_store::Store) -> u64 {
+pub(crate) fn disk_size(store: &cofferdam_store::Store) -> u64 {
     rustix::fs::statvfs(store.path()).map_or(0, |disk| disk.f_blocks * disk.f_frsize)
 }
 
-fn rules(context: &Context) -> Vec<GcPolicy> {
-    let worker = &context.config.worker.oci;
+/// The rules of the configuration, in order; what the worker as a whole may use is the last.
+pub(crate) fn rules(config: &Config) -> Vec<GcPolicy> {
+    let worker = &config.worker.oci;
     if !worker.gcpolicy.is_empty() {
         return worker.gcpolicy.clone();
     }
@@ -67,14 +77,39 @@ fn rules(context: &Context) -> Vec<GcPolicy> {
     }]
 }
 
-fn options(rule: &GcPolicy, disk: u64) -> PruneOptions {
-    let reserved = rule.reserved_space.bytes(disk).max(rule.keep_bytes.bytes(disk));
-    PruneOptions {
+fn options(rule: &GcPolicy, disk: u64) -> Result<PruneOptions, Failure> {
+    let filter = match rule.filters.is_empty() {
+        true => None,
+        false => Some(matching(Filters::parse(&rule.filters)?)),
+    };
+    Ok(PruneOptions {
         all: rule.all,
         keep_duration: rule.keep_duration.duration(),
-        reserved_space: reserved,
+        reserved_space: reserved(rule, disk),
         max_used_space: rule.max_used_space.bytes(disk),
         min_free_space: rule.min_free_space.bytes(disk),
-        ..PruneOptions::default()
+        filter,
+    })
+}
+
+fn reserved(rule: &GcPolicy, disk: u64) -> u64 {
+    rule.reserved_space.bytes(disk).max(rule.keep_bytes.bytes(disk))
+}
+
+/// A rule as clients are shown it.
+pub(crate) fn to_wire(
+    rule: &GcPolicy,
+    disk: u64,
+) -> cofferdam_wire::moby::buildkit::v1::types::GCPolicy {
+    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let keep = rule.keep_duration.duration().as_nanos();
+    cofferdam_wire::moby::buildkit::v1::types::GCPolicy {
+        all: rule.all,
+        keepDuration: i64::try_from(keep).unwrap_or(i64::MAX),
+        filters: rule.filters.clone(),
+        reservedSpace: signed(reserved(rule, disk)),
+        maxUsedSpace: signed(rule.max_used_space.bytes(disk)),
+        minFreeSpace: signed(rule.min_free_space.bytes(disk)),
+        ..Default::default()
     }
 }

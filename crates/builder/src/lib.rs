@@ -7,8 +7,11 @@
 
 // Handlers name their response types; nothing outside this crate implements them differently.
 #![allow(refining_impl_trait)]
+// Frontends may ask for other frontends, so futures of builds are nested deeply; the compiler counts the levels.
+#![recursion_limit = "256"]
 
 mod admission;
+mod attest;
 mod blocking;
 mod builder;
 mod buildpacks;
@@ -19,22 +22,30 @@ mod content_digest;
 mod context;
 mod control;
 mod credentials;
+mod debug;
+mod devices;
 mod downloads;
 mod error_details;
 mod export;
 mod failure;
+mod filters;
 mod gateway;
+mod history;
 mod listener;
 mod network_record;
 mod online;
 mod op;
+mod pieces;
+mod provenance;
 mod registries;
+mod remains;
 mod rooted;
 mod run;
 mod runtime;
 mod serving;
 mod snapshot;
 mod source;
+mod telemetry;
 mod tls;
 mod turns;
 mod user;
@@ -43,9 +54,9 @@ mod worker;
 mod xattrs;
 
 pub use config::{
-    Accelerator, BuildLimits, Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History,
-    Hypervisor, Isolation, KeyPair, Landlock, Limits, Log, Registry, Span, StepLimits, Tls,
-    TlsPem, Vm as VmConfig, Worker as WorkerConfig, Workers,
+    Accelerator, BuildLimits, Cdi, Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History,
+    Hypervisor, Isolation, KeyPair, Landlock, Limits, Log, Otel, OtelProtocol, Registry, Span,
+    StepLimits, Tls, TlsPem, Vm as VmConfig, Worker as WorkerConfig, Workers,
 };
 pub use listener::Listener;
 pub use run::{Parts, RunError, run};

@@ -16,8 +16,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::builder::Builder;
-use crate::control::{ControlService, HealthService};
+use crate::control::{ContentService, ControlService, HealthService, TraceService};
+use crate::debug;
 use crate::gateway::GatewayService;
+use crate::gateway::bridge::Bridge;
 use crate::serving::{Purpose, Scope, ServerService, read_preamble};
 
 /// Largest message of a client, as containerd and BuildKit have it.
@@ -34,6 +36,10 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A unix socket of a server, whose connections say what they are for.
     Server(UnixListener),
+    /// A unix socket for whoever wants to know what the builder is doing.
+    DebugUnix(UnixListener),
+    /// A TCP socket for the same.
+    DebugTcp(TcpListener),
 }
 
 type Service = ConnectRpcService<Router>;
@@ -44,6 +50,8 @@ fn client_service(builder: &Arc<Builder>, scope: &Scope) -> Service {
         Router::new()
             .add_service(Arc::new(ControlService::new(Arc::clone(builder), scope.clone())))
             .add_service(Arc::new(GatewayService::new(Arc::clone(builder), scope.clone())))
+            .add_service(Arc::new(ContentService::new(Arc::clone(builder), scope.clone())))
+            .add_service(Arc::new(TraceService::new(Arc::clone(builder), scope.clone())))
             .add_service(Arc::new(HealthService)),
     )
 }
@@ -78,6 +86,24 @@ pub(crate) fn listen(
         Listener::Server(listener) => {
             let builder = Arc::clone(builder);
             accept_unix(listener, move |stream| server_connection(stream, &builder))
+        }
+        Listener::DebugUnix(listener) => {
+            let builder = Arc::clone(builder);
+            accept_unix(listener, move |stream| debug::connection(stream, &builder))
+        }
+        Listener::DebugTcp(listener) => {
+            let builder = Arc::clone(builder);
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(async move {
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => debug::connection(stream, &builder),
+                        Err(error) => pause(&error).await,
+                    }
+                }
+            });
+            Ok(())
         }
         Listener::Tcp(listener) => {
             listener.set_nonblocking(true)?;
@@ -147,8 +173,23 @@ fn server_connection(mut stream: UnixStream, builder: &Arc<Builder>) {
     });
 }
 
+/// Serves the gateway to a frontend on its standard streams, until it closes them.
+pub(crate) async fn serve_frontend(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    bridge: Arc<Bridge>,
+) {
+    let router = Router::new()
+        .add_service(Arc::new(GatewayService::of_frontend(bridge)))
+        .add_service(Arc::new(HealthService));
+    serve(stream, limited(router)).await;
+}
+
 fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: Service) {
-    tokio::spawn(async move {
+    tokio::spawn(serve(stream, service));
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: Service) {
+    {
         let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
         server
             .http2()
@@ -159,5 +200,5 @@ fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, serv
         if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
             tracing::debug!(%error, "connection ended");
         }
-    });
+    }
 }

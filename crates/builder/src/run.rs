@@ -35,6 +35,8 @@ pub struct Parts {
     pub gate: Option<OwnedFd>,
     /// The builder's own network device, for the gate.
     pub tun: Option<OwnedFd>,
+    /// Where the supervisor says what devices there are.
+    pub devices: Option<OwnedFd>,
     /// Starts sandboxes; its helpers were forked before any thread existed.
     pub launcher: Preforked,
     /// Ids of steps in the builder's user namespace.
@@ -88,7 +90,7 @@ pub fn run(parts: Parts) -> Result<(), RunError> {
 }
 
 async fn serve(parts: Parts) -> Result<(), RunError> {
-    let Parts { root, config, listeners, gate, tun, launcher, step_ids } = parts;
+    let Parts { root, config, listeners, gate, tun, devices, launcher, step_ids } = parts;
     let ids = IdRange { first: step_ids.first, count: step_ids.count };
     let store = Store::open(&root, StoreOptions { ids }).map_err(Failure::store)?;
     let gate = gate.map(Gate::new).transpose().map_err(Failure::of)?;
@@ -101,7 +103,7 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
     let http = crate::source::http::client().map_err(Failure::of)?;
     let worker = Worker::open(&store, &config)?;
     let context =
-        Context::new(Arc::clone(&store), launcher, gate, online, registries, http, config);
+        Context::new(Arc::clone(&store), launcher, gate, online, registries, http, config)?;
     let runtime = Arc::new(OpRuntime::new(Arc::clone(&context)));
     let options = solver_options(&context.config);
     let builder = Builder::new(Arc::clone(&context), Solver::new(runtime, options), worker);
@@ -111,6 +113,10 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
         listen(listener, &builder, tls.clone()).map_err(RunError::Serve)?;
     }
     tokio::spawn(crate::collect::collect_garbage(Arc::clone(&context)));
+    if let Some(feed) = devices {
+        tokio::spawn(Arc::clone(&context.devices).follow(feed));
+    }
+    tokio::spawn(Arc::clone(&context.history).keep_house());
     tracing::info!(root = %root.display(), "builder is ready");
     wait_for_signal().await.map_err(RunError::Serve)?;
     tracing::info!("builder is stopping");
@@ -123,6 +129,7 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
     if tokio::time::timeout(STOP_GRACE, idle).await.is_err() {
         tracing::warn!("builds were still running when the builder stopped");
     }
+    context.history.flush().await;
     tokio::task::spawn_blocking(move || store.flush())
         .await
         .map_err(|error| RunError::Open(error.to_string()))?

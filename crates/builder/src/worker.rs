@@ -67,7 +67,8 @@ impl Worker {
             }
         }
         let disk = collect::disk_size(store);
-        let rules = collect::rules(config).iter().map(|rule| collect::to_wire(rule, disk)).collect();
+        let rules =
+            collect::rules(config).iter().map(|rule| collect::to_wire(rule, disk)).collect();
         Ok(Self { id, labels, rules, platforms })
     }
 

@@ -5,7 +5,10 @@
 //! the builder's own root does not have them. Unknown keys are ignored, as buildkitd ignores
 //! them; a value of the wrong kind is an error that names its key.
 
+mod certificates;
+mod environment;
 mod limits;
+mod otel;
 mod units;
 mod vm;
 
@@ -16,6 +19,7 @@ use cofferdam_egress::Policy;
 use serde::{Deserialize, Serialize};
 
 pub use self::limits::{BuildLimits, Limits, StepLimits};
+pub use self::otel::{Otel, OtelProtocol};
 pub use self::units::{DiskSpace, Span};
 pub use self::vm::{Accelerator, Hypervisor, Vm};
 
@@ -37,6 +41,15 @@ pub enum ConfigError {
     /// A file is larger than any real one.
     #[error("{} is larger than {MAX_FILE_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
+    /// A file that adds to provenance is no JSON object.
+    #[error("failed to parse {}", path.display())]
+    Json {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The text is not TOML or a key has the wrong kind of value.
     #[error("failed to parse {}", path.display())]
     Parse {
@@ -73,6 +86,14 @@ pub struct Config {
     pub dns: Dns,
     /// How long past builds are remembered.
     pub history: History,
+    /// Where traces of builds go.
+    pub otel: Otel,
+    /// Devices that steps may ask for.
+    pub cdi: Cdi,
+    /// Directory of JSON files that are added to the provenance of builds.
+    pub provenance_env_dir: Option<PathBuf>,
+    /// Contents of those files, filled in by [`Config::load_provenance_env`].
+    pub provenance_env: serde_json::Map<String, serde_json::Value>,
     /// What builds may reach.
     pub egress: Policy,
     /// How the builder is walled in.
@@ -99,6 +120,9 @@ pub struct Log {
 pub struct Grpc {
     /// `unix://` and `tcp://` addresses.
     pub address: Vec<String>,
+    /// Where the builder says over HTTP what it is doing; nowhere when empty.
+    #[serde(rename = "debugAddress")]
+    pub debug_address: String,
     /// Owner of unix sockets.
     pub uid: Option<u32>,
     /// Group of unix sockets.
@@ -201,6 +225,8 @@ pub struct Registry {
     pub ca: Vec<PathBuf>,
     /// Client certificates.
     pub keypair: Vec<KeyPair>,
+    /// Directories of certificates: `.crt` files are authorities, `.cert` and `.key` of one name a client's.
+    pub tlsconfigdir: Vec<PathBuf>,
     /// Contents of `ca`, filled in by [`Config::load`].
     pub ca_pem: Vec<String>,
     /// Contents of the first `keypair`, certificate then key, filled in by [`Config::load`].
@@ -237,6 +263,18 @@ pub struct History {
     pub max_age: Span,
     /// How many.
     pub max_entries: Option<i64>,
+    /// Bytes that records and logs take at most, our own.
+    pub max_bytes: DiskSpace,
+}
+
+/// `[cdi]`: devices by the Container Device Interface.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Cdi {
+    /// Whether there are none, whatever is declared.
+    pub disabled: bool,
+    /// Directories with declarations, a later one over an earlier one.
+    pub spec_dirs: Vec<PathBuf>,
 }
 
 /// `[buildpacks]`, our own: builder images by `registry/repository[:tag][@digest]`.
@@ -301,6 +339,7 @@ impl Config {
         };
         let mut config = Self::parse(path, &text)?;
         for registry in config.registry.values_mut() {
+            registry.add_directories()?;
             for ca in &registry.ca {
                 registry.ca_pem.push(read_text(ca)?);
             }

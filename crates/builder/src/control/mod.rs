@@ -1,11 +1,16 @@
 //! `moby.buildkit.v1.Control`: the API that every BuildKit client speaks first.
 
-mod filter;
+mod content;
+mod exporting;
 mod health;
+mod history;
 mod service;
 mod solve;
 pub(crate) mod status;
-mod usage;
+mod traces;
+pub(crate) mod usage;
 
+pub(crate) use content::ContentService;
 pub(crate) use health::HealthService;
 pub(crate) use service::ControlService;
+pub(crate) use traces::TraceService;

@@ -8,20 +8,18 @@ use cofferdam_session::headers as session_headers;
 use cofferdam_wire::moby::buildkit::v1 as wire;
 use cofferdam_wire::moby::buildkit::v1::Control;
 use connectrpc::{
-    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
-    ServiceStream,
+    InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use http::{HeaderMap, HeaderValue};
 
-use super::{solve, status, usage};
+use super::{history, solve, status, usage};
 use crate::builder::Builder;
 use crate::failure::Failure;
+use crate::history::TraceContext;
 use crate::serving::Scope;
 
 /// How long `Status` waits for its build: clients open both at the same time.
 const STATUS_WAIT: Duration = Duration::from_secs(6);
-/// Response header by which clients correct for their clock.
-const TIMESTAMP: &str = "buildkit-current-timestamp";
 
 /// The control API over a builder.
 pub(crate) struct ControlService {
@@ -46,10 +44,6 @@ fn renamed(headers: &HeaderMap, scope: &Scope) -> Result<HeaderMap, Failure> {
     Ok(headers)
 }
 
-fn no_history(call: &str) -> ConnectError {
-    ConnectError::unimplemented(format!("{call}: this builder keeps no build history"))
-}
-
 impl Control for ControlService {
     async fn disk_usage(
         &self,
@@ -71,12 +65,13 @@ impl Control for ControlService {
 
     async fn solve(
         &self,
-        _context: RequestContext,
+        context: RequestContext,
         request: ServiceRequest<'_, wire::SolveRequest>,
     ) -> ServiceResult<wire::SolveResponse> {
         let request = request.to_owned_message();
         let id = request.Ref.clone();
-        match solve::solve(&self.builder, &self.scope, request).await {
+        let trace = TraceContext::of(context.headers());
+        match solve::solve(&self.builder, &self.scope, request, trace).await {
             Ok(response) => Response::ok(response),
             Err(failure) => {
                 tracing::info!(build = self.scope.name(&id), %failure, "build failed");
@@ -90,14 +85,16 @@ impl Control for ControlService {
         _context: RequestContext,
         request: ServiceRequest<'_, wire::StatusRequest>,
     ) -> ServiceResult<ServiceStream<wire::StatusResponse>> {
-        let id = self.scope.name(&request.to_owned_message().Ref);
-        let job = self.builder.job(&id, STATUS_WAIT).await;
+        let reference = request.to_owned_message().Ref;
+        if let Some(past) = history::past_status(&self.builder, &self.scope, &reference).await? {
+            return Ok(history::timed(Response::stream(past)));
+        }
+        let job = self.builder.job(&self.scope.name(&reference), STATUS_WAIT).await;
         let job = job.map_err(|failure| self.scope.explain(failure))?;
         let events = job.events();
         let builder = Arc::clone(&self.builder);
         let saved = move |vertex: &Digest| builder.saved(&job, vertex);
-        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
-        Ok(Response::stream(status::responses(events, saved)).with_header(TIMESTAMP, now))
+        Ok(history::timed(Response::stream(status::responses(events, saved))))
     }
 
     async fn session(
@@ -122,7 +119,10 @@ impl Control for ControlService {
     ) -> ServiceResult<wire::ListWorkersResponse> {
         let filters = request.to_owned_message().filter;
         let worker = &self.builder.worker;
-        let record = if worker.matches(&filters) { vec![worker.record()] } else { Vec::new() };
+        let mut record = if worker.matches(&filters) { vec![worker.record()] } else { Vec::new() };
+        for record in &mut record {
+            record.CDIDevices = self.builder.context.devices.to_wire();
+        }
         Response::ok(wire::ListWorkersResponse { record, ..Default::default() })
     }
 
@@ -140,16 +140,19 @@ impl Control for ControlService {
     async fn listen_build_history(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, wire::BuildHistoryRequest>,
+        request: ServiceRequest<'_, wire::BuildHistoryRequest>,
     ) -> ServiceResult<ServiceStream<wire::BuildHistoryEvent>> {
-        Err(no_history("ListenBuildHistory"))
+        let request = request.to_owned_message();
+        let events = history::listen(&self.builder, &self.scope, &request).await?;
+        Ok(history::timed(Response::stream(events)))
     }
 
     async fn update_build_history(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, wire::UpdateBuildHistoryRequest>,
+        request: ServiceRequest<'_, wire::UpdateBuildHistoryRequest>,
     ) -> ServiceResult<wire::UpdateBuildHistoryResponse> {
-        Err(no_history("UpdateBuildHistory"))
+        history::update(&self.builder, &self.scope, &request.to_owned_message()).await?;
+        Response::ok(wire::UpdateBuildHistoryResponse::default())
     }
 }

@@ -3,38 +3,36 @@
 //! The call lasts as long as the build. When it is dropped, because the client went away, or
 //! when the client's session ends, the build is cancelled and everything it held is released.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cofferdam_digest::Digest;
-use cofferdam_graph::Edge;
-use cofferdam_solver::{Job, VertexLog};
+use cofferdam_solver::Job;
 use cofferdam_wire::moby::buildkit::v1::{SolveRequest, SolveResponse};
 use cofferdam_wire::pb;
 use tokio_util::sync::CancellationToken;
 
+use super::exporting::{self, exporters};
 use crate::admission::Share;
+use crate::attest::{self, Attester};
 use crate::builder::Builder;
-use crate::cache::export as cache_export;
-use crate::cache::export::ExportRequest;
-use crate::cache::import::ImportRequest;
+use crate::cache::of_build;
 use crate::context::BuildInfo;
-use crate::export::{Attributes, CONFIG_KEY, Export, Kind, Output, Refs, vertex_digest};
+use crate::export::{Attributes, vertex_digest};
 use crate::failure::Failure;
 use crate::gateway::bridge::{Answer, AnswerRefs, Bridge};
 use crate::gateway::entitlements::Granted;
+use crate::gateway::platforms;
+use crate::gateway::policy::Rules;
+use crate::history::{Recorder, Recording, TraceContext};
+use crate::provenance::{Asked, FrontendRequest};
 use crate::runtime::OpRuntime;
 use crate::serving::{Scope, Solving};
-use crate::snapshot::Snapshot;
 
 /// Newest wire behaviour this builder has, in BuildKit's numbering.
 const COMPATIBILITY: i64 = 30;
-/// Frontend attribute that is an exporter attribute too.
-const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
-/// Metadata of a result that is its `SOURCE_DATE_EPOCH`; per platform with a slash and its id.
-const EPOCH_KEY: &str = "source.date.epoch";
-/// Where an image's config keeps an inline cache.
-const INLINE_KEY: &str = "moby.buildkit.cache.v0";
+/// Longest name of a build; clients use 25 characters.
+const MAX_REF: usize = 256;
 
 /// Ends a build whichever way its call ends.
 struct Ending {
@@ -53,6 +51,7 @@ pub(super) async fn solve(
     builder: &Arc<Builder>,
     scope: &Scope,
     request: SolveRequest,
+    trace: TraceContext,
 ) -> Result<SolveResponse, Failure> {
     check(&request)?;
     let id = scope.name(&request.Ref);
@@ -61,10 +60,20 @@ pub(super) async fn solve(
     let opened = builder.solver.job_within(&id, places).map_err(Failure::of);
     let job = opened.map_err(|failure| scope.explain(failure))?;
     let solving = scope.begin(&request.Ref, &job)?;
-    let result = solve_job(builder, scope, request, job, &solving, &share).await;
+    let recorder = Recorder::begin(builder, scope.owner(), &request, &job, trace);
+    let build = Build { recording: recorder.recording(), solving: &solving, share: &share };
+    let result = solve_job(builder, scope, request, job, build).await;
     let result = result.map_err(|failure| scope.explain_end(failure));
+    recorder.end(&result).await;
     solving.end(&result);
     result
+}
+
+/// What a build has besides its request.
+struct Build<'a> {
+    solving: &'a Solving,
+    share: &'a Share,
+    recording: Recording,
 }
 
 async fn solve_job(
@@ -72,27 +81,40 @@ async fn solve_job(
     scope: &Scope,
     request: SolveRequest,
     job: Arc<Job<OpRuntime>>,
-    solving: &Solving,
-    share: &Share,
+    build: Build<'_>,
 ) -> Result<SolveResponse, Failure> {
+    let Build { solving, share, recording } = build;
     let id = job.id().to_owned();
     let wanted = exporters(&request)?;
     let granted = Granted::new(&builder.context.config, &request.Entitlements)?;
     let session = scope.name(&request.Session);
     let sessions = if session.is_empty() { vec![] } else { vec![session.clone()] };
+    let root = FrontendRequest::new(
+        &request.Frontend,
+        &pairs(&request.FrontendAttrs).collect(),
+        request.FrontendInputs.clone().into_iter().collect(),
+    );
+    let produced = Arc::clone(&builder.context.produced);
     let bridge = Bridge::new(
         Arc::clone(&builder.context),
         Arc::clone(&job),
         request.Session.clone(),
         sessions.clone(),
         builder.worker.platforms.clone(),
-        request.FrontendInputs.clone().into_iter().collect(),
+        Asked::by_client(root, scope.owner().to_owned(), produced)?,
         granted,
     );
+    let verifier = &request.SourcePolicySession;
+    let verifier = (!verifier.is_empty()).then(|| scope.name(verifier));
+    let rules = Rules::new(request.SourcePolicy.as_option().cloned(), verifier)?;
+    let bridge = bridge.under(rules);
     let info = BuildInfo {
         sessions: sessions.clone(),
         scope: scope.clone(),
         solve: solving.solve().cloned(),
+        bridge: Some(Arc::downgrade(&bridge)),
+        explores: request.Frontend.is_empty() && !request.Definition.is_set(),
+        recording,
         ..BuildInfo::default()
     };
     builder.context.add_build(&id, info);
@@ -105,7 +127,7 @@ async fn solve_job(
     let client_gone = client_gone(builder, &session);
     let run = async {
         let _place = builder.admission.enter(share, &bridge.job).await?;
-        let work = run(builder, &bridge, &request, wanted, sessions);
+        let work = run(builder, &bridge, &request, wanted);
         share.in_time(builder.context.config.limits.build_time(), work).await
     };
     tokio::select! {
@@ -133,9 +155,17 @@ async fn client_gone(builder: &Arc<Builder>, session: &str) {
     std::future::pending().await
 }
 
+/// The behaviour that a request asks for, in BuildKit's numbering.
+pub(super) const fn compatibility(request: &SolveRequest) -> i64 {
+    if request.CompatibilityVersion == 0 { COMPATIBILITY } else { request.CompatibilityVersion }
+}
+
 fn check(request: &SolveRequest) -> Result<(), Failure> {
     if request.Ref.is_empty() {
         return Err(Failure::invalid("solve request without ref"));
+    }
+    if request.Ref.len() > MAX_REF {
+        return Err(Failure::invalid("the ref of the solve request is too long"));
     }
     if request.CompatibilityVersion > COMPATIBILITY {
         return Err(Failure::invalid(format!(
@@ -146,39 +176,7 @@ fn check(request: &SolveRequest) -> Result<(), Failure> {
     if request.Definition.is_set() && !request.Frontend.is_empty() {
         return Err(Failure::invalid("cannot solve with both Definition and Frontend specified"));
     }
-    if request.SourcePolicy.is_set() || !request.SourcePolicySession.is_empty() {
-        return Err(Failure::new(
-            connectrpc::ErrorCode::Unimplemented,
-            "source policies are not supported",
-        ));
-    }
     Ok(())
-}
-
-/// The exporters of a request: the list, or the single one of older clients.
-fn exporters(request: &SolveRequest) -> Result<Vec<Attributes>, Failure> {
-    let epoch = request.FrontendAttrs.get(EPOCH_ARG);
-    let parse = |kind: &str, attrs: &HashMap<String, String>| {
-        let mut attrs: BTreeMap<String, String> =
-            attrs.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        if let Some(epoch) = epoch.filter(|epoch| epoch.parse::<i64>().is_ok()) {
-            attrs.entry("source-date-epoch".to_owned()).or_insert_with(|| epoch.clone());
-        }
-        Attributes::parse(kind, &attrs)
-    };
-    let copied =
-        |attrs: &_| -> HashMap<String, String> { std::iter::Iterator::collect(pairs(attrs)) };
-    if !request.Exporters.is_empty() {
-        return request
-            .Exporters
-            .iter()
-            .map(|exporter| parse(&exporter.Type, &copied(&exporter.Attrs)))
-            .collect();
-    }
-    if request.ExporterDeprecated.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(vec![parse(&request.ExporterDeprecated, &copied(&request.ExporterAttrsDeprecated))?])
 }
 
 fn pairs<'a>(
@@ -192,41 +190,42 @@ async fn run(
     bridge: &Arc<Bridge>,
     request: &SolveRequest,
     wanted: Vec<Attributes>,
-    sessions: Vec<String>,
 ) -> Result<SolveResponse, Failure> {
-    bridge.import(imports(request)).await;
+    let requested = attest::requested(request)?;
+    bridge.import(of_build::imports(request)).await;
     let answer = answer(bridge, request).await?;
     let mut output = bridge.output(&answer).await?;
-    let cache_exports = cache_requests(request)?;
+    let cache_exports = of_build::exports(request)?;
     if cache_exports.iter().any(|request| request.kind == "inline") {
-        add_inline_cache(builder, bridge, &mut output).await?;
+        of_build::add_inline(builder, bridge, &mut output).await?;
     }
-    let mut response: BTreeMap<String, String> = answer
-        .metadata
-        .iter()
-        .filter(|(key, _)| key.starts_with("frontend."))
-        .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned()))
-        .collect();
-    let epoch = epoch_of(&output);
-    for (index, mut attributes) in wanted.into_iter().enumerate() {
-        if !attributes.epoch_given {
-            attributes.epoch = epoch;
-        }
-        let digest = vertex_digest(&request.Session, index);
-        let log = bridge.job.vertex(digest, title(attributes.kind));
-        let export = Export {
-            context: Arc::clone(&builder.context),
-            sessions: sessions.clone(),
-            index,
-            attributes,
-            log,
-        };
-        response.extend(export.run(&output).await?);
+    let attester = Attester { bridge, answer: &answer, compatibility: compatibility(request) };
+    attester.attest(&requested, request, &mut output).await?;
+    let asked = request.FrontendAttrs.get("platform").map(String::as_str);
+    let warnings = platforms::check(asked, &output)?;
+    let verified = match wanted.is_empty() {
+        true => Digest::of(format!("{}:verify", bridge.job.id())),
+        false => vertex_digest(&request.Session, 0),
+    };
+    let mut response = exporting::export(builder, bridge, request, wanted, (&answer, &output)).await?;
+    for warning in warnings {
+        bridge.job.vertex(verified, "Verifying build result").warning(warning);
     }
+    response.extend(
+        answer
+            .metadata
+            .iter()
+            .filter(|(key, _)| key.starts_with("frontend."))
+            .map(|(key, value)| (key.clone(), String::from_utf8_lossy(value).into_owned())),
+    );
     for (index, wanted) in cache_exports.iter().enumerate() {
         if wanted.kind != "inline" {
-            response.extend(export_cache(builder, bridge, wanted, &output, index).await?);
+            response.extend(of_build::export(builder, bridge, wanted, &output, index).await?);
         }
+    }
+    attester.record(&requested, &output).await?;
+    if request.EnableSessionExporter {
+        exporting::finalize(builder, bridge, &response).await?;
     }
     Ok(SolveResponse {
         ExporterResponse: response.into_iter().collect(),
@@ -234,61 +233,9 @@ async fn run(
     })
 }
 
-/// The time that the frontend says the result carries. Platforms share it.
-fn epoch_of(output: &Output) -> Option<i64> {
-    let mut known = output.metadata.iter().filter(|(key, _)| {
-        key.strip_prefix(EPOCH_KEY).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
-    known.find_map(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok())
-}
-
-const fn title(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Image => "exporting to image",
-        Kind::Oci => "exporting to oci image format",
-        Kind::Docker => "exporting to docker image format",
-        Kind::Tar => "exporting to client tarball",
-        Kind::Local => "exporting to client directory",
-    }
-}
-
-fn imports(request: &SolveRequest) -> Vec<ImportRequest> {
-    let Some(cache) = request.Cache.as_option() else { return Vec::new() };
-    let old = cache.ImportRefsDeprecated.iter().map(|reference| ImportRequest {
-        kind: "registry".to_owned(),
-        attrs: BTreeMap::from([("ref".to_owned(), reference.clone())]),
-    });
-    let new = cache.Imports.iter().map(|entry| ImportRequest {
-        kind: entry.Type.clone(),
-        attrs: pairs(&entry.Attrs).collect(),
-    });
-    // Frontend builds carry their imports as a frontend attribute.
-    let listed: Vec<FrontendImport> = request
-        .FrontendAttrs
-        .get("cache-imports")
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    let listed =
-        listed.into_iter().map(|entry| ImportRequest { kind: entry.kind, attrs: entry.attrs });
-    let plain = request.FrontendAttrs.get("cache-from").map_or("", String::as_str);
-    let plain = plain.split(',').filter(|text| !text.is_empty()).map(|text| ImportRequest {
-        kind: "registry".to_owned(),
-        attrs: BTreeMap::from([("ref".to_owned(), text.to_owned())]),
-    });
-    old.chain(new).chain(listed).chain(plain).collect()
-}
-
-#[derive(serde::Deserialize)]
-struct FrontendImport {
-    #[serde(rename = "Type")]
-    kind: String,
-    #[serde(rename = "Attrs", default)]
-    attrs: BTreeMap<String, String>,
-}
-
 async fn answer(bridge: &Arc<Bridge>, request: &SolveRequest) -> Result<Answer, Failure> {
     if let Some(definition) = request.Definition.as_option().filter(|def| !def.def.is_empty()) {
-        let reference = bridge.reference(definition.clone())?;
+        let reference = bridge.reference(definition.clone()).await?;
         return Ok(Answer { refs: AnswerRefs::Single(Some(reference)), ..Answer::default() });
     }
     if request.Definition.is_set() && request.Frontend.is_empty() {
@@ -299,124 +246,6 @@ async fn answer(bridge: &Arc<Bridge>, request: &SolveRequest) -> Result<Answer, 
         return bridge.verdict().await;
     }
     let attrs = pairs(&request.FrontendAttrs).collect();
-    let inputs: HashMap<String, pb::Definition> = bridge.inputs.clone();
+    let inputs: HashMap<String, pb::Definition> = (*bridge.inputs).clone();
     bridge.frontend(&request.Frontend, attrs, inputs).await
-}
-
-fn cache_requests(request: &SolveRequest) -> Result<Vec<ExportRequest>, Failure> {
-    let Some(cache) = request.Cache.as_option() else { return Ok(Vec::new()) };
-    let mut wanted: Vec<ExportRequest> = cache
-        .Exports
-        .iter()
-        .map(|entry| ExportRequest {
-            kind: entry.Type.clone(),
-            attrs: pairs(&entry.Attrs).collect(),
-        })
-        .collect();
-    if !cache.ExportRefDeprecated.is_empty() {
-        let mut attrs: BTreeMap<String, String> = pairs(&cache.ExportAttrsDeprecated).collect();
-        attrs.insert("ref".to_owned(), cache.ExportRefDeprecated.clone());
-        wanted.push(ExportRequest { kind: "registry".to_owned(), attrs });
-    }
-    for request in &wanted {
-        request.title()?;
-    }
-    Ok(wanted)
-}
-
-/// The names of every vertex the build looked at.
-fn names(bridge: &Bridge) -> Vec<Vec<Digest>> {
-    let mut found = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    let mut stack: Vec<Edge> = bridge.solved();
-    while let Some(edge) = stack.pop() {
-        if !seen.insert(edge.vertex.digest) {
-            continue;
-        }
-        if edge.vertex.export_cache() {
-            found.push(bridge.job.names(&edge.vertex.digest));
-        }
-        stack.extend(edge.vertex.inputs.iter().cloned());
-    }
-    found
-}
-
-async fn final_trees(output: &Output) -> Result<Vec<crate::snapshot::Tree>, Failure> {
-    let mut trees = Vec::new();
-    match &output.refs {
-        Refs::Single(Some(snapshot)) => trees.push(snapshot.tree().await?),
-        Refs::Single(None) => {}
-        Refs::Map(map) => {
-            for snapshot in map.iter().filter_map(|(_, snapshot)| snapshot.as_ref()) {
-                trees.push(snapshot.tree().await?);
-            }
-        }
-    }
-    Ok(trees)
-}
-
-async fn collect(
-    builder: &Arc<Builder>,
-    bridge: &Arc<Bridge>,
-    fetch: bool,
-    log: &VertexLog,
-) -> Result<cache_export::Results, Failure> {
-    let imports = builder.context.imports_of(bridge.job.id());
-    cache_export::collect(&builder.context, &imports, names(bridge), fetch, log).await
-}
-
-async fn export_cache(
-    builder: &Arc<Builder>,
-    bridge: &Arc<Bridge>,
-    request: &ExportRequest,
-    output: &Output,
-    index: usize,
-) -> Result<BTreeMap<String, String>, Failure> {
-    let session = &bridge.session;
-    let log = bridge.job.vertex(Digest::of(format!("{session}-cache-{index}")), request.title()?);
-    let export = async {
-        let max = request.is_max();
-        let mut results = collect(builder, bridge, max, &log).await?;
-        if !max {
-            results = cache_export::only_final(results, &final_trees(output).await?);
-        }
-        cache_export::export(&builder.context, request, results, &bridge.sessions, &log).await
-    };
-    let names = request.attrs.get("ref").map(String::as_str).unwrap_or_default();
-    match log.track(builder.context.online.during(&log, names, export)).await {
-        Err(failure) if request.ignores_errors() => {
-            tracing::warn!(%failure, "cache export failed");
-            Ok(BTreeMap::new())
-        }
-        result => result,
-    }
-}
-
-/// Puts an inline cache into each image config of the output.
-async fn add_inline_cache(
-    builder: &Arc<Builder>,
-    bridge: &Arc<Bridge>,
-    output: &mut Output,
-) -> Result<(), Failure> {
-    let digest = Digest::of(format!("{}-inline-cache", bridge.job.id()));
-    let log = bridge.job.vertex(digest, "preparing layers for inline cache");
-    let trees = final_trees(output).await?;
-    let results = log.track(collect(builder, bridge, false, &log)).await?;
-    let results = cache_export::only_final(results, &trees);
-    let images: Vec<(String, Snapshot)> = match &output.refs {
-        Refs::Single(one) => one.iter().map(|one| (CONFIG_KEY.to_owned(), one.clone())).collect(),
-        Refs::Map(map) => map
-            .iter()
-            .filter_map(|(id, one)| Some((format!("{CONFIG_KEY}/{id}"), one.clone()?)))
-            .collect(),
-    };
-    for (key, snapshot) in images {
-        let Some(config) = output.metadata.get_mut(&key) else { continue };
-        let inline = cache_export::inline(&results, &snapshot.tree().await?)?;
-        let mut value: serde_json::Value =
-            serde_json::from_slice(config).map_err(Failure::internal)?;
-        value[INLINE_KEY] = serde_json::Value::String(inline);
-        *config = serde_json::to_vec(&value).map_err(Failure::internal)?;
-    }
-    Ok(())
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use cofferdam_store::{PruneOptions, UsageRecord};
 use cofferdam_wire::moby::buildkit::v1 as wire;
 
-use super::filter::Filter;
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::filters::Filters;
 use crate::wire_time::{optional, timestamp};
 
 /// The records that match the request's filters.
@@ -17,10 +17,15 @@ pub(super) async fn disk_usage(
     context: &Arc<Context>,
     request: wire::DiskUsageRequest,
 ) -> Result<wire::DiskUsageResponse, Failure> {
-    let filter = Filter::parse(&request.filter)?;
+    let filter = Filters::parse(&request.filter)?;
     let store = Arc::clone(&context.store);
     let records = blocking(move || store.usage()).await?;
-    let record = records.iter().filter(|record| filter.matches(record)).map(to_wire).collect();
+    let record = records
+        .iter()
+        .filter(|record| unused_for(record, request.ageLimit))
+        .filter(|record| filter.matches(|path| field(record, path)))
+        .map(to_wire)
+        .collect();
     Ok(wire::DiskUsageResponse { record, ..wire::DiskUsageResponse::default() })
 }
 
@@ -29,7 +34,7 @@ pub(super) async fn prune(
     context: &Arc<Context>,
     request: wire::PruneRequest,
 ) -> Result<Vec<wire::UsageRecord>, Failure> {
-    let filter = Filter::parse(&request.filter)?;
+    let filter = Filters::parse(&request.filter)?;
     let bytes = |value: i64| u64::try_from(value).unwrap_or(0);
     let options = PruneOptions {
         all: request.all,
@@ -37,11 +42,40 @@ pub(super) async fn prune(
         reserved_space: bytes(request.reservedSpace),
         max_used_space: bytes(request.maxUsedSpace),
         min_free_space: bytes(request.minFreeSpace),
-        filter: Some(Arc::new(move |record: &UsageRecord| filter.matches(record))),
+        filter: Some(matching(filter)),
     };
     let store = Arc::clone(&context.store);
     let gone = blocking(move || store.prune(&options)).await?.map_err(Failure::store)?;
     Ok(gone.iter().map(to_wire).collect())
+}
+
+/// Whether a record was not used for so many nanoseconds; 0 or less asks nothing, and what was never used counts as old.
+fn unused_for(record: &UsageRecord, nanoseconds: i64) -> bool {
+    let cut = chrono::Utc::now() - chrono::TimeDelta::nanoseconds(nanoseconds);
+    nanoseconds <= 0 || record.last_used_at.is_none_or(|used| used <= cut)
+}
+
+/// The test of a record that filters stand for.
+pub(crate) fn matching(filters: Filters) -> Arc<dyn Fn(&UsageRecord) -> bool + Send + Sync> {
+    Arc::new(move |record| filters.matches(|path| field(record, path)))
+}
+
+/// A record's fields, by the names that filters use.
+fn field(record: &UsageRecord, path: &[String]) -> Option<String> {
+    let flag = |on: bool| on.then(|| "true".to_owned());
+    let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    match path.first()?.as_str() {
+        "id" => text(&record.id),
+        "description" => text(&record.description),
+        "type" => text(record.record_type.as_str()),
+        "inuse" => flag(record.in_use),
+        "mutable" => flag(record.mutable),
+        "immutable" => flag(!record.mutable),
+        "shared" => flag(record.shared),
+        "private" => flag(!record.shared),
+        "parents" => text(&record.parents.join(";")),
+        _ => None,
+    }
 }
 
 fn to_wire(record: &UsageRecord) -> wire::UsageRecord {

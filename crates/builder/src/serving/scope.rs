@@ -34,6 +34,16 @@ impl Scope {
         }
     }
 
+    /// Whose records of builds these are: the build's id, or nothing.
+    pub(crate) fn owner(&self) -> &str {
+        self.0.as_ref().map_or("", |build| build.id())
+    }
+
+    /// Whether this is a builder of no server.
+    pub(crate) const fn is_alone(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// What this solve has together with others of its build; a build of no server has one solve.
     pub(crate) fn share(&self) -> Arc<Share> {
         self.0.as_ref().map(|build| build.share()).unwrap_or_default()

@@ -4,6 +4,7 @@
 //! cleans up. It never reads a byte that a tenant wrote.
 
 mod arguments;
+mod devices;
 mod enclosed;
 mod gate;
 mod guest;

@@ -196,6 +196,7 @@ impl<'a> Lowering<'a> {
             network: exec.network.into(),
             security: exec.security.into(),
             secretenv: exec.secret_env.clone(),
+            cdiDevices: exec.devices.clone(),
             ..Default::default()
         };
         (op(exec_op, inputs.list, Some(exec.platform.clone())), caps)
@@ -268,6 +269,7 @@ fn exec_caps(exec: &Exec, mounts: &[pb::Mount], limited: bool) -> Vec<&'static s
     needs(exec.meta.proxy_env.is_set(), "exec.meta.proxyenv");
     needs(!exec.meta.ulimit.is_empty(), "exec.meta.ulimit");
     needs(limited, "exec.meta.linux.resources");
+    needs(!exec.devices.is_empty(), "exec.meta.cdi");
     needs(!exec.secret_env.is_empty(), "exec.secretenv");
     needs(!exec.secret_env.is_empty(), "exec.mount.secret");
     for mount in mounts {

@@ -91,6 +91,7 @@ pub(crate) struct Exec {
     /// Secret and SSH mounts, which have no input and come last.
     pub(crate) sockets: Vec<pb::Mount>,
     pub(crate) secret_env: Vec<pb::SecretEnv>,
+    pub(crate) devices: Vec<pb::CDIDevice>,
     pub(crate) platform: pb::Platform,
 }
 

@@ -13,7 +13,7 @@ use super::naming::{display, summarize};
 use super::plan::{Exec, Info, Mount, Work, make_file};
 use super::settings::with_shell;
 use super::stage::Stage;
-use crate::instructions::{CommandLine, MountKind, Network, Run, Security};
+use crate::instructions::{CommandLine, Device, MountKind, Network, Run, Security};
 use crate::parser::{parse_heredoc, strip_tabs};
 use crate::paths;
 
@@ -45,9 +45,6 @@ pub enum RunStepError {
     /// `type=ssh,source=…`.
     #[error("ssh does not support source")]
     SshSource,
-    /// `--device` in this frontend.
-    #[error("device feature is only supported in Dockerfile frontend 1.14.0-labs or later")]
-    Device,
     /// A base image that wants what was given to whoever builds on it.
     #[error(
         "ONBUILD of a base image must not mount secrets or SSH agents: write the instruction into the Dockerfile itself"
@@ -73,6 +70,14 @@ fn check_trigger(stage: &Stage, run: &Run) -> Result<(), RunStepError> {
     Ok(())
 }
 
+fn device(device: &Device) -> pb::CDIDevice {
+    pb::CDIDevice {
+        name: device.name.clone(),
+        optional: !device.required,
+        ..pb::CDIDevice::default()
+    }
+}
+
 impl Converter<'_> {
     pub(super) fn run(
         &mut self,
@@ -88,11 +93,8 @@ impl Converter<'_> {
         }
         check_trigger(stage, run)?;
         let mut mounts = self.run_mounts(stage, run, step)?;
-        if !run.devices.is_empty() {
-            return Err(RunStepError::Device.into());
-        }
         self.budget.command(stage, &prepared.words)?;
-        self.budget.items(run.mounts.len())?;
+        self.budget.items(run.mounts.len().saturating_add(run.devices.len()))?;
         mounts.binds.extend(prepared.script);
         mounts.binds.extend(self.shm());
         let name =
@@ -113,6 +115,7 @@ impl Converter<'_> {
             mounts: mounts.binds,
             sockets: mounts.sockets,
             secret_env: mounts.secret_env,
+            devices: run.devices.iter().map(device).collect(),
             platform: stage.platform(),
         };
         let info = Info {

@@ -73,6 +73,22 @@ pub(crate) struct BuilderArgs {
     #[arg(long, value_name = "MODE")]
     pub(crate) oci_worker_net: Option<String>,
 
+    /// Know of no devices, whatever is declared
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    pub(crate) cdi_disabled: Option<bool>,
+
+    /// Directory with declarations of devices (Container Device Interface) [default: /etc/cdi, /var/run/cdi]; may be repeated
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
+
+    /// Directory of JSON files that are added to the provenance of builds [default: /etc/cofferdam/provenance.d]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) provenance_env_dir: Option<PathBuf>,
+
+    /// Address to say on, over HTTP, what the builder is doing
+    #[arg(long, value_name = "ADDR", env = "BUILDKITD_DEBUGADDR")]
+    pub(crate) debugaddr: Option<String>,
+
     /// Certificate of the server
     #[arg(long, value_name = "FILE")]
     pub(crate) tlscert: Option<PathBuf>,

@@ -14,6 +14,7 @@ use crate::logging;
 /// Names of inherited descriptors, besides those of listeners.
 pub(super) const CONFIG: &str = "config";
 pub(super) const GATE: &str = "gate";
+pub(super) const DEVICES: &str = "devices";
 
 /// Arguments of this process, for whoever looks at a list of processes.
 pub(super) const MODE: &str = "__builder";
@@ -51,6 +52,7 @@ pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
         Launcher::prefork(LauncherConfig { helpers: LAUNCH_HELPERS, ids, cgroup, gvisor })?;
     super::install_cryptography();
     let gate = descriptors.remove(GATE);
+    let devices = descriptors.remove(DEVICES);
     let listeners = listen::inherited(descriptors);
     cofferdam_builder::run(Parts {
         root: store,
@@ -58,6 +60,7 @@ pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
         listeners,
         gate,
         tun,
+        devices,
         launcher,
         step_ids: ids,
     })?;

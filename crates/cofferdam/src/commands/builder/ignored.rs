@@ -4,8 +4,6 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 /// Name without dashes, and whether a value must follow. Without, `--flag` and `--flag=value` both are fine.
 const FLAGS: &[(&str, bool)] = &[
-    ("cdi-disabled", false),
-    ("cdi-spec-dir", true),
     ("cni-pool-size", true),
     ("containerd-worker", false),
     ("containerd-worker-addr", true),
@@ -15,7 +13,6 @@ const FLAGS: &[(&str, bool)] = &[
     ("containerd-worker-net", true),
     ("containerd-worker-platform", true),
     ("containerd-worker-snapshotter", true),
-    ("debugaddr", true),
     ("oci-cni-binary-dir", true),
     ("oci-cni-config-path", true),
     ("oci-cni-pool-size", true),
@@ -28,7 +25,6 @@ const FLAGS: &[(&str, bool)] = &[
     ("oci-worker-selinux", false),
     ("oci-worker-snapshotter", true),
     ("otel-socket-path", true),
-    ("provenance-env-dir", true),
     ("proxy-network", false),
     ("rootless", false),
     ("save-cache-debug", false),

@@ -30,6 +30,20 @@ pub(super) enum Address {
     Tcp(String),
     /// A server's own socket, never named by an address.
     Server(PathBuf),
+    /// Where the builder says what it is doing; one of the first two.
+    Debug(Box<Self>),
+}
+
+impl Address {
+    /// An address for debugging.
+    pub(super) fn for_debugging(text: &str) -> anyhow::Result<Self> {
+        // BuildKit's daemon takes a bare `HOST:PORT` here.
+        let address = match text.contains("://") {
+            true => text.parse()?,
+            false => Self::Tcp(text.to_owned()),
+        };
+        Ok(Self::Debug(Box::new(address)))
+    }
 }
 
 impl FromStr for Address {
@@ -85,6 +99,8 @@ fn identity(metadata: &fs::Metadata) -> [i64; 4] {
 const UNIX: &str = "unix-";
 const TCP: &str = "tcp-";
 const SERVER: &str = "server-";
+const DEBUG_UNIX: &str = "debug-unix-";
+const DEBUG_TCP: &str = "debug-tcp-";
 
 /// Whether the listener of that name is a TCP one.
 pub(super) fn is_tcp(name: &str) -> bool {
@@ -108,6 +124,16 @@ pub(super) fn bind(addresses: &[Address], owner: Owner) -> anyhow::Result<Bound>
                 bound.descriptors.push((format!("{SERVER}{number}"), listener.into()));
                 bound.sockets.push(file);
             }
+            Address::Debug(address) => {
+                // Names and numbers of builds are nobody's business but the operator's.
+                let inner = bind(std::slice::from_ref(address), Owner::default())?;
+                let named = inner.descriptors.into_iter().map(|(_, fd)| {
+                    let unix = matches!(**address, Address::Unix(_));
+                    (format!("{}{number}", if unix { DEBUG_UNIX } else { DEBUG_TCP }), fd)
+                });
+                bound.descriptors.extend(named);
+                bound.sockets.extend(inner.sockets);
+            }
             Address::Tcp(text) => {
                 let listener = bind_tcp(text).with_context(|| format!("listen on tcp://{text}"))?;
                 bound.descriptors.push((format!("{TCP}{number}"), listener.into()));
@@ -128,6 +154,10 @@ pub(super) fn inherited(descriptors: BTreeMap<String, OwnedFd>) -> Vec<Listener>
                 Some(Listener::Tcp(fd.into()))
             } else if name.starts_with(SERVER) {
                 Some(Listener::Server(fd.into()))
+            } else if name.starts_with(DEBUG_UNIX) {
+                Some(Listener::DebugUnix(fd.into()))
+            } else if name.starts_with(DEBUG_TCP) {
+                Some(Listener::DebugTcp(fd.into()))
             } else {
                 None
             }

@@ -63,13 +63,28 @@ impl Settings {
         }
         apply_logging(&args, &mut config);
         apply_tls(&args, &mut config)?;
-        let addresses = addresses(&args, &mut config, places)?;
+        let mut addresses = addresses(&args, &mut config, places)?;
+        let debug = args.debugaddr.as_ref().unwrap_or(&config.grpc.debug_address);
+        // A virtual machine has no listener of that kind.
+        if !debug.is_empty() && config.isolation.level != cofferdam_sandbox::Isolation::Vm {
+            addresses.push(Address::for_debugging(debug)?);
+        }
         let root = args.root.or_else(|| config.root.take()).or_else(|| places.root());
         let root = root.context(
             "say where to keep state with --root: neither XDG_DATA_HOME nor HOME is set",
         )?;
         let gid = args.group.as_deref().map(super::listen::group_id).transpose()?;
         name_resolvers(&mut config)?;
+        config.cdi.disabled = args.cdi_disabled.unwrap_or(config.cdi.disabled);
+        if !args.cdi_spec_dir.is_empty() {
+            config.cdi.spec_dirs.clone_from(&args.cdi_spec_dir);
+        }
+        if let Some(dir) = &args.provenance_env_dir {
+            config.provenance_env_dir = Some(dir.clone());
+        }
+        config.load_provenance_env()?;
+        // The builder has none of this process's variables.
+        config.otel.add_variables(|name| std::env::var(name).ok());
         vouched::add(&mut config, &args.allow_registry)?;
         Ok(Self {
             root,

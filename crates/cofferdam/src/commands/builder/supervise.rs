@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::settings::Settings;
-use super::{enclosed, gate, listen, vm};
+use super::{devices, enclosed, gate, listen, vm};
 
 /// Below the root directory: the part that belongs to the builder's ids. The rest stays the supervisor's.
 pub(super) const STORE: &str = "store";
@@ -78,6 +78,9 @@ async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
     let mut gate = gate::start(theirs, &settings)?;
     let mut descriptors = bound.descriptors;
     descriptors.push((enclosed::GATE.to_owned(), ours));
+    if let Some(feed) = devices::watch(&settings.config)? {
+        descriptors.push((enclosed::DEVICES.to_owned(), feed));
+    }
     let mut builder = enclose(&settings, descriptors)?;
     tracing::info!(root = %settings.root.display(), addresses = ?settings.config.grpc.address, "the builder is up");
     let code = watch(&mut builder, &mut gate, &mut stop).await;

@@ -233,6 +233,8 @@ pub(super) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
                     Listener::Unix(socket)
                 }
                 BuilderListener::Tcp(socket) => Listener::Tcp(socket),
+                // Never made at this level.
+                BuilderListener::DebugUnix(_) | BuilderListener::DebugTcp(_) => continue,
             });
         }
     }

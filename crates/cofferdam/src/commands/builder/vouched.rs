@@ -1,6 +1,6 @@
 //! What the operator vouches for: hosts that the builder itself may reach although they are not public.
 //!
-//! Whoever names a registry or a proxy in the configuration or in a flag has said that the builder is to use it; saying it a
+//! Whoever names a registry, a proxy or a collector of traces in the configuration or in a flag has said that the builder is to use it; saying it a
 //! second time in `[egress]` would only be a trap. Steps get none of it. Names from builds never come here.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +15,7 @@ const MAX_HOSTS: u64 = 1 << 20;
 /// Variables that name proxies, which the builder's own downloads then use.
 const PROXIES: &[&str] = &["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "FTP_PROXY"];
 
-/// Adds rules for the hosts of flags, registries and proxies.
+/// Adds rules for the hosts of flags, registries, proxies and the collector of traces.
 pub(super) fn add(config: &mut Config, flags: &[String]) -> anyhow::Result<()> {
     let hosts = read_hosts();
     let mut rules = Vec::new();
@@ -33,6 +33,9 @@ pub(super) fn add(config: &mut Config, flags: &[String]) -> anyhow::Result<()> {
             // A name that is no host is the registry client's to complain of.
             rules.extend(rules_of(&authority, &hosts).unwrap_or_default());
         }
+    }
+    if let Some(authority) = authority_of(&config.otel.endpoint) {
+        rules.extend(rules_of(&authority, &hosts).unwrap_or_default());
     }
     for name in PROXIES.iter().flat_map(|name| [(*name).to_owned(), name.to_ascii_lowercase()]) {
         let Ok(proxy) = std::env::var(name) else { continue };

@@ -1,0 +1,122 @@
+//! Spans on their way to the collector that the operator named, in OTLP over gRPC or HTTP.
+//!
+//! Nothing waits for a collector: spans that it does not take in time are dropped, and trouble with it is told once in a while and
+//! never fails a build. What goes there are names and times of steps and what clients say of theirs.
+
+use std::time::Duration;
+
+use buffa::Message;
+use cofferdam_wire::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
+use cofferdam_wire::opentelemetry::proto::trace::v1::ResourceSpans;
+use http::{HeaderName, HeaderValue};
+use tokio::sync::mpsc;
+
+use crate::config::{Otel, OtelProtocol};
+use crate::failure::Failure;
+
+/// Batches that wait for a slow collector; each is one request of a client or one build.
+const QUEUE: usize = 256;
+/// Longest time for one batch, as OpenTelemetry's exporters have it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const HTTP_PATH: &str = "/v1/traces";
+
+/// Where spans go; the default is nowhere.
+#[derive(Default)]
+pub(crate) struct Collector(Option<mpsc::Sender<Vec<ResourceSpans>>>);
+
+impl Collector {
+    /// Begins to send to the collector of the configuration, if it names one.
+    pub(crate) fn start(config: &Otel) -> Result<Self, Failure> {
+        if config.endpoint.is_empty() {
+            return Ok(Self::default());
+        }
+        let sender = Sender::new(config)?;
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(sender.run(waiting));
+        Ok(Self(Some(queue)))
+    }
+
+    /// Sends spans, now or never.
+    pub(crate) fn send(&self, spans: Vec<ResourceSpans>) {
+        if let Some(queue) = &self.0
+            && queue.try_send(spans).is_err()
+        {
+            tracing::debug!("the collector of traces is too slow: spans were dropped");
+        }
+    }
+}
+
+struct Sender {
+    http: reqwest::Client,
+    url: String,
+    grpc: bool,
+    headers: http::HeaderMap,
+}
+
+impl Sender {
+    fn new(config: &Otel) -> Result<Self, Failure> {
+        let named = |error: &dyn std::fmt::Display| Failure::invalid(format!("[otel] {error}"));
+        let base = config.endpoint.trim_end_matches('/');
+        let grpc = config.protocol == OtelProtocol::Grpc;
+        let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
+        let url = match (grpc, config.whole) {
+            (true, _) => format!("{base}{GRPC_PATH}"),
+            (false, true) => base,
+            (false, false) => format!("{base}{HTTP_PATH}"),
+        };
+        url::Url::parse(&url).map_err(|error| named(&format!("endpoint: {error}")))?;
+        let mut client = reqwest::Client::builder()
+            .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(TIMEOUT);
+        if grpc {
+            client = client.http2_prior_knowledge();
+        }
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in &config.headers {
+            let name = HeaderName::try_from(name).map_err(|error| named(&error))?;
+            let mut value = HeaderValue::try_from(value).map_err(|error| named(&error))?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        Ok(Self { http: client.build().map_err(Failure::of)?, url, grpc, headers })
+    }
+
+    async fn run(self, mut waiting: mpsc::Receiver<Vec<ResourceSpans>>) {
+        let mut works = true;
+        while let Some(spans) = waiting.recv().await {
+            match (self.send(spans).await, works) {
+                (Ok(()), _) => works = true,
+                (Err(reason), true) => {
+                    works = false;
+                    tracing::warn!(reason, "the collector of traces cannot be used");
+                }
+                (Err(_), false) => {}
+            }
+        }
+    }
+
+    async fn send(&self, spans: Vec<ResourceSpans>) -> Result<(), String> {
+        let request = ExportTraceServiceRequest { resource_spans: spans, ..Default::default() };
+        let message = request.encode_to_vec();
+        let request = self.http.post(&self.url).headers(self.headers.clone());
+        let request = if self.grpc {
+            let length = u32::try_from(message.len()).map_err(|_| "too many spans".to_owned())?;
+            let mut body = vec![0];
+            body.extend_from_slice(&length.to_be_bytes());
+            body.extend_from_slice(&message);
+            request.header("content-type", "application/grpc").header("te", "trailers").body(body)
+        } else {
+            request.header("content-type", "application/x-protobuf").body(message)
+        };
+        // The address may have a user in it.
+        let response = request.send().await.map_err(|error| error.without_url().to_string())?;
+        let status = response.headers().get("grpc-status").and_then(|code| code.to_str().ok());
+        match (response.status().is_success(), status) {
+            (true, None | Some("0")) => Ok(()),
+            (true, Some(code)) => Err(format!("gRPC status {code}")),
+            (false, _) => Err(response.status().to_string()),
+        }
+    }
+}
