@@ -2,7 +2,7 @@
 //!
 //! The description is a file in memory that Firecracker inherits, in the format of its `--config-file` (docs/getting-started.md and
 //! src/firecracker/swagger/firecracker.yaml of its sources). There is no API socket and no network device, and nothing turns its own
-//! filter for system calls off. What it would log goes where the guest's console goes.
+//! filter for system calls off.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 use serde::Serialize;
 
 use crate::disk::PATH;
-use crate::guest;
 use crate::machine::{Machine, PARAMETERS};
+use crate::{elf, guest};
 
 /// The program's name.
 pub(crate) const PROGRAM: &str = "firecracker";
@@ -52,6 +52,12 @@ pub enum FirecrackerError {
     /// The machine's process, which has ids of its own, could not execute it.
     #[error("{0} may not be executed by everybody: chmod a+rx {0}")]
     Mode(PathBuf),
+    /// It is none of those that have a filter.
+    #[error(
+        "{0} is linked with a C library, and so was built with a filter for system calls that lets everything pass: take the \
+         program of a release, which is not"
+    )]
+    Linked(PathBuf),
     /// It cannot be asked.
     #[error("run {path} --version")]
     Run {
@@ -130,6 +136,11 @@ impl Firecracker {
         if mode & 0o5 != 0o5 {
             return Err(FirecrackerError::Mode(program));
         }
+        // Only builds for musl, which are not linked with anything, have a filter that refuses something (docs/seccomp.md of its
+        // sources). What is no program but starts one is the operator's word for it.
+        if elf::headers(&program).is_ok_and(|headers| headers.interpreter.is_some()) {
+            return Err(FirecrackerError::Linked(program));
+        }
         let said = ask(&program)
             .map_err(|source| FirecrackerError::Run { path: program.clone(), source })?;
         let line = said.lines().next().unwrap_or_default();
@@ -162,10 +173,12 @@ fn ask(program: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
-/// The command line after the program's name.
-pub(crate) fn arguments() -> [OsString; 5] {
+/// The command line after the program's name. Its complaints go to standard error: they would stand between what the guest says.
+pub(crate) fn arguments() -> [OsString; 7] {
     let description = format!("/proc/self/fd/{DESCRIPTION}");
-    ["--no-api", "--level", "Warn", "--config-file", &description].map(OsString::from)
+    let log = "/proc/self/fd/2";
+    ["--no-api", "--level", "Error", "--log-path", log, "--config-file", &description]
+        .map(OsString::from)
 }
 
 /// A machine as Firecracker wants it described.
@@ -308,6 +321,8 @@ mod tests {
         let other = told(find("printf 'something \\033[2Jelse\\n'", 0o755));
         assert!(other.ends_with("but: something [2Jelse"), "{other:?}");
         assert!(told(find("echo Firecracker v1.16.1", 0o700)).contains("chmod a+rx"));
+        let linked = told(Firecracker::find(Some(&std::env::current_exe().unwrap())));
+        assert!(linked.contains("is linked with a C library"), "{linked}");
         // One that never ends says more than is read, and is ended.
         let endless = find("while :; do echo Firecracker v1.16.1; done", 0o755).unwrap();
         assert_eq!(endless.version, Version(1, 16, 1));

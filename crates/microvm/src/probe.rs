@@ -148,7 +148,7 @@ fn watch(child: &mut Child) -> Result<(), ProbeError> {
             Ok((false, bytes)) => complaints.extend(bytes),
             Err(mpsc::RecvTimeoutError::Timeout) => return Err(ProbeError::Hangs),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
-                // QEMU complains on standard error, Firecracker where the console is.
+                // A program that is no monitor complains anywhere.
                 let said = if complaints.is_empty() { &console } else { &complaints };
                 let text = String::from_utf8_lossy(said);
                 let text = crate::console::printable(&text.trim().replace('\n', "; "));

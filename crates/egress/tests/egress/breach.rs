@@ -37,7 +37,7 @@ fn breached_gate() {
     let control = unsafe { OwnedFd::from_raw_fd(control.parse().unwrap()) };
     let landlock = std::env::var(LANDLOCK).unwrap() == "yes";
     // Ends with this process, which may not be able to end it.
-    let sibling = Command::new("/bin/cat").stdin(Stdio::piped()).uid(USER).spawn().unwrap();
+    let mut sibling = Command::new("/bin/cat").stdin(Stdio::piped()).uid(USER).spawn().unwrap();
     let served = TcpListener::bind("127.0.0.1:0").unwrap();
     let options = GateOptions { uid: Some(USER), gid: None, landlock };
     let policy = serde_json::from_str("{}").unwrap();
@@ -60,6 +60,8 @@ fn breached_gate() {
     let done: Vec<&str> =
         attempts.iter().filter(|(_, done)| *done).map(|(what, _)| *what).collect();
     println!("DONE {}", done.join(", "));
+    drop(sibling.stdin.take());
+    sibling.wait().unwrap();
 }
 
 /// What a gate that was taken over gets done.
