@@ -104,7 +104,7 @@ const DEBUG_TCP: &str = "debug-tcp-";
 
 /// Whether the listener of that name is a TCP one.
 pub(super) fn is_tcp(name: &str) -> bool {
-    name.starts_with(TCP)
+    name.starts_with(TCP) || name.starts_with(DEBUG_TCP)
 }
 
 /// Binds all of `addresses`; none stays bound when one fails.

@@ -229,12 +229,12 @@ pub(super) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
         let inherited = listen::inherited([(name.clone(), fd)].into());
         for listener in inherited {
             listeners.push(match listener {
-                BuilderListener::Unix(socket) | BuilderListener::Server(socket) => {
-                    Listener::Unix(socket)
+                BuilderListener::Unix(socket)
+                | BuilderListener::Server(socket)
+                | BuilderListener::DebugUnix(socket) => Listener::Unix(socket),
+                BuilderListener::Tcp(socket) | BuilderListener::DebugTcp(socket) => {
+                    Listener::Tcp(socket)
                 }
-                BuilderListener::Tcp(socket) => Listener::Tcp(socket),
-                // Never made at this level.
-                BuilderListener::DebugUnix(_) | BuilderListener::DebugTcp(_) => continue,
             });
         }
     }
