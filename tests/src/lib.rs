@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
 mod agent;
+pub mod bucket;
 mod build;
 mod builder;
 pub mod buildpacks;

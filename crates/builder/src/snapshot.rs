@@ -31,7 +31,10 @@ enum Origin {
     Committed,
     /// Some layers were elsewhere when this was made.
     Joined(Pieces),
-    Mirror { guard: MirrorGuard, store: Arc<Store> },
+    Mirror {
+        guard: MirrorGuard,
+        store: Arc<Store>,
+    },
 }
 
 impl Snapshot {

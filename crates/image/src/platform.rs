@@ -127,9 +127,26 @@ impl Platform {
         if wanted.os != offered.os {
             return None;
         }
-        wanted.runnable().iter().position(|(architecture, variant)| {
+        let place = wanted.runnable().iter().position(|(architecture, variant)| {
             *architecture == offered.architecture && *variant == offered.variant
-        })
+        })?;
+        Some(place * 2 + wanted.version_rank(&offered)?)
+    }
+
+    /// How well a version of the operating system fits. It matters where images are made for one: a
+    /// Windows image runs on the build it was made for, whatever the revision.
+    fn version_rank(&self, offered: &Self) -> Option<usize> {
+        if self.os != "windows" || self.os_version.is_empty() {
+            return Some(0);
+        }
+        let build = |platform: &Self| -> Vec<String> {
+            platform.os_version.split('.').take(3).map(str::to_owned).collect()
+        };
+        match offered.os_version.as_str() {
+            "" => Some(1),
+            _ if build(self) == build(offered) => Some(0),
+            _ => None,
+        }
     }
 
     /// Processors this (normalised) one can run, best first.
@@ -214,5 +231,17 @@ mod tests {
                 < parse("linux/amd64/v3").rank(&parse("linux/386"))
         );
         assert_eq!(parse("linux/amd64").rank(&parse("windows/amd64")), None);
+    }
+
+    #[test]
+    fn windows_images_are_for_a_build() {
+        let of = |version: &str| Platform {
+            os_version: version.to_owned(),
+            ..Platform::new("windows", "amd64", "")
+        };
+        assert_eq!(of("10.0.1.5").rank(&of("10.0.1.9")), Some(0));
+        assert_eq!(of("10.0.1").rank(&of("10.0.2")), None);
+        assert!(of("10.0.1").rank(&of("")) > of("10.0.1").rank(&of("10.0.1")));
+        assert_eq!(of("").rank(&of("10.0.2")), Some(0));
     }
 }

@@ -1,5 +1,6 @@
 //! Caches that travel: a fresh builder reuses what another one did.
 
+use cofferdam_tests::bucket::{Bucket, KEY, SECRET};
 use cofferdam_tests::{Builder, Context, Registry};
 
 fn context() -> Context {
@@ -65,6 +66,45 @@ fn through_a_registry() {
         &format!("type=registry,ref={name}"),
         true,
     );
+}
+
+#[test]
+fn through_a_registry_as_an_index() {
+    let registry = Registry::start();
+    let name = registry.reference("cache:index");
+    travels(
+        &format!("type=registry,mode=max,image-manifest=false,ref={name}"),
+        &format!("type=registry,ref={name}"),
+        true,
+    );
+}
+
+#[test]
+fn through_a_bucket() {
+    let bucket = Bucket::start();
+    travels(&format!("{},mode=max", bucket.cache("main")), &bucket.cache("main"), true);
+    let names = bucket.names();
+    assert!(names.contains(&"manifests/main".to_owned()), "{names:?}");
+    assert!(names.iter().any(|name| name.starts_with("blobs/sha256:")), "{names:?}");
+}
+
+#[test]
+fn what_opens_a_bucket_is_shown_nowhere() {
+    let bucket = Bucket::start();
+    let builder = Builder::plain();
+    let attrs = bucket.cache("main").replace("bucket=caches", "bucket=nobodys");
+    let (from, to) = (format!("{attrs},mode=max"), format!("{attrs},mode=max"));
+    let outcome = builder
+        .build(&context())
+        .arg("--cache-from")
+        .arg(from)
+        .arg("--cache-to")
+        .arg(to)
+        .run();
+    assert_ne!(outcome.code, Some(0), "control: there is no such bucket");
+    for text in [outcome.stderr.clone(), String::from_utf8_lossy(&outcome.stdout).into_owned(), builder.log()] {
+        assert!(!text.contains(SECRET) && !text.contains(KEY), "{text}");
+    }
 }
 
 #[test]

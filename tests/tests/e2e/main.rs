@@ -6,6 +6,7 @@
 )]
 
 mod add;
+mod attestations;
 mod cache_transfer;
 mod caching;
 mod content;
@@ -20,6 +21,7 @@ mod history;
 mod image_frontend;
 mod images;
 mod interruption;
+mod lazy;
 mod levels;
 mod limits;
 mod mounts;

@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use cofferdam_digest::Digest;
 use cofferdam_image::{Descriptor, Index, Manifest, media};
 
-use super::config::{CacheConfig, CacheLayer, CacheRecord, ChainedResult, LayerAnnotations};
 use super::config::MEDIA_TYPE;
+use super::config::{CacheConfig, CacheLayer, CacheRecord, ChainedResult, LayerAnnotations};
 use super::export::CachedResult;
 use super::import::output_key;
 use crate::export::layers::PackedLayer;

@@ -67,7 +67,9 @@ impl Bucket {
     pub(super) fn new(attrs: &BTreeMap<String, String>) -> Result<Self, Failure> {
         let attr = |key: &str| attrs.get(key).filter(|value| !value.is_empty());
         let required = |key: &str| {
-            attr(key).cloned().ok_or_else(|| Failure::invalid(format!("{key} not set for s3 cache")))
+            attr(key)
+                .cloned()
+                .ok_or_else(|| Failure::invalid(format!("{key} not set for s3 cache")))
         };
         let prefix = attr("prefix").map_or("", String::as_str);
         let below = |key: &str, default: &str| {
@@ -223,9 +225,8 @@ fn connect(
 ) -> Result<AmazonS3, Failure> {
     let attr = |key: &str| attrs.get(key).filter(|value| !value.is_empty());
     let path_style = flag(attrs, "use_path_style")?.unwrap_or(false);
-    let mut builder = AmazonS3Builder::new()
-        .with_region(region)
-        .with_virtual_hosted_style_request(!path_style);
+    let mut builder =
+        AmazonS3Builder::new().with_region(region).with_virtual_hosted_style_request(!path_style);
     if let Some(endpoint) = attr("endpoint_url") {
         let url = url::Url::parse(endpoint)
             .map_err(|error| Failure::invalid(format!("invalid endpoint_url: {error}")))?;
@@ -253,9 +254,8 @@ fn connect(
     let mut retry = RetryConfig::default();
     if let Some(text) = attr("retry_max_attempts") {
         let attempts = text.parse::<usize>().ok().filter(|attempts| *attempts > 0);
-        let attempts = attempts.ok_or_else(|| {
-            Failure::invalid("retry_max_attempts must be a positive integer")
-        })?;
+        let attempts = attempts
+            .ok_or_else(|| Failure::invalid("retry_max_attempts must be a positive integer"))?;
         retry.max_retries = attempts.min(MAX_PARALLEL) - 1;
     }
     builder.with_bucket_name(bucket).with_retry(retry).build().map_err(failed)

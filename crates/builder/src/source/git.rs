@@ -6,17 +6,15 @@
 //! is resolved by the kernel beneath the checkout. Tokens, and users and passwords of URLs, travel in the environment of the one
 //! command that needs them and never in an argument.
 
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 
 use cofferdam_digest::Digester;
-use cofferdam_solver::{LogStream, Step};
+use cofferdam_solver::Step;
 use cofferdam_store::Tree;
 use cofferdam_wire::pb;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
 
+use super::git_refs::{Named, choose, is_commit, is_hex};
+use super::git_run::Git;
 use super::{SourceKey, cancellable};
 use crate::blocking::blocking;
 use crate::context::Context;
@@ -27,25 +25,26 @@ use crate::snapshot::{Snapshot, Workspace, open_own};
 
 /// Where repositories are unpacked before their files are copied into the store.
 const TEMPORARY: &str = "/tmp";
-/// Hexadecimal digits of a commit in a repository that uses SHA-256.
-const SHA256_LENGTH: usize = 64;
-/// Longest output of a git command: the refs of the largest repositories fit.
-const MAX_OUTPUT: usize = 16 << 20;
 
 /// A repository as an identifier names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Remote {
+pub(super) struct Remote {
     /// Without credentials: it goes into command lines, configuration and messages of git.
-    url: String,
+    pub(super) url: String,
     /// What the URL had of them, as a header.
-    login: Option<String>,
-    protocol: String,
+    pub(super) login: Option<String>,
+    /// The only one that git may speak.
+    pub(super) protocol: String,
     reference: String,
     subdirectory: String,
     keep_git: bool,
     submodules: bool,
     /// Files carry the time of the commit instead of the time of the checkout.
     commit_time: bool,
+    /// What the commit has to begin with.
+    checksum: Option<String>,
+    /// The checksum says what to fetch, whatever the reference names now.
+    by_commit: bool,
 }
 
 fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
@@ -70,6 +69,12 @@ fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
         return Err(Failure::invalid(format!("invalid git subdirectory {subdirectory:?}")));
     }
     let flag = |key: &str| op.attrs.get(key).is_some_and(|value| value == "true");
+    let checksum = op.attrs.get("git.checksum").filter(|text| !text.is_empty()).cloned();
+    if let Some(checksum) = checksum.as_ref().filter(|checksum| !is_hex(checksum)) {
+        return Err(Failure::invalid(format!(
+            "invalid checksum {checksum} for Git URL, expected hex commit hash"
+        )));
+    }
     let (url, login) = super::login::split(&url);
     Ok(Remote {
         url,
@@ -80,11 +85,9 @@ fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
         keep_git: flag("git.keepgitdir"),
         submodules: !flag("git.skipsubmodules"),
         commit_time: op.attrs.get("git.mtime").is_some_and(|mtime| mtime == "commit"),
+        checksum: checksum.map(|checksum| checksum.to_ascii_lowercase()),
+        by_commit: flag("git.fetchbycommit"),
     })
-}
-
-fn is_commit(text: &str) -> bool {
-    (text.len() == 40 || text.len() == 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What names a checkout: the commit and what is taken of it.
@@ -95,10 +98,11 @@ pub(crate) async fn key(
     step: &Step,
 ) -> Result<SourceKey, Failure> {
     let remote = parse(op, identifier)?;
-    let commit = cancellable(step, commit_of(context, op, &remote, step)).await?;
+    let named = cancellable(step, name(context, op, &remote, step)).await?;
+    let commit = named.commit();
     let mut digester = Digester::new();
     digester.field("git");
-    digester.field(&commit);
+    digester.field(commit);
     digester.field(&remote.subdirectory);
     digester.field([remote.keep_git, remote.submodules, remote.commit_time].map(u8::from));
     if remote.keep_git || remote.submodules {
@@ -106,66 +110,91 @@ pub(crate) async fn key(
         digester.field(&remote.url);
         digester.field(&remote.reference);
     }
-    Ok(SourceKey {
-        digest: digester.finish(),
-        volatile: false,
-        pin: Some(commit.as_str().into()),
-    })
+    Ok(SourceKey { digest: digester.finish(), volatile: false, pin: Some(commit.into()) })
 }
 
-/// The reference that is meant and the commit it names.
+/// What is known of a repository without a checkout.
+pub(crate) struct Described {
+    /// What the reference names.
+    pub(crate) named: Named,
+    /// The commit itself, when it was asked for.
+    pub(crate) commit: Vec<u8>,
+    /// The annotated tag itself, when there is one and it was asked for.
+    pub(crate) tag: Vec<u8>,
+}
+
+/// What the reference of a source names, and with `objects` the commit and the tag themselves.
 pub(crate) async fn describe(
     context: &Arc<Context>,
     op: &pb::SourceOp,
     identifier: &str,
+    objects: bool,
     step: &Step,
-) -> Result<(String, String), Failure> {
+) -> Result<Described, Failure> {
     let remote = parse(op, identifier)?;
-    let commit = cancellable(step, commit_of(context, op, &remote, step)).await?;
-    Ok((remote.reference, commit))
+    let describe = async {
+        let mut named = name(context, op, &remote, step).await?;
+        if !objects {
+            return Ok(Described { named, commit: Vec::new(), tag: Vec::new() });
+        }
+        let directory = tempfile::Builder::new()
+            .prefix("git-")
+            .tempdir_in(TEMPORARY)
+            .map_err(Failure::store)?;
+        let git = Git { context, op, remote: &remote, directory: Some(directory.path()), step };
+        git.init(&named.object).await?;
+        git.fetch(&named.object).await?;
+        let kind = git.text(&["cat-file", "-t", &named.object]).await?;
+        let mut tag = Vec::new();
+        if kind == "tag" {
+            tag = git.run(&["cat-file", "tag", &named.object]).await?;
+            let target = format!("{}^{{commit}}", named.object);
+            named.tagged = Some(git.text(&["rev-parse", "--verify", "-q", &target]).await?);
+        }
+        let commit = git.run(&["cat-file", "commit", named.commit()]).await?;
+        Ok(Described { named, commit, tag })
+    };
+    cancellable(step, describe).await
 }
 
-/// The commit a reference names now.
-async fn commit_of(
+/// What a reference names now.
+async fn name(
     context: &Arc<Context>,
     op: &pb::SourceOp,
     remote: &Remote,
     step: &Step,
-) -> Result<String, Failure> {
-    let commit = if is_commit(&remote.reference) {
-        remote.reference.to_ascii_lowercase()
+) -> Result<Named, Failure> {
+    let wanted = remote.reference.as_str();
+    let named = if is_commit(wanted) {
+        Named::commit_of("", wanted)
+    } else if remote.by_commit {
+        let checksum = remote.checksum.as_deref().ok_or_else(|| {
+            Failure::invalid("fetch-by-commit requires a checksum or a commit SHA ref")
+        })?;
+        if !is_commit(checksum) {
+            return Err(Failure::invalid(format!(
+                "fetch-by-commit requires a full commit SHA checksum, got {checksum:?}"
+            )));
+        }
+        let whole = wanted.is_empty() || wanted.starts_with("refs/");
+        let reference = if whole { wanted.to_owned() } else { format!("refs/heads/{wanted}") };
+        Named::commit_of(&reference, checksum)
     } else {
-        let wanted = if remote.reference.is_empty() { "HEAD" } else { remote.reference.as_str() };
-        let args = ["ls-remote", "--", &remote.url, wanted, &format!("{wanted}^{{}}")];
-        let output = run(context, op, remote, None, &args, step).await?;
-        choose(&output, wanted)
-            .ok_or_else(|| Failure::unknown(format!("repository does not contain ref {wanted}")))?
+        let git = Git { context, op, remote, directory: None, step };
+        let listing = if wanted.is_empty() {
+            git.text(&["ls-remote", "--symref", "--", &remote.url, "HEAD"]).await?
+        } else {
+            let peeled = format!("{wanted}^{{}}");
+            git.text(&["ls-remote", "--", &remote.url, wanted, &peeled]).await?
+        };
+        let shown = if wanted.is_empty() { "HEAD" } else { wanted };
+        choose(&listing, wanted)
+            .ok_or_else(|| Failure::unknown(format!("repository does not contain ref {shown}")))?
     };
-    let expected = op.attrs.get("git.checksum").filter(|expected| !expected.is_empty());
-    if let Some(expected) = expected.filter(|expected| !commit.starts_with(expected.as_str())) {
-        return Err(Failure::unknown(format!(
-            "expected checksum to match {expected}, got {commit}"
-        )));
+    if let Some(expected) = &remote.checksum {
+        named.check(expected)?;
     }
-    Ok(commit)
-}
-
-/// The commit in `ls-remote` output: a peeled tag, then a branch, then whatever matches.
-fn choose(output: &str, wanted: &str) -> Option<String> {
-    let lines: Vec<(&str, &str)> =
-        output.lines().filter_map(|line| line.split_once('\t')).collect();
-    let names = [
-        format!("refs/tags/{wanted}^{{}}"),
-        format!("{wanted}^{{}}"),
-        format!("refs/heads/{wanted}"),
-        format!("refs/tags/{wanted}"),
-        wanted.to_owned(),
-    ];
-    names
-        .iter()
-        .find_map(|name| lines.iter().find(|(_, reference)| reference == name))
-        .map(|(commit, _)| (*commit).to_owned())
-        .filter(|commit| is_commit(commit))
+    Ok(named)
 }
 
 /// The checked-out files.
@@ -185,34 +214,25 @@ async fn checkout(
     remote: &Remote,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
-    let commit = commit_of(context, op, remote, step).await?;
+    let named = name(context, op, remote, step).await?;
+    let commit = named.commit();
     let directory =
         tempfile::Builder::new().prefix("git-").tempdir_in(TEMPORARY).map_err(Failure::store)?;
     let path = directory.path();
-    let git = |args: Vec<String>| async move {
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        run(context, op, remote, Some(path), &args, step).await
-    };
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    // The hash a repository uses is fixed when it is made, and cannot be mixed with another.
-    let format = if commit.len() == SHA256_LENGTH { "sha256" } else { "sha1" };
-    git(words(&format!("init -q --object-format={format} ."))).await?;
-    git(vec!["remote".into(), "add".into(), "origin".into(), remote.url.clone()]).await?;
-    // Servers may refuse to serve a bare commit; then everything reachable is fetched.
-    let shallow = words(&format!("fetch -q --depth=1 --no-tags origin {commit}"));
-    if git(shallow).await.is_err() {
-        git(words("fetch -q --tags origin +refs/heads/*:refs/remotes/origin/*")).await?;
-    }
-    git(words(&format!("checkout -q --detach {commit}"))).await?;
+    let git = Git { context, op, remote, directory: Some(path), step };
+    git.init(commit).await?;
+    git.fetch(commit).await?;
+    git.run(&["checkout", "-q", "--detach", commit]).await?;
     if remote.submodules && path.join(".gitmodules").is_file() {
+        let update = ["submodule", "update", "-q", "--init", "--recursive"];
         // A server of plain files cannot serve a part of the history.
-        if git(words("submodule update -q --init --recursive --depth=1")).await.is_err() {
-            git(words("submodule deinit -q --force --all")).await?;
-            git(words("submodule update -q --init --recursive")).await?;
+        if git.run(&[&update[..], &["--depth=1"]].concat()).await.is_err() {
+            git.run(&["submodule", "deinit", "-q", "--force", "--all"]).await?;
+            git.run(&update).await?;
         }
     }
     let time = match remote.commit_time {
-        true => nanoseconds(&git(words("show -s --format=%ct HEAD")).await?),
+        true => nanoseconds(&git.text(&["show", "-s", "--format=%ct", "HEAD"]).await?),
         false => None,
     };
     let store = Arc::clone(&context.store);
@@ -240,117 +260,4 @@ async fn checkout(
 /// What `%ct` printed, as file times are counted.
 fn nanoseconds(seconds: &str) -> Option<i64> {
     seconds.trim().parse::<i64>().ok()?.checked_mul(1_000_000_000)
-}
-
-/// A token or header for the host, from the URL or the client's secrets.
-async fn authorization(
-    context: &Arc<Context>,
-    op: &pb::SourceOp,
-    remote: &Remote,
-    step: &Step,
-) -> Option<String> {
-    if !remote.protocol.starts_with("http") {
-        return None;
-    }
-    if let Some(login) = &remote.login {
-        return Some(login.clone());
-    }
-    let host = url::Url::parse(&remote.url).ok()?.host_str()?.to_owned();
-    let name = |key: &str, default: &str| {
-        op.attrs.get(key).filter(|name| !name.is_empty()).cloned().unwrap_or(default.to_owned())
-    };
-    let header = name("git.authheadersecret", "GIT_AUTH_HEADER");
-    let token = name("git.authtokensecret", "GIT_AUTH_TOKEN");
-    let candidates = [
-        (format!("{header}.{host}"), false),
-        (format!("{token}.{host}"), true),
-        (header, false),
-        (token, true),
-    ];
-    for (id, is_token) in candidates {
-        let Ok(value) = context.secret(step, &id).await else { continue };
-        let value = String::from_utf8(value).ok()?;
-        let value = value.trim();
-        return Some(if is_token {
-            use base64::Engine as _;
-            let basic =
-                base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{value}"));
-            format!("Authorization: basic {basic}")
-        } else {
-            format!("Authorization: {value}")
-        });
-    }
-    None
-}
-
-async fn run(
-    context: &Arc<Context>,
-    op: &pb::SourceOp,
-    remote: &Remote,
-    directory: Option<&Path>,
-    args: &[&str],
-    step: &Step,
-) -> Result<String, Failure> {
-    let mut command = Command::new("git");
-    command
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("HOME", "/nonexistent")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_ALLOW_PROTOCOL", &remote.protocol)
-        .env("LC_ALL", "C")
-        .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
-        .args(["-c", "advice.detachedHead=false", "-c", "init.defaultBranch=main"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO"] {
-        if let Ok(value) = std::env::var(variable) {
-            command.env(variable, value);
-        }
-    }
-    if let Some(header) = authorization(context, op, remote, step).await {
-        let host_only = url::Url::parse(&remote.url)
-            .map(|url| url.origin().ascii_serialization())
-            .unwrap_or_default();
-        command
-            .env("GIT_CONFIG_COUNT", "1")
-            .env("GIT_CONFIG_KEY_0", format!("http.{host_only}/.extraHeader"))
-            .env("GIT_CONFIG_VALUE_0", header);
-    }
-    if let Some(directory) = directory {
-        command.current_dir(directory);
-    }
-    let output = bounded_output(command.args(args)).await.map_err(|error| {
-        Failure::of(error).during("failed to run git, which git sources need on the builder's host")
-    })?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    let errors = text(&output.stderr).replace(&remote.url, &super::http::redacted(&remote.url));
-    if !errors.is_empty() {
-        step.progress.log(LogStream::Stderr, format!("{errors}\n"));
-    }
-    if !output.status.success() {
-        return Err(Failure::unknown(format!("failed to fetch git repository: {errors}")));
-    }
-    Ok(text(&output.stdout))
-}
-
-/// What a program says, up to a bound: a server decides how much git has to say about its refs. One that says more is ended.
-async fn bounded_output(command: &mut Command) -> std::io::Result<std::process::Output> {
-    async fn read(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let Some(from) = from else { return Ok(bytes) };
-        from.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut bytes).await?;
-        if bytes.len() > MAX_OUTPUT {
-            return Err(std::io::Error::other(format!("it says more than {MAX_OUTPUT} bytes")));
-        }
-        Ok(bytes)
-    }
-    let mut child = command.spawn()?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // Dropped on an error, which ends the program.
-    let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
-    Ok(std::process::Output { status: child.wait().await?, stdout, stderr })
 }

@@ -35,7 +35,8 @@ pub(super) async fn ask(
 ) -> Result<Answer, Failure> {
     let mut headers = headers(context, op, url, step).await?;
     if let Some((known, _)) = &known {
-        let validators = [("if-none-match", &known.etag), ("if-modified-since", &known.last_modified)];
+        let validators =
+            [("if-none-match", &known.etag), ("if-modified-since", &known.last_modified)];
         for (name, value) in validators {
             let value = value.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
             headers.extend(value.map(|value| (HeaderName::from_static(name), value)));

@@ -15,8 +15,8 @@ use cofferdam_image::layer::{self, ApplyOptions};
 use cofferdam_image::{Descriptor, Reference, chain_ids};
 use cofferdam_solver::{Status, VertexLog};
 use cofferdam_store::{Blob, BlobWriter, Layer, LayerBlob, RecordType, Store};
-use futures::stream::BoxStream;
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 
 use crate::blocking::blocking;
 use crate::context::Context;
@@ -36,11 +36,7 @@ pub(crate) type BlobStream = BoxStream<'static, Result<Bytes, Failure>>;
 #[async_trait]
 pub(crate) trait BlobSource: Send + Sync {
     /// The bytes of a blob from `offset` on; unverified.
-    async fn open(
-        &self,
-        descriptor: &Descriptor,
-        offset: u64,
-    ) -> Result<BlobStream, Failure>;
+    async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream, Failure>;
 
     /// The repository of a registry that has a blob, when it comes from one.
     fn place(&self, descriptor: &Descriptor) -> Option<Reference> {
@@ -87,15 +83,12 @@ impl RemoteLayers {
 
     /// The layers as far as they are on this disk, and descriptions of the others.
     pub(crate) fn pieces(self: &Arc<Self>) -> Pieces {
-        let piece = |(remote, chain_id): (&RemoteLayer, Digest)| {
-            match self.store.layer_by_chain_id(&chain_id) {
-                Some(layer) => Piece::Here(layer),
-                None => Piece::There(Arc::new(Absent::new(
-                    remote.clone(),
-                    chain_id,
-                    Arc::clone(self),
-                ))),
-            }
+        let piece = |(remote, chain_id): (&RemoteLayer, Digest)| match self
+            .store
+            .layer_by_chain_id(&chain_id)
+        {
+            Some(layer) => Piece::Here(layer),
+            None => Piece::There(Arc::new(Absent::new(remote.clone(), chain_id, Arc::clone(self)))),
         };
         Pieces::new(self.layers.iter().zip(self.chain()).map(piece).collect())
     }

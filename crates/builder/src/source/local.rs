@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use cofferdam_digest::Digester;
 use cofferdam_session::fsutil::{Compare, Ownership, Progress, ReceiveOptions};
+use cofferdam_session::patterns::Matcher;
 use cofferdam_session::{LocalRequest, Session};
 use cofferdam_solver::{Status, Step};
 use cofferdam_wire::pb;
@@ -44,6 +45,21 @@ fn list(op: &pb::SourceOp, key: &str) -> Result<Vec<String>, Failure> {
     }
 }
 
+/// What is brought of a directory of which all is described; `None` when all is brought.
+fn described(op: &pb::SourceOp) -> Result<Option<Arc<Matcher>>, Failure> {
+    let wanted = op.attrs.get("local.metadatatransfer").map(String::as_str);
+    match wanted {
+        None | Some("" | "false" | "0") => Ok(None),
+        Some("true" | "1") => {
+            let patterns = list(op, "local.metadatatransferexclude")?;
+            Ok(Some(Arc::new(Matcher::new(&patterns).map_err(Failure::of)?)))
+        }
+        Some(other) => {
+            Err(Failure::invalid(format!("invalid value for local.metadatatransfer {other:?}")))
+        }
+    }
+}
+
 /// The files as the client has them now.
 pub(crate) async fn snapshot(
     context: &Arc<Context>,
@@ -58,13 +74,14 @@ pub(crate) async fn snapshot(
         include: list(op, "local.includepattern")?,
         exclude: list(op, "local.excludepatterns")?,
         follow: list(op, "local.followpaths")?,
-        options: ReceiveOptions::default(),
+        options: ReceiveOptions { described: described(op)?, ..ReceiveOptions::default() },
     };
     let request_all = op.attrs.get("local.differ").is_some_and(|differ| differ == "none");
     let request = &request;
     let sync = |session: Arc<Session>| {
         async move {
-            let key = format!("{name}:{hint}:{}", session.shared_key());
+            let kind = if request.options.described.is_some() { ":metadata" } else { "" };
+            let key = format!("{name}:{hint}:{}{kind}", session.shared_key());
             sync(context, &session, request, request_all, &key, step).await
         }
         .boxed()
@@ -90,7 +107,7 @@ async fn sync(
         compare: if request_all { Compare::Nothing } else { Compare::Metadata },
         ownership: Ownership::Mapped(Arc::new(move |id| ids.to_disk(id))),
         progress: Arc::clone(&progress),
-        ..ReceiveOptions::default()
+        ..request.options.clone()
     };
     let request = LocalRequest { options, ..request.clone() };
     let transfer = session.sync_local(request, directory);

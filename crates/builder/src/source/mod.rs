@@ -5,6 +5,8 @@
 //! consumer runs).
 
 pub(crate) mod git;
+mod git_refs;
+mod git_run;
 pub(crate) mod http;
 mod http_cache;
 mod http_request;
@@ -102,7 +104,9 @@ pub(crate) async fn snapshot(
     step: &Step,
 ) -> Result<Snapshot, Failure> {
     match scheme(op)? {
-        Scheme::Image(reference) => image::snapshot(context, vertex, op, reference, step).boxed().await,
+        Scheme::Image(reference) => {
+            image::snapshot(context, vertex, op, reference, step).boxed().await
+        }
         Scheme::OciLayout(reference) => {
             image::layout_snapshot(context, vertex, op, reference, step).boxed().await
         }

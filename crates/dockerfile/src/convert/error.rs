@@ -34,15 +34,14 @@ pub enum StageError {
         hint: String,
     },
     /// The platform is none.
-    #[error("failed to parse platform {text}{hint}")]
+    #[error("failed to parse platform {text}: {reason}{hint}")]
     Platform {
         /// As written.
         text: String,
         /// Perhaps another variable was meant.
         hint: String,
-        /// Why.
-        #[source]
-        source: ParsePlatformError,
+        /// Why; part of the text because clients expect the hint last.
+        reason: ParsePlatformError,
     },
     /// The base is not an image reference.
     #[error("failed to parse stage name {0:?}: {1}")]

@@ -124,7 +124,7 @@ impl Converter<'_> {
             return Err(Located::nowhere(StageError::EmptyPlatform { text, hint }));
         }
         let platform = parse_platform(&expanded.text)
-            .map_err(|source| Located::nowhere(StageError::Platform { text, hint, source }))?;
+            .map_err(|reason| Located::nowhere(StageError::Platform { text, hint, reason }))?;
         Ok(Some((platform, expanded.matched)))
     }
 

@@ -25,6 +25,7 @@ pub use state::{Receiver, Step};
 
 use super::limits::ReceiveLimits;
 use super::{PacketStream, Progress};
+use crate::patterns::Matcher;
 
 /// What happens to entries the sender does not announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,6 +75,9 @@ pub struct ReceiveOptions {
     pub compare: Compare,
     /// Whose the entries become.
     pub ownership: Ownership,
+    /// Describes all entries in a list, and brings only those that match
+    /// (`local.metadatatransfer`).
+    pub described: Option<Arc<Matcher>>,
     /// Bounds of the transfer.
     pub limits: ReceiveLimits,
     /// Counters to keep up to date.

@@ -3,6 +3,8 @@
 //! Every packet passes here before it has any effect. The stack of open directories follows the
 //! sender's order, so an entry whose directory is not on it was announced out of order.
 
+mod described;
+
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 
@@ -10,6 +12,7 @@ use cofferdam_wire::fsutil::types::packet::PacketType;
 use cofferdam_wire::fsutil::types::{PacketView, StatView};
 use rustix::fs::FileType;
 
+use self::described::Described;
 use super::apply::{Attributes, Disk, Existing, FileInProgress};
 use super::{Compare, ReceiveError, ReceiveMode, ReceiveOptions, Received};
 use crate::fsutil::mode::GoMode;
@@ -76,6 +79,8 @@ pub struct Receiver {
     announced_all: bool,
     settled: bool,
     received: Received,
+    /// What was written down, in a transfer of descriptions.
+    described: Option<Described>,
 }
 
 fn invalid(violation: String) -> ReceiveError {
@@ -111,6 +116,7 @@ impl Receiver {
             announced_all: false,
             settled: false,
             received: Received::default(),
+            described: None,
         })
     }
 
@@ -151,6 +157,7 @@ impl Receiver {
     /// # Errors
     /// Failures on disk.
     pub fn settle(&mut self) -> Result<(), ReceiveError> {
+        self.write_list()?;
         for link in std::mem::take(&mut self.links) {
             self.disk.hard_link(&link.target, &link.path)?;
         }
@@ -173,6 +180,9 @@ impl Receiver {
         if self.announced_all {
             return Err(invalid(format!("{} announced after the end", stat.path)));
         }
+        if self.options.described.is_some() && stat.path == described::LIST {
+            return Ok(Step::Continue);
+        }
         let id = self.announced;
         self.count(stat)?;
         let path = stat.path;
@@ -183,12 +193,10 @@ impl Receiver {
             return Err(invalid(format!("changes out of order: {path} after {}", self.last)));
         }
         path.clone_into(&mut self.last);
-        let (parent, name) = order::split(path);
-        self.enter(parent, path)?;
-        let mode = GoMode(stat.mode).without_socket();
-        let kind = mode.file_type();
-        let kind = kind.ok_or_else(|| invalid(format!("impossible mode of {path}")))?;
-        self.place(id, stat, path, name, mode, kind)
+        match self.options.described.clone() {
+            Some(wanted) => self.describe(id, stat, &wanted),
+            None => self.take(id, stat),
+        }
     }
 
     /// Applies an entry that is in order to the directory on top.

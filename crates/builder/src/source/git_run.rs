@@ -1,0 +1,175 @@
+//! The program `git`: its arguments, its environment, its output.
+//!
+//! It runs inside the builder's enclosure with a configuration of its own, hooks off, and only the
+//! protocol of the URL allowed. Tokens travel in the environment of the one command that needs them and
+//! never in an argument. What a server makes it say is bounded.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use cofferdam_solver::{LogStream, Step};
+use cofferdam_wire::pb;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+use super::git::Remote;
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Hexadecimal digits of a commit in a repository that uses SHA-256.
+const SHA256_LENGTH: usize = 64;
+/// Longest output of a git command: the refs of the largest repositories fit.
+const MAX_OUTPUT: usize = 16 << 20;
+
+/// A token or header for the host, from the URL or the client's secrets.
+async fn authorization(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    remote: &Remote,
+    step: &Step,
+) -> Option<String> {
+    if !remote.protocol.starts_with("http") {
+        return None;
+    }
+    if let Some(login) = &remote.login {
+        return Some(login.clone());
+    }
+    let host = url::Url::parse(&remote.url).ok()?.host_str()?.to_owned();
+    let name = |key: &str, default: &str| {
+        op.attrs.get(key).filter(|name| !name.is_empty()).cloned().unwrap_or(default.to_owned())
+    };
+    let header = name("git.authheadersecret", "GIT_AUTH_HEADER");
+    let token = name("git.authtokensecret", "GIT_AUTH_TOKEN");
+    let candidates = [
+        (format!("{header}.{host}"), false),
+        (format!("{token}.{host}"), true),
+        (header, false),
+        (token, true),
+    ];
+    for (id, is_token) in candidates {
+        let Ok(value) = context.secret(step, &id).await else { continue };
+        let value = String::from_utf8(value).ok()?;
+        let value = value.trim();
+        return Some(if is_token {
+            use base64::Engine as _;
+            let basic =
+                base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{value}"));
+            format!("Authorization: basic {basic}")
+        } else {
+            format!("Authorization: {value}")
+        });
+    }
+    None
+}
+
+/// Runs git for a source.
+pub(super) struct Git<'a> {
+    pub(super) context: &'a Arc<Context>,
+    pub(super) op: &'a pb::SourceOp,
+    pub(super) remote: &'a Remote,
+    /// The repository that commands work in.
+    pub(super) directory: Option<&'a Path>,
+    pub(super) step: &'a Step,
+}
+
+impl Git<'_> {
+    /// Makes an empty repository that can hold `commit`.
+    pub(super) async fn init(&self, commit: &str) -> Result<(), Failure> {
+        // The hash a repository uses is fixed when it is made, and cannot be mixed with another.
+        let format = if commit.len() == SHA256_LENGTH { "sha256" } else { "sha1" };
+        self.run(&["init", "-q", &format!("--object-format={format}"), "."]).await?;
+        self.run(&["remote", "add", "origin", &self.remote.url]).await.map(|_| ())
+    }
+
+    /// Fetches `object`.
+    pub(super) async fn fetch(&self, object: &str) -> Result<(), Failure> {
+        // Servers may refuse to serve a bare commit; then everything reachable is fetched.
+        let shallow = ["fetch", "-q", "--depth=1", "--no-tags", "origin", object];
+        if self.run(&shallow).await.is_err() {
+            let all = "+refs/heads/*:refs/remotes/origin/*";
+            self.run(&["fetch", "-q", "--tags", "origin", all]).await?;
+        }
+        Ok(())
+    }
+
+    /// What a command prints, without blanks around it.
+    pub(super) async fn text(&self, args: &[&str]) -> Result<String, Failure> {
+        Ok(String::from_utf8_lossy(&self.run(args).await?).trim().to_owned())
+    }
+
+    /// What a command prints.
+    pub(super) async fn run(&self, args: &[&str]) -> Result<Vec<u8>, Failure> {
+        let (remote, step) = (self.remote, self.step);
+        let output = bounded_output(&mut self.command(args).await).await;
+        let output = output.map_err(|error| {
+            let what = "failed to run git, which git sources need on the builder's host";
+            Failure::of(error).during(what)
+        })?;
+        let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let errors = errors.replace(&remote.url, &super::http::redacted(&remote.url));
+        if !errors.is_empty() {
+            step.progress.log(LogStream::Stderr, format!("{errors}\n"));
+        }
+        if !output.status.success() {
+            return Err(Failure::unknown(format!("failed to fetch git repository: {errors}")));
+        }
+        Ok(output.stdout)
+    }
+
+    async fn command(&self, args: &[&str]) -> Command {
+        let Self { context, op, remote, directory, step } = *self;
+        let mut command = Command::new("git");
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/nonexistent")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ALLOW_PROTOCOL", &remote.protocol)
+            .env("LC_ALL", "C")
+            .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
+            .args(["-c", "advice.detachedHead=false", "-c", "init.defaultBranch=main"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO"] {
+            if let Ok(value) = std::env::var(variable) {
+                command.env(variable, value);
+            }
+        }
+        if let Some(header) = authorization(context, op, remote, step).await {
+            let host_only = url::Url::parse(&remote.url)
+                .map(|url| url.origin().ascii_serialization())
+                .unwrap_or_default();
+            command
+                .env("GIT_CONFIG_COUNT", "1")
+                .env("GIT_CONFIG_KEY_0", format!("http.{host_only}/.extraHeader"))
+                .env("GIT_CONFIG_VALUE_0", header);
+        }
+        if let Some(directory) = directory {
+            command.current_dir(directory);
+        }
+        command.args(args);
+        command
+    }
+}
+
+/// What a program says, up to a bound: a server decides how much git has to say about its refs. One that says more is ended.
+async fn bounded_output(command: &mut Command) -> std::io::Result<std::process::Output> {
+    async fn read(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let Some(from) = from else { return Ok(bytes) };
+        from.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut bytes).await?;
+        if bytes.len() > MAX_OUTPUT {
+            return Err(std::io::Error::other(format!("it says more than {MAX_OUTPUT} bytes")));
+        }
+        Ok(bytes)
+    }
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    // Dropped on an error, which ends the program.
+    let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
+    Ok(std::process::Output { status: child.wait().await?, stdout, stderr })
+}
