@@ -70,7 +70,8 @@ impl Chosen {
         let found = Firecracker::find(vm.firecracker.as_deref())?;
         firecracker_works(&found.program, &kernel.image).with_context(|| {
             format!(
-                "level vm with Firecracker needs KVM, and Firecracker {} at {} did not boot {}",
+                "level vm with Firecracker needs KVM, and Firecracker {} at {} did not boot {} (QEMU can do without, several times \
+                 slower: hypervisor = \"qemu\" and accelerator = \"tcg\" in [isolation.vm])",
                 found.version,
                 found.program.display(),
                 kernel.image.display()
