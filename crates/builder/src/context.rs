@@ -112,7 +112,6 @@ impl Context {
             downloads: Downloads::default(),
             fetches: Arc::default(),
             online: Arc::new(online),
-            provenance_env: config.provenance_env.clone(),
             produced: Arc::default(),
             config,
             worker: OnceLock::new(),

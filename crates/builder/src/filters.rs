@@ -54,6 +54,11 @@ impl Filters {
         Ok(Self(all))
     }
 
+    /// Whether everything matches.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the thing with these fields matches. `field` is given the path and yields nothing for what is not present.
     pub(crate) fn matches(&self, field: impl Fn(&[String]) -> Option<String>) -> bool {
         self.0.is_empty()

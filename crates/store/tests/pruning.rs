@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_digest::Digest;
-use cofferdam_store::{Document, LayerUsage, PruneOptions, Record, RecordType, Sharing, Store, Tree};
+use cofferdam_store::{
+    Document, LayerUsage, PruneOptions, Record, RecordType, Sharing, Store, Tree,
+};
 use common::{blob, layer, open, prune_all, put};
 
 const MIB: u64 = 1 << 20;

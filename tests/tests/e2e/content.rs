@@ -46,7 +46,11 @@ impl Content {
         Self(Grpc::new(channel))
     }
 
-    async fn stream<In, Out>(&mut self, path: &'static str, message: In) -> Result<Streaming<Out>, Status>
+    async fn stream<In, Out>(
+        &mut self,
+        path: &'static str,
+        message: In,
+    ) -> Result<Streaming<Out>, Status>
     where
         In: Message + Default + Send + Sync + 'static,
         Out: Message + Default + Send + Sync + 'static,

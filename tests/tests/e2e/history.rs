@@ -69,8 +69,12 @@ impl Client {
 
     async fn delete(&mut self, reference: &str) {
         let reference = reference.to_owned();
-        self.update(UpdateBuildHistoryRequest { r#ref: reference, delete: true, ..Default::default() })
-            .await;
+        self.update(UpdateBuildHistoryRequest {
+            r#ref: reference,
+            delete: true,
+            ..Default::default()
+        })
+        .await;
     }
 
     async fn read(&mut self, descriptor: &Descriptor) -> Vec<u8> {
@@ -120,7 +124,11 @@ fn printed(responses: &[StatusResponse]) -> String {
 async fn a_build_is_on_record_with_its_logs_and_trace() {
     let builder = Builder::plain();
     let context = Context::dockerfile("FROM @busybox\nRUN echo said by a step\n");
-    let _ = builder.build(&context).arg("--build-arg=URL=https://user:pass@example.com/").run().success();
+    let _ = builder
+        .build(&context)
+        .arg("--build-arg=URL=https://user:pass@example.com/")
+        .run()
+        .success();
     let mut client = Client::of(&builder).await;
     let record = client.only().await;
     assert_eq!(record.frontend, "dockerfile.v0");
@@ -157,7 +165,8 @@ async fn a_failure_is_on_record_with_all_its_details() {
     }
     let errors = BuildHistoryRequest { filter: vec!["status==error".into()], ..Default::default() };
     assert_eq!(client.refs(errors).await, [record.r#ref]);
-    let fine = BuildHistoryRequest { filter: vec!["status==completed".into()], ..Default::default() };
+    let fine =
+        BuildHistoryRequest { filter: vec!["status==completed".into()], ..Default::default() };
     assert!(client.refs(fine).await.is_empty());
 }
 
@@ -166,7 +175,8 @@ async fn listeners_are_told_of_what_happens() {
     let builder = Builder::plain();
     let mut client = Client::of(&builder).await;
     // What a client asks to find out whether there is a history at all.
-    let probe = BuildHistoryRequest { active_only: true, r#ref: "none".into(), ..Default::default() };
+    let probe =
+        BuildHistoryRequest { active_only: true, r#ref: "none".into(), ..Default::default() };
     assert!(client.list(probe).await.is_empty());
     let mut live = client.listen(BuildHistoryRequest::default()).await;
     for reference in ["first", "second", "third"] {
@@ -248,7 +258,8 @@ async fn records_survive_a_restart_and_pins_keep_them() {
     for reference in ["pinned", "old", "new"] {
         client.build_nothing(reference).await;
     }
-    let pin = UpdateBuildHistoryRequest { r#ref: "pinned".into(), pinned: true, ..Default::default() };
+    let pin =
+        UpdateBuildHistoryRequest { r#ref: "pinned".into(), pinned: true, ..Default::default() };
     client.update(pin).await;
     drop(client);
     builder.stop();

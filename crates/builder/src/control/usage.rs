@@ -42,7 +42,7 @@ pub(super) async fn prune(
         reserved_space: bytes(request.reservedSpace),
         max_used_space: bytes(request.maxUsedSpace),
         min_free_space: bytes(request.minFreeSpace),
-        filter: Some(matching(filter)),
+        filter: (!filter.is_empty()).then(|| matching(filter)),
     };
     let store = Arc::clone(&context.store);
     let gone = blocking(move || store.prune(&options)).await?.map_err(Failure::store)?;
