@@ -76,7 +76,7 @@ impl Rule {
                     attrs: attrs.map(|(key, value)| (key.clone(), value.clone())).collect(),
                 }
             }
-            None => return Err(unknown("action", rule.action.to_i32())),
+            None => return Err(unknown("type", rule.action.to_i32())),
         };
         Ok(Self { pattern, constraints, action })
     }

@@ -242,21 +242,40 @@ async fn processes_share_a_container_and_end_with_its_first() {
     processes.start("1", "c", "echo first > /shared; hostname; cat; sleep 100", false).await;
     let data = wire::FdMessage { fd: 0, eof: true, data: b"said\n".to_vec() };
     processes.say("1", Input::File(data)).await;
-    let second = processes.run("2", "c", "cat /shared; touch /empty/x; tr '\\0' ' ' < /proc/1/cmdline; exit 7").await;
+    let second = processes
+        .run("2", "c", "cat /shared; touch /empty/x; tr '\\0' ' ' < /proc/1/cmdline; exit 7")
+        .await;
     assert_eq!(second.code(), 7);
-    assert!(second.text().starts_with("first\n") && second.text().contains("sleep 100"), "{}", second.text());
+    assert!(
+        second.text().starts_with("first\n") && second.text().contains("sleep 100"),
+        "{}",
+        second.text()
+    );
     assert_eq!(second.error(), "exit code: 7");
     processes.start("3", "c", "sleep 100", false).await;
 
-    processes.start("4", "c", "while test \"$(stty size)\" != '31 77'; do :; done; tty; read x; echo got $x", true).await;
+    processes
+        .start(
+            "4",
+            "c",
+            "while test \"$(stty size)\" != '31 77'; do :; done; tty; read x; echo got $x",
+            true,
+        )
+        .await;
     processes.say("4", Input::Resize(wire::ResizeMessage { rows: 31, cols: 77 })).await;
     let line = wire::FdMessage { fd: 0, data: b"typed\n".to_vec(), ..Default::default() };
     processes.say("4", Input::File(line)).await;
     let fourth = processes.end("4").await.unwrap();
-    assert!(fourth.text().starts_with("/dev/pts/") || fourth.text().contains("\n/dev/pts/"), "{}", fourth.text());
+    assert!(
+        fourth.text().starts_with("/dev/pts/") || fourth.text().contains("\n/dev/pts/"),
+        "{}",
+        fourth.text()
+    );
     assert!(fourth.text().contains("got typed\n") && fourth.code() == 0, "{}", fourth.text());
 
-    processes.start("5", "c", "trap 'exit 9' HUP; echo ready; while :; do sleep 0.1; done", false).await;
+    processes
+        .start("5", "c", "trap 'exit 9' HUP; echo ready; while :; do sleep 0.1; done", false)
+        .await;
     processes.say("5", Input::Signal(wire::SignalMessage { name: "HUP".to_owned() })).await;
     let fifth = processes.end("5").await.unwrap();
     assert!(matches!(fifth.code(), 9 | 129), "{}", fifth.code());
@@ -319,7 +338,8 @@ async fn what_a_failed_step_left_can_be_looked_into() {
     let error = build.solve(failing).await.unwrap_err();
     assert!(error.message().contains("exit code: 3"), "{error:?}");
     let details = bollard_buildkit_proto::google::rpc::Status::decode(error.details()).unwrap();
-    let solve = details.details.iter().find(|detail| detail.type_url.ends_with("errdefs.Solve+json"));
+    let solve =
+        details.details.iter().find(|detail| detail.type_url.ends_with("errdefs.Solve+json"));
     let solve: serde_json::Value = serde_json::from_slice(&solve.unwrap().value).unwrap();
     assert_eq!(solve["op"]["exec"]["meta"]["args"][0], "sh");
     let left = solve["mountIDs"][0].as_str().unwrap();

@@ -30,7 +30,9 @@ impl Service<tonic::codegen::http::Uri> for Streams {
     }
 
     fn call(&mut self, _: tonic::codegen::http::Uri) -> Self::Future {
-        ready(self.0.take().map(TokioIo::new).ok_or_else(|| std::io::ErrorKind::NotConnected.into()))
+        ready(
+            self.0.take().map(TokioIo::new).ok_or_else(|| std::io::ErrorKind::NotConnected.into()),
+        )
     }
 }
 
@@ -69,12 +71,21 @@ async fn frontend() {
         _ => {}
     }
     let devices = std::fs::read_to_string("/proc/net/dev").unwrap();
-    let mut facts: Vec<String> = options.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    facts.extend(devices.lines().filter_map(|line| Some(format!("device {}", line.split_once(':')?.0.trim()))));
+    let mut facts: Vec<String> =
+        options.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    facts.extend(
+        devices
+            .lines()
+            .filter_map(|line| Some(format!("device {}", line.split_once(':')?.0.trim()))),
+    );
     facts.extend(std::env::vars().map(|(name, _)| format!("variable {name}")));
     // Naming another build changes nothing.
     let foreign = options.get("build-arg:FOREIGN").cloned().unwrap_or_default();
-    let mut request = tonic::Request::new(wire::ReadFileRequest { r#ref: foreign, file_path: "/secret".into(), ..Default::default() });
+    let mut request = tonic::Request::new(wire::ReadFileRequest {
+        r#ref: foreign,
+        file_path: "/secret".into(),
+        ..Default::default()
+    });
     request.metadata_mut().insert("buildkit-controlapi-buildid", "foreign".parse().unwrap());
     let read = client.read_file(request).await;
     facts.push(format!("foreign {:?}", read.map(|_| ()).map_err(|status| status.code())));

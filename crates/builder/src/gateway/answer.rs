@@ -34,14 +34,19 @@ impl Answer {
         }
     }
 
-    /// Every graph of the answer, those of attestations too.
-    pub(crate) fn references(&self) -> impl Iterator<Item = Arc<Reference>> {
+    /// The graphs of results.
+    pub(crate) fn results(&self) -> impl Iterator<Item = Arc<Reference>> {
         let results: Vec<Arc<Reference>> = match &self.refs {
             AnswerRefs::Single(reference) => reference.iter().cloned().collect(),
             AnswerRefs::Map(map) => map.iter().filter_map(|(_, one)| one.clone()).collect(),
         };
+        results.into_iter()
+    }
+
+    /// Every graph of the answer, those of attestations too.
+    pub(crate) fn references(&self) -> impl Iterator<Item = Arc<Reference>> {
         let stated = self.attestations.values().flatten().filter_map(|one| one.content.clone());
-        results.into_iter().chain(stated)
+        self.results().chain(stated)
     }
 }
 

@@ -331,6 +331,10 @@ impl Bridge {
         self: &Arc<Self>,
         attrs: &BTreeMap<String, String>,
     ) -> Result<Answer, Failure> {
+        let nothing = |input: &pb::Definition| input.def.is_empty() && input.metadata.is_empty();
+        if self.inputs.values().any(nothing) {
+            return Err(Failure::invalid("invalid nil input definition to definition op"));
+        }
         let client = super::dockerfile::FrontendClient::new(Arc::clone(self));
         // A large Dockerfile's conversion must not starve other builds of their threads.
         let built = cofferdam_dockerfile::build(&client, attrs).await;

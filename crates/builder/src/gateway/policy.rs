@@ -23,6 +23,8 @@ use crate::failure::Failure;
 
 /// Scheme of images in registries.
 const IMAGE: &str = "docker-image://";
+/// Attribute with the address that a repository is fetched from.
+const GIT_URL: &str = "git.fullurl";
 /// How often a client may be asked about one source.
 const MAX_QUESTIONS: usize = 10;
 /// Sources that are asked about at the same time.
@@ -72,14 +74,35 @@ fn normalize(source: &mut pb::SourceOp) {
         if let Ok(reference) = ImageReference::parse(name) {
             source.identifier = format!("{IMAGE}{reference}");
         }
-    } else if let Some(rest) = source.identifier.strip_prefix("git://")
-        && let Some((repository, fragment)) = rest.split_once('#')
-        && let Some((commit, directory)) = fragment.split_once(':')
-    {
+    } else if let Some(rest) = source.identifier.strip_prefix("git://") {
+        let (plain, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+        // What is fetched counts, not what it is called.
+        let full = source.attrs.get(GIT_URL).filter(|url| !url.is_empty());
+        let repository = repository(full.map_or(plain, String::as_str));
+        let (commit, directory) = fragment.split_once(':').unwrap_or((fragment, ""));
         let directory = crate::rooted::clean(directory);
         let directory = directory.trim_start_matches('/');
-        let separator = if directory.is_empty() { "" } else { ":" };
-        source.identifier = format!("git://{repository}#{commit}{separator}{directory}");
+        let mut name = format!("git://{repository}");
+        if !commit.is_empty() || !directory.is_empty() {
+            name.push_str(&format!("#{commit}"));
+        }
+        if !directory.is_empty() {
+            name.push_str(&format!(":{directory}"));
+        }
+        source.identifier = name;
+    }
+}
+
+/// Host and path of a repository, however its address is written.
+fn repository(address: &str) -> String {
+    if let Some((_, rest)) = address.split_once("://") {
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        return format!("{host}{}", crate::rooted::clean(path));
+    }
+    match address.split_once('@').and_then(|(_, rest)| rest.split_once(':')) {
+        Some((host, path)) => format!("{host}{}", crate::rooted::clean(path)),
+        None => address.to_owned(),
     }
 }
 
@@ -169,10 +192,16 @@ impl Bridge {
         let mut converted = false;
         loop {
             normalize(source);
-            converted |= rules
-                .compiled
-                .apply(source)
-                .map_err(|error| Failure::unknown(error.to_string()))?;
+            let before = source.clone();
+            let changed = rules.compiled.apply(source);
+            if changed.map_err(|error| Failure::unknown(error.to_string()))? {
+                converted = true;
+                // The address of the repository that is not wanted any more.
+                let kept = source.attrs.get(GIT_URL) == before.attrs.get(GIT_URL);
+                if kept && source.identifier != before.identifier {
+                    source.attrs.remove(GIT_URL);
+                }
+            }
             let Some(session) = &rules.session else { return Ok(converted) };
             match self.ask(session, source, platform, &mut left).await? {
                 None => return Ok(converted),
@@ -280,5 +309,12 @@ mod tests {
         assert_eq!(normal("git://host/r.git#main:../a/./b"), "git://host/r.git#main:a/b");
         assert_eq!(normal("git://host/r.git#main:/"), "git://host/r.git#main");
         assert_eq!(normal("https://host/../x"), "https://host/../x");
+        for address in ["https://user@real/r.git", "ssh://git@real/r.git", "git@real:r.git"] {
+            let mut source =
+                pb::SourceOp { identifier: "git://nice/r.git#v1".into(), ..Default::default() };
+            source.attrs.insert(GIT_URL.to_owned(), address.to_owned());
+            normalize(&mut source);
+            assert_eq!(source.identifier, "git://real/r.git#v1");
+        }
     }
 }

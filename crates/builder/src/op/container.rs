@@ -359,9 +359,10 @@ impl Container {
     /// Ends every process and gives back what the container holds. Fails as the first process that failed did.
     pub(crate) async fn release(&self) -> Result<(), Failure> {
         self.step.cancel.cancel();
+        // What is being started comes to its end first.
+        let waiting = std::mem::replace(&mut *self.first.lock().await, First::Failed);
         self.tasks.close();
         self.tasks.wait().await;
-        let waiting = std::mem::replace(&mut *self.first.lock().await, First::Failed);
         let held = self.held().take();
         give_back(&self.context.store, (waiting_parts(waiting), held)).await;
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();

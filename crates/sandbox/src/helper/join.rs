@@ -4,19 +4,24 @@
 //! inspection (ptrace(2), `/proc/<pid>/fd`) before it is no more than they are (CVE-2016-9962), and nothing is looked up by
 //! path in their mounts with the builder's powers, but the terminal, which is checked.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, PidfdFlags, pidfd_open, set_dumpable_behavior};
+use rustix::net::RecvFlags;
+use rustix::process::{DumpableBehavior, Pid, WaitOptions, set_dumpable_behavior, waitpid};
 
+use crate::descriptors;
 use crate::message::Failure;
 use crate::namespaces::{
-    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS, Side,
-    enter_namespace, fork,
+    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS,
+    CLONE_PARENT, Side, enter_namespace, fork,
 };
 use crate::process;
 
-/// Copies the calling process into the pid namespace of `target`; in all else the copy is where the caller is.
+/// Makes a copy of the calling process in the pid namespace of `target`; in all else the copy is where the caller is, and the
+/// caller's child like any other.
+///
+/// Who enters a pid namespace cannot always come back, so a process in between does, and ends.
 ///
 /// # Safety
 ///
@@ -25,15 +30,36 @@ pub(super) unsafe fn fork_beside(
     target: &OwnedFd,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Side, Errno> {
-    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-    enter_namespace(target, CLONE_NEWPID)?;
+    let (ours, theirs) = descriptors::pair()?;
     // SAFETY: passed on to the caller.
-    let side = unsafe { fork(0, cgroup) };
-    if !matches!(side, Ok(Side::Child)) && enter_namespace(&own, CLONE_NEWPID).is_err() {
-        // The next step would be put beside a foreign one. Without its helper no step goes on.
-        process::exit(1);
+    match unsafe { fork(0, None) }? {
+        Side::Parent { pid: between, .. } => {
+            drop(theirs);
+            let heard = descriptors::receive(&ours, RecvFlags::empty());
+            let between = Pid::from_raw(between);
+            while let Err(Errno::INTR) = waitpid(between, WaitOptions::empty()) {}
+            let (bytes, fds) = heard?.ok_or(Errno::CHILD)?;
+            let number = bytes.try_into().map(i32::from_ne_bytes).map_err(|_| Errno::BADMSG)?;
+            match fds.into_iter().next() {
+                Some(pidfd) => Ok(Side::Parent { pid: number, pidfd }),
+                None => Err(Errno::from_raw_os_error(number)),
+            }
+        }
+        Side::Child => {
+            drop(ours);
+            let made = enter_namespace(target, CLONE_NEWPID)
+                // SAFETY: likewise.
+                .and_then(|()| unsafe { fork(CLONE_PARENT, cgroup) });
+            let told = match made {
+                Ok(Side::Child) => return Ok(Side::Child),
+                Ok(Side::Parent { pid, pidfd }) => {
+                    descriptors::send(&theirs, &pid.to_ne_bytes(), &[pidfd.as_fd()])
+                }
+                Err(errno) => descriptors::send(&theirs, &errno.raw_os_error().to_ne_bytes(), &[]),
+            };
+            process::exit(i32::from(told.is_err()))
+        }
     }
-    side
 }
 
 /// Enters what else the step has of its own. Afterwards its root is this process's root.

@@ -59,16 +59,17 @@ impl Walk<'_> {
             let old = rustix::fs::statat(lower.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok();
             let (Some(old), true) = (&old, is_directory(&new)) else {
                 if old.is_none_or(|old| differs(&old, &new)) {
-                    self.copy(&below, true)?;
+                    self.copy(&below)?;
                 }
                 continue;
             };
             if !is_directory(old) {
-                self.copy(&below, true)?;
+                self.copy(&below)?;
                 continue;
             }
             if old.st_mode != new.st_mode || old.st_uid != new.st_uid || old.st_gid != new.st_gid {
-                self.copy(&below, false)?;
+                // A directory whose attributes changed is made as one above something is.
+                self.parents(&format!("{below}/_"))?;
             }
             self.directory(&lower.directory(name)?, &upper.directory(name)?, &below, depth + 1)?;
         }
@@ -80,16 +81,15 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Copies one path with its parents; a directory with or without what is in it.
-    fn copy(&self, path: &str, with_content: bool) -> io::Result<()> {
-        let exclude: &[String] = if with_content { &[] } else { &["**".to_owned()] };
+    /// Copies one path with its parents and with what is in it.
+    fn copy(&self, path: &str) -> io::Result<()> {
         let options = CopyOptions {
             owner: None,
             // Parents are made first, with the attributes they have in the upper tree.
             parents: (0, 0),
             mtime: None,
             mode: ModeChange::Keep,
-            selection: Selection::new(&[], exclude).map_err(io::Error::other)?,
+            selection: Selection::default(),
             contents: true,
             follow: false,
             replace: true,

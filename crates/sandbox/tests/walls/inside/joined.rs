@@ -36,7 +36,11 @@ async fn first(bench: &Bench, script: &str) -> Running {
 }
 
 /// Joins a process and reads all that it prints.
-async fn join(bench: &Bench, step: &Running, process: Process) -> Result<(String, Running), LaunchError> {
+async fn join(
+    bench: &Bench,
+    step: &Running,
+    process: Process,
+) -> Result<(String, Running), LaunchError> {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let other: OwnedFd = rustix::io::dup(&writer).unwrap();
     let mut running = bench.launcher.join(&step.control(), process, writer, other, None).await?;
@@ -72,7 +76,10 @@ async fn joined_processes_share_the_step(bench: Arc<Bench>) {
 async fn joined_processes_have_its_walls(bench: Arc<Bench>) {
     let look = "grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs):' /proc/self/status; cat /proc/self/uid_map; ls /proc/self/fd | wc -l; cat /proc/self/cgroup; readlink /proc/self/ns/pid /proc/self/ns/mnt /proc/self/ns/net /proc/self/ns/user /proc/self/ns/ipc /proc/self/ns/uts /proc/self/ns/cgroup";
     let step = first(&bench, &format!("({look}) > /seen 2>&1; sleep 100")).await;
-    let (said, _) = join(&bench, &step, process(&format!("while ! grep -q cgroup: /seen; do :; done; {look}"))).await.unwrap();
+    let (said, _) =
+        join(&bench, &step, process(&format!("while ! grep -q cgroup: /seen; do :; done; {look}")))
+            .await
+            .unwrap();
     let (seen, _) = join(&bench, &step, process("cat /seen")).await.unwrap();
     assert_eq!(said, seen, "what joins is held as what was there");
     assert!(said.contains("Seccomp:\t2"), "{said}");
@@ -87,7 +94,8 @@ async fn joined_processes_end_with_it(bench: Arc<Bench>) {
             let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
             let other = rustix::io::dup(&null).unwrap();
             let sleep = process("sleep 100");
-            let mut running = bench.launcher.join(&control, sleep, null, other, None).await.unwrap();
+            let mut running =
+                bench.launcher.join(&control, sleep, null, other, None).await.unwrap();
             running.wait().await.unwrap()
         })
     };
@@ -95,7 +103,10 @@ async fn joined_processes_end_with_it(bench: Arc<Bench>) {
     control.kill();
     step.wait().await.unwrap();
     assert_eq!(joined.await.unwrap().signal, Some(9));
-    assert!(join(&bench, &step, process("true")).await.is_err(), "there is nothing to join any more");
+    assert!(
+        join(&bench, &step, process("true")).await.is_err(),
+        "there is nothing to join any more"
+    );
 }
 
 async fn terminals_are_the_steps_own(bench: Arc<Bench>) {
