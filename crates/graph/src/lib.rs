@@ -27,7 +27,8 @@ pub use credentials::without_credentials;
 pub use encode::{encode_definition, encode_op};
 pub use load::{Limits, LoadError, decode_definition, load, load_bytes};
 pub use platform::{
-    ParsePlatformError, default_platform, normalize_platform, parse_platform, platform_string,
+    ParsePlatformError, default_platform, normalize_platform, parse_platform, platform_id,
+    platform_string,
 };
 pub use rewrite::with_sources;
 pub use vertex::{Edge, Graph, SourceRange, Vertex};

@@ -105,6 +105,16 @@ pub fn platform_string(platform: &pb::Platform) -> String {
         .join("/")
 }
 
+/// A platform with its version, `os(version)/architecture[/variant]`: what tells apart the images of one build.
+#[must_use]
+pub fn platform_id(platform: &pb::Platform) -> String {
+    if platform.OSVersion.is_empty() {
+        return platform_string(platform);
+    }
+    let system = format!("{}({})", platform.OS, platform.OSVersion);
+    platform_string(&pb::Platform { OS: system, ..platform.clone() })
+}
+
 /// Parses a platform and brings it to normal form. A missing part is taken from this machine.
 ///
 /// # Errors

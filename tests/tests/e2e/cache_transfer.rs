@@ -94,15 +94,14 @@ fn what_opens_a_bucket_is_shown_nowhere() {
     let builder = Builder::plain();
     let attrs = bucket.cache("main").replace("bucket=caches", "bucket=nobodys");
     let (from, to) = (format!("{attrs},mode=max"), format!("{attrs},mode=max"));
-    let outcome = builder
-        .build(&context())
-        .arg("--cache-from")
-        .arg(from)
-        .arg("--cache-to")
-        .arg(to)
-        .run();
+    let outcome =
+        builder.build(&context()).arg("--cache-from").arg(from).arg("--cache-to").arg(to).run();
     assert_ne!(outcome.code, Some(0), "control: there is no such bucket");
-    for text in [outcome.stderr.clone(), String::from_utf8_lossy(&outcome.stdout).into_owned(), builder.log()] {
+    for text in [
+        outcome.stderr.clone(),
+        String::from_utf8_lossy(&outcome.stdout).into_owned(),
+        builder.log(),
+    ] {
         assert!(!text.contains(SECRET) && !text.contains(KEY), "{text}");
     }
 }

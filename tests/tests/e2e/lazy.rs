@@ -11,12 +11,8 @@ fn upstream() -> (Registry, Server, String) {
     let address = format!("http://{}", registry.address());
     let server = Server::start(move |asked| {
         let accept = asked.header("accept").map(|accept| ("accept", accept));
-        let got = request(
-            &asked.method,
-            &format!("{address}{}", asked.path),
-            accept.as_slice(),
-            b"",
-        );
+        let got =
+            request(&asked.method, &format!("{address}{}", asked.path), accept.as_slice(), b"");
         let mut response = Response::status(got.status);
         for name in ["content-type", "docker-content-digest"] {
             if let Some(value) = got.header(name) {
@@ -50,10 +46,8 @@ fn a_base_of_which_nothing_is_read_is_not_pulled() {
     assert!(!outcome.stderr.contains("extracting"), "{}", outcome.stderr);
     assert!(target.pull("copy", "1").files().contains_key("bin/busybox"));
     // What is linked does not look at what it is put on.
-    let linked = Context::new(&[
-        ("Dockerfile", &format!("{base}COPY --link a /a\n")),
-        ("a", "linked"),
-    ]);
+    let linked =
+        Context::new(&[("Dockerfile", &format!("{base}COPY --link a /a\n")), ("a", "linked")]);
     let name = target.reference("linked:1");
     let outcome = builder.build(&linked).args("--push -t").arg(&name).run().success();
     assert!(!outcome.stderr.contains("extracting"), "{}", outcome.stderr);
@@ -70,7 +64,8 @@ fn within_a_registry_layers_are_mounted() {
     let (layer, config) = images::parts("busybox");
     registry.push_image("base", "1", &[layer], &config);
     let builder = Builder::plain();
-    let context = Context::dockerfile(&format!("FROM {}\nLABEL a=b\n", registry.reference("base:1")));
+    let context =
+        Context::dockerfile(&format!("FROM {}\nLABEL a=b\n", registry.reference("base:1")));
     let name = registry.reference("mounted:1");
     let outcome = builder.build(&context).args("--push -t").arg(&name).run().success();
     assert!(!outcome.stderr.contains("download"), "{}", outcome.stderr);

@@ -52,22 +52,8 @@ impl std::fmt::Debug for ImportRequest {
     }
 }
 
-/// An attribute of a frontend as it may be shown and kept: `cache-imports` without what opens a bucket.
-pub(crate) fn shown_attr(key: &str, value: &str) -> String {
-    if key != "cache-imports" {
-        return value.to_owned();
-    }
-    // What cannot be read cannot be shown either.
-    let listed: Vec<ListedImport> = serde_json::from_str(value).unwrap_or_default();
-    let listed: Vec<ListedImport> = listed
-        .into_iter()
-        .map(|import| ListedImport { attrs: s3::shown(&import.attrs), ..import })
-        .collect();
-    serde_json::to_string(&listed).unwrap_or_default()
-}
-
 /// A cache as frontend attributes name it.
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(serde::Deserialize)]
 pub(super) struct ListedImport {
     #[serde(rename = "Type")]
     pub(super) kind: String,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cofferdam_digest::Digest;
 use cofferdam_graph::{Edge, output_count};
+use cofferdam_image::{ImageConfig, Platform};
 use cofferdam_solver::VertexLog;
 use cofferdam_wire::moby::buildkit::v1::SolveRequest;
 
@@ -170,6 +171,13 @@ pub(crate) async fn add_inline(
             .collect(),
     };
     for (key, snapshot) in images {
+        // A graph by itself has no config; exporters would make the same one.
+        if !output.metadata.contains_key(&key) {
+            let platform = key.strip_prefix(CONFIG_KEY).unwrap_or_default().trim_start_matches('/');
+            let platform = Platform::parse(platform).unwrap_or_else(|_| Platform::host());
+            let config = ImageConfig::new(&platform).to_vec().map_err(Failure::of)?;
+            output.metadata.insert(key.clone(), config);
+        }
         let Some(config) = output.metadata.get_mut(&key) else { continue };
         let inline = cache_export::inline(&results, &snapshot.pieces().await?)?;
         let mut value: serde_json::Value =

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use cofferdam_graph::platform_string;
+use cofferdam_graph::platform_id;
 
 use super::dispatch::{Step, report_undefined};
 use super::env::Env;
@@ -35,12 +35,12 @@ pub(super) fn builtin(
     let stage = if target.is_empty() { last.unwrap_or("default") } else { target };
     let mut env = Env::default();
     for (name, value) in [
-        ("BUILDPLATFORM", platform_string(build).as_str()),
+        ("BUILDPLATFORM", platform_id(build).as_str()),
         ("BUILDOS", &build.OS),
         ("BUILDOSVERSION", &build.OSVersion),
         ("BUILDARCH", &build.Architecture),
         ("BUILDVARIANT", &build.Variant),
-        ("TARGETPLATFORM", &platform_string(wanted)),
+        ("TARGETPLATFORM", &platform_id(wanted)),
         ("TARGETOS", &wanted.OS),
         ("TARGETOSVERSION", &wanted.OSVersion),
         ("TARGETARCH", &wanted.Architecture),

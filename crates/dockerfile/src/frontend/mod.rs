@@ -19,7 +19,7 @@ mod subrequest;
 use std::collections::BTreeMap;
 
 use cofferdam_digest::Digest;
-use cofferdam_graph::{default_platform, normalize_platform, platform_string};
+use cofferdam_graph::{default_platform, normalize_platform, platform_id};
 use cofferdam_wire::pb;
 use futures::future::try_join_all;
 
@@ -191,7 +191,7 @@ impl Frontend<'_> {
         let mut exported = Vec::with_capacity(targets.len());
         for (platform, converted) in targets.into_iter().zip(converted) {
             let platform = normalize_platform(&platform.cloned().unwrap_or_else(default_platform));
-            let id = platform_string(&platform);
+            let id = platform_id(&platform);
             exported.push(serde_json::json!({ "ID": id, "Platform": json::platform(&platform) }));
             add_metadata(&mut built, &id, &converted)?;
             built.scans.push(Scan { platform: id.clone(), ..converted.scan });
