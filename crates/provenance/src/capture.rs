@@ -59,9 +59,8 @@ impl Capture {
 
     /// Adds a blob.
     pub fn add_blob(&mut self, blob: BlobSource) {
-        let same = |known: &BlobSource| {
-            known.reference == blob.reference && known.local == blob.local
-        };
+        let same =
+            |known: &BlobSource| known.reference == blob.reference && known.local == blob.local;
         if !self.sources.blobs.iter().any(same) {
             self.sources.blobs.push(blob);
         }

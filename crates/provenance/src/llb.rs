@@ -44,8 +44,7 @@ impl Object {
     }
 
     fn texts(self, key: &str, texts: &[String]) -> Self {
-        let texts: Vec<Value> =
-            texts.iter().map(|text| without_credentials(text).into()).collect();
+        let texts: Vec<Value> = texts.iter().map(|text| without_credentials(text).into()).collect();
         self.put(key, texts)
     }
 
@@ -124,9 +123,10 @@ fn source(op: &pb::SourceOp) -> Object {
 }
 
 fn build(op: &pb::BuildOp) -> Object {
-    let inputs = op.inputs.iter().map(|(key, input)| {
-        (key.clone(), Object::default().put("input", input.input).done())
-    });
+    let inputs = op
+        .inputs
+        .iter()
+        .map(|(key, input)| (key.clone(), Object::default().put("input", input.input).done()));
     Object::default()
         .put("builder", op.builder)
         .put("inputs", Value::Object(inputs.collect()))
@@ -285,9 +285,11 @@ fn owner(owner: &pb::ChownOpt) -> Object {
         };
         Object::default().always("User", named)
     };
-    Object::default()
-        .message("user", owner.user.as_option(), user)
-        .message("group", owner.group.as_option(), user)
+    Object::default().message("user", owner.user.as_option(), user).message(
+        "group",
+        owner.group.as_option(),
+        user,
+    )
 }
 
 /// Bytes as Go writes them. Text with URLs in it keeps their credentials to itself.
@@ -303,15 +305,19 @@ pub(crate) fn locations(locations: &pb::Locations) -> Value {
         Object::default().put("line", position.line).put("character", position.character)
     };
     let range = |range: &pb::Range| {
-        Object::default()
-            .message("start", range.start.as_option(), position)
-            .message("end", range.end.as_option(), position)
+        Object::default().message("start", range.start.as_option(), position).message(
+            "end",
+            range.end.as_option(),
+            position,
+        )
     };
     Object::default()
         .messages("locations", &locations.locations, |location| {
-            Object::default()
-                .put("sourceIndex", location.sourceIndex)
-                .messages("ranges", &location.ranges, range)
+            Object::default().put("sourceIndex", location.sourceIndex).messages(
+                "ranges",
+                &location.ranges,
+                range,
+            )
         })
         .done()
 }

@@ -10,9 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::capture::Capture;
 use crate::options::{OptionsError, Version, check_environment};
 use crate::purl::{PurlError, image_purl};
-use crate::request::{
-    ConfigSource, Local, Parameters, commit_digest, request_provenance, sha256,
-};
+use crate::request::{ConfigSource, Local, Parameters, commit_digest, request_provenance, sha256};
 use crate::sources::{GitSource, Sources};
 use crate::steps::{BuildConfig, Layers, SourceMap};
 use crate::v02;
@@ -85,8 +83,7 @@ impl Predicate {
         git: &dyn Fn(&str) -> Option<(String, String)>,
     ) -> Result<Self, PurlError> {
         let asked = &capture.request;
-        let told =
-            request_provenance(&asked.frontend, asked.args.clone(), &capture.sources, git);
+        let told = request_provenance(&asked.frontend, asked.args.clone(), &capture.sources, git);
         let mut request = asked.clone();
         let mut vcs = BTreeMap::new();
         request.args = told.request.map(|told| told.args).unwrap_or_default();

@@ -23,10 +23,8 @@ pub fn image_purl(
     platform: Option<&Platform>,
     extra: &[(&str, &str)],
 ) -> Result<String, PurlError> {
-    let parsed = Reference::parse(reference).map_err(|source| PurlError {
-        text: reference.chars().take(300).collect(),
-        source,
-    })?;
+    let parsed = Reference::parse(reference)
+        .map_err(|source| PurlError { text: reference.chars().take(300).collect(), source })?;
     let familiar = parsed.without_target().familiar();
     let path: Vec<String> = familiar.split('/').map(escaped).collect();
     let mut url = format!("pkg:{kind}/{}", path.join("/"));

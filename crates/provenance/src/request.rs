@@ -230,9 +230,13 @@ mod tests {
 
     #[test]
     fn min_leaves_out_what_may_be_private() {
-        let inner = Parameters { args: args(&[("label:x", "y"), ("target", "t")]), ..Default::default() };
+        let inner =
+            Parameters { args: args(&[("label:x", "y"), ("target", "t")]), ..Default::default() };
         let below = RequestProvenance { request: Some(inner), ..Default::default() };
-        let mut outer = Parameters { secrets: vec![NamedUse { id: "s".into(), optional: true }], ..Default::default() };
+        let mut outer = Parameters {
+            secrets: vec![NamedUse { id: "s".into(), optional: true }],
+            ..Default::default()
+        };
         outer.inputs.insert("i".to_owned(), below);
         assert!(outer.scrub());
         assert!(outer.secrets.is_empty());

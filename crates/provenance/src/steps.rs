@@ -186,7 +186,9 @@ mod tests {
         let action = pb::FileAction {
             input: 0,
             secondaryInput: -1,
-            action: Some(pb::FileActionMkDir { path: "/d".to_owned(), ..Default::default() }.into()),
+            action: Some(
+                pb::FileActionMkDir { path: "/d".to_owned(), ..Default::default() }.into(),
+            ),
             ..Default::default()
         };
         let file = pb::FileOp { actions: vec![action], ..Default::default() };

@@ -21,8 +21,8 @@ mod tunnel;
 
 pub use calls::auth::{AuthError, Credentials, Token, TokenRequest};
 pub use calls::content::{ContentError, ContentInfo, ContentWriter};
-pub use calls::exporter::WantedExporter;
 pub use calls::export::{BlockingWriter, ExportError, ExportTarget, FileSender};
+pub use calls::exporter::WantedExporter;
 pub use calls::local::{LocalError, LocalRequest};
 pub use calls::secrets::SecretError;
 pub use calls::ssh::{AgentError, DEFAULT_AGENT};

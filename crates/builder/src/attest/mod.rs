@@ -14,9 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cofferdam_image::Platform;
-use cofferdam_provenance::{
-    Mode, PREDICATE_SPDX, ProvenanceOptions, Requested, Subject,
-};
+use cofferdam_provenance::{Mode, PREDICATE_SPDX, ProvenanceOptions, Requested, Subject};
 use cofferdam_wire::moby::buildkit::v1::SolveRequest;
 use serde_json::Value;
 
@@ -165,7 +163,11 @@ impl Attester<'_> {
     }
 
     /// Puts the whole provenance into the build's record, whoever asked for one.
-    pub(crate) async fn record(&self, requested: &Requested, output: &Output) -> Result<(), Failure> {
+    pub(crate) async fn record(
+        &self,
+        requested: &Requested,
+        output: &Output,
+    ) -> Result<(), Failure> {
         let recording = self.bridge.context.recording_of(self.bridge.job.id());
         if !recording.is_on() {
             return Ok(());

@@ -70,8 +70,7 @@ pub(crate) async fn scans(
     scans: Vec<Scan>,
     answer: &Answer,
 ) -> Result<BTreeMap<String, Vec<Promised>>, Failure> {
-    let requested =
-        Requested::parse(attrs).map_err(|error| Failure::invalid(error.to_string()))?;
+    let requested = Requested::parse(attrs).map_err(|error| Failure::invalid(error.to_string()))?;
     let Some(options) = requested.sbom.filter(|_| !scans.is_empty()) else {
         return Ok(BTreeMap::new());
     };
@@ -204,10 +203,7 @@ impl Scanner {
     }
 
     fn op(&self) -> pb::Op {
-        pb::Op {
-            platform: buffa::MessageField::some(self.platform.clone()),
-            ..pb::Op::default()
-        }
+        pb::Op { platform: buffa::MessageField::some(self.platform.clone()), ..pb::Op::default() }
     }
 }
 

@@ -21,36 +21,36 @@ pub(crate) fn add_layers(mut document: Value, tree: &Tree, layers: &[Descriptor]
     }
     let Some(finder) = Finder::new(tree, layers) else { return document };
     let mut left = MAX_FILES;
-    comment_on(&mut document["files"], &finder, &mut left);
-    if let Some(packages) = document["packages"].as_array_mut() {
-        for package in packages {
-            if package.is_object() {
-                comment_on(&mut package["files"], &finder, &mut left);
-            }
-        }
+    comment_on(document.get_mut("files"), &finder, &mut left);
+    let packages = document.get_mut("packages").and_then(Value::as_array_mut);
+    for package in packages.into_iter().flatten() {
+        comment_on(package.get_mut("files"), &finder, &mut left);
     }
-    prune_nulls(&mut document);
-    let tool = format!("Tool: buildkit-{}", crate::worker::COMPATIBLE_VERSION);
-    match document["creationInfo"]["creators"].as_array_mut() {
-        Some(creators) => creators.push(json!(tool)),
-        None => document["creationInfo"]["creators"] = json!([tool]),
-    }
+    sign(&mut document);
     document
 }
 
-/// Indexing made members where there were none.
-fn prune_nulls(document: &mut Value) {
-    let packages = document["packages"].as_array_mut().into_iter().flatten();
-    for object in packages.filter_map(Value::as_object_mut) {
-        object.retain(|key, value| key != "files" || !value.is_null());
+/// Says that this builder had a hand in the document.
+fn sign(document: &mut Value) {
+    let tool = json!(format!("Tool: buildkit-{}", crate::worker::COMPATIBLE_VERSION));
+    let Some(document) = document.as_object_mut() else { return };
+    let info = document.entry("creationInfo").or_insert_with(|| json!({}));
+    if info.is_null() {
+        *info = json!({});
     }
-    if let Some(object) = document.as_object_mut() {
-        object.retain(|key, value| !(key == "files" || key == "packages") || !value.is_null());
+    let Some(info) = info.as_object_mut() else { return };
+    let creators = info.entry("creators").or_insert_with(|| json!([]));
+    if creators.is_null() {
+        *creators = json!([]);
+    }
+    if let Some(creators) = creators.as_array_mut() {
+        creators.push(tool);
     }
 }
 
-fn comment_on(files: &mut Value, finder: &Finder, left: &mut usize) {
-    for file in files.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+fn comment_on(files: Option<&mut Value>, finder: &Finder, left: &mut usize) {
+    let files = files.and_then(Value::as_array_mut).into_iter().flatten();
+    for file in files.filter_map(Value::as_object_mut) {
         if *left == 0 {
             return;
         }
@@ -97,5 +97,35 @@ impl Finder {
         let found = found.map(|(_, digest)| digest.clone());
         self.known.borrow_mut().insert(name.to_owned(), found.clone());
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_of_any_form_are_signed_or_left() {
+        let tool = format!("Tool: buildkit-{}", crate::worker::COMPATIBLE_VERSION);
+        for (document, creators) in [
+            (json!({}), json!([tool])),
+            (json!({ "creationInfo": null }), json!([tool])),
+            (json!({ "creationInfo": { "creators": null } }), json!([tool])),
+            (json!({ "creationInfo": { "creators": ["a"] } }), json!(["a", tool])),
+            (json!({ "creationInfo": { "creators": "a" } }), json!("a")),
+        ] {
+            let mut signed = document.clone();
+            sign(&mut signed);
+            assert_eq!(signed["creationInfo"]["creators"], creators, "{document}");
+        }
+        for mut document in [json!({ "creationInfo": "x" }), json!([]), json!(1)] {
+            let before = document.clone();
+            sign(&mut document);
+            assert_eq!(document, before);
+        }
+        let none = json!({ "spdxVersion": 2, "files": {}, "packages": [1] });
+        assert_eq!(add_layers(none.clone(), &Tree::scratch(), &[]), none);
+        let odd = json!({ "spdxVersion": "2", "files": [1, {}], "packages": [1, { "files": 1 }] });
+        assert!(add_layers(odd, &Tree::scratch(), &[])["creationInfo"].is_object());
     }
 }

@@ -85,7 +85,7 @@ async fn unbundle(bundle: &Ready) -> Result<Vec<Ready>, Failure> {
 
 async fn read(files: &Snapshot, path: &str) -> Result<Vec<u8>, Failure> {
     let view = files.view().await?;
-    let wanted = path.to_owned();
+    let wanted = clean(path);
     let read = blocking(move || view.read_file(&wanted, MAX_STATEMENT)).await?;
     read.map_err(|error| Failure::of(error).during(&format!("cannot read attestation {path}")))
 }
@@ -95,7 +95,8 @@ async fn names(files: &Snapshot, path: &str) -> Result<Vec<String>, Failure> {
     let view = files.view().await?;
     let wanted = clean(path);
     let names = blocking(move || view.directory(&wanted)?.names()).await?;
-    let names = names.map_err(|error| Failure::of(error).during("cannot read attestation bundle"))?;
+    let names =
+        names.map_err(|error| Failure::of(error).during("cannot read attestation bundle"))?;
     if names.len() > MAX_BUNDLE {
         return Err(Failure::invalid(format!(
             "attestation bundle has more than {MAX_BUNDLE} entries"
@@ -115,9 +116,8 @@ async fn predicate(attestation: &Ready) -> Result<Value, Failure> {
             if bytes.is_empty() {
                 return Ok(Value::Null);
             }
-            serde_json::from_slice(&bytes).map_err(|error| {
-                Failure::of(error).during("cannot read in-toto attestation")
-            })
+            serde_json::from_slice(&bytes)
+                .map_err(|error| Failure::of(error).during("cannot read in-toto attestation"))
         }
     }
 }

@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 use crate::builder::Builder;
 use crate::export::{Attributes, Export, Kind, Output, Response, vertex_digest};
 use crate::failure::Failure;
-use crate::gateway::bridge::Bridge;
+use crate::gateway::bridge::{Answer, Bridge};
 
 /// Exporters of one build. Each of them reads the whole result.
 const MAX_EXPORTERS: usize = 100;
@@ -55,10 +55,10 @@ pub(super) async fn export(
     bridge: &Arc<Bridge>,
     request: &SolveRequest,
     mut wanted: Vec<Attributes>,
-    output: &Output,
+    (answer, output): (&Answer, &Output),
 ) -> Result<Response, Failure> {
     if request.EnableSessionExporter {
-        wanted.extend(of_session(builder, bridge, request, output).await?);
+        wanted.extend(of_session(builder, bridge, request, answer).await?);
     }
     let compatibility = super::solve::compatibility(request);
     let epoch = epoch_of(output);
@@ -91,12 +91,14 @@ async fn of_session(
     builder: &Arc<Builder>,
     bridge: &Arc<Bridge>,
     request: &SolveRequest,
-    output: &Output,
+    answer: &Answer,
 ) -> Result<Vec<Attributes>, Failure> {
     let Some(id) = bridge.sessions.first() else { return Ok(Vec::new()) };
     let session = builder.context.sessions.get(id).await.map_err(Failure::of)?;
-    let metadata: HashMap<String, Vec<u8>> = output.metadata.clone().into_iter().collect();
-    let found = session.find_exporters(metadata, output.ids()).await.map_err(Failure::of)?;
+    let metadata: HashMap<String, Vec<u8>> = answer.metadata.clone().into_iter().collect();
+    // The client may look into the results by these names while it makes up its mind.
+    let refs = answer.results().map(|reference| reference.id.clone()).collect();
+    let found = session.find_exporters(metadata, refs).await.map_err(Failure::of)?;
     if found.len() > MAX_EXPORTERS {
         return Err(Failure::invalid(format!("more than {MAX_EXPORTERS} exporters")));
     }

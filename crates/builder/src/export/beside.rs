@@ -137,7 +137,9 @@ fn walk(
         for name in names {
             seen += 1;
             if seen > MAX_FILES {
-                return Err(Failure::invalid(format!("the result has more than {MAX_FILES} files")));
+                return Err(Failure::invalid(format!(
+                    "the result has more than {MAX_FILES} files"
+                )));
             }
             // Names that are not text cannot be told in JSON.
             let Some(name) = name.to_str() else { continue };

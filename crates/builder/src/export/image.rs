@@ -103,9 +103,9 @@ pub(super) async fn make(
     }
     let mut annotations = attributes.annotations.clone();
     let stated = output.metadata.iter();
-    annotations.merge(Annotations::read(stated.map(|(key, value)| {
-        (key.as_str(), String::from_utf8_lossy(value).into_owned())
-    }))?);
+    annotations.merge(Annotations::read(
+        stated.map(|(key, value)| (key.as_str(), String::from_utf8_lossy(value).into_owned())),
+    )?);
     let single = matches!(output.refs, Refs::Single(_));
     let has = |id: &str| single || parts.iter().any(|part| part.id == id);
     annotations.check(has, attributes.oci_types)?;
@@ -115,15 +115,11 @@ pub(super) async fn make(
     };
     let indexed = !single || parts.iter().any(is_attested);
     if indexed && !attributes.oci_types && !output.attestations.is_empty() {
-        return Err(Failure::invalid(
-            "cannot export attestations with \"oci-mediatypes=false\"",
-        ));
+        return Err(Failure::invalid("cannot export attestations with \"oci-mediatypes=false\""));
     }
     let of_all = annotations.levels(None);
     if !indexed && !(of_all.index.is_empty() && of_all.index_descriptor.is_empty()) {
-        return Err(Failure::invalid(
-            "index annotations not supported for single platform export",
-        ));
+        return Err(Failure::invalid("index annotations not supported for single platform export"));
     }
     let mut images = Vec::with_capacity(parts.len());
     for part in parts {

@@ -44,16 +44,6 @@ pub(crate) struct Output {
     pub(crate) attestations: BTreeMap<String, Vec<Ready>>,
 }
 
-impl Output {
-    /// The platforms that results are for; a single one has an empty name.
-    pub(crate) fn ids(&self) -> Vec<String> {
-        match &self.refs {
-            Refs::Single(_) => vec![String::new()],
-            Refs::Map(map) => map.iter().map(|(id, _)| id.clone()).collect(),
-        }
-    }
-}
-
 /// One tree or one per platform.
 #[derive(Clone)]
 pub(crate) enum Refs {
@@ -155,7 +145,7 @@ impl Export {
     }
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct PlatformList {
     #[serde(default)]
@@ -216,9 +206,11 @@ pub(crate) fn entries(output: &Output) -> Result<Vec<(String, Platform)>, Failur
     };
     let list: PlatformList = match bytes.is_empty() {
         true => PlatformList { platforms: Vec::new() },
-        false => serde_json::from_slice(bytes).map_err(|error| {
-            Failure::invalid(format!("failed to parse platforms passed to provenance processor: {error}"))
-        })?,
+        false => serde_json::from_slice::<Option<PlatformList>>(bytes)
+            .map_err(|error| {
+                Failure::invalid(format!("failed to parse platforms of the result: {error}"))
+            })?
+            .unwrap_or_default(),
     };
     if list.platforms.is_empty() {
         return Err(Failure::invalid("invalid empty platforms index for exporter"));

@@ -70,10 +70,10 @@ pub(crate) fn check(requested: Option<&str>, output: &Output) -> Result<Vec<Warn
 /// The platforms of a result as it says itself.
 fn platforms(listed: Option<&[u8]>, config: Option<&Vec<u8>>) -> Result<Vec<String>, Failure> {
     if let Some(listed) = listed {
-        let listed: Listed = serde_json::from_slice(listed).map_err(|error| {
+        let listed: Option<Listed> = serde_json::from_slice(listed).map_err(|error| {
             Failure::invalid(format!("failed to parse platforms of the result: {error}"))
         })?;
-        let entries = listed.platforms.unwrap_or_default();
+        let entries = listed.and_then(|listed| listed.platforms).unwrap_or_default();
         if entries.is_empty() {
             return Err(Failure::invalid("invalid empty platforms index for exporter"));
         }

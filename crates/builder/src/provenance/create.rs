@@ -1,16 +1,19 @@
 //! A provenance on its way: what is known when a build is done, and what is known when its result
 //! was exported.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::Utc;
 use cofferdam_digest::Digest;
-use cofferdam_image::Descriptor;
+use cofferdam_dockerfile::git_fragment;
+use cofferdam_graph::Vertex;
+use cofferdam_image::{Descriptor, Platform};
 use cofferdam_provenance::{
     Capture, Layers, Mode, Predicate, ProvenanceOptions, Version, describe,
 };
 use cofferdam_solver::Job;
-use cofferdam_dockerfile::git_fragment;
+use cofferdam_wire::pb::__buffa::oneof::op::Op;
 use serde_json::Value;
 
 use crate::context::Context;
@@ -20,6 +23,7 @@ use crate::gateway::bridge::{Bridge, Reference};
 use crate::pieces::{Piece, Pieces};
 use crate::runtime::OpRuntime;
 use crate::snapshot::Snapshot;
+use crate::source::image::platform_of;
 
 /// The built-in frontend that says its version.
 const DOCKERFILE: &str = "dockerfile.v0";
@@ -32,6 +36,8 @@ pub(crate) struct Creator {
     version: Version,
     /// Whose layers are told, by the number of their step.
     steps: Vec<Digest>,
+    /// Images among the steps: nobody may have needed their files.
+    images: HashMap<Digest, (Digest, Platform)>,
 }
 
 impl Creator {
@@ -48,12 +54,14 @@ impl Creator {
             return Err(error_details::incomplete_materials(&capture.sources.locals));
         }
         let (invocation, started) = bridge.asked.beginning();
-        predicate.platform = cofferdam_image::Platform::host().to_string();
+        predicate.platform = Platform::host().to_string();
         predicate.builder_id.clone_from(&options.builder_id);
         predicate.metadata.invocation_id = invocation;
         predicate.metadata.started = Some(started);
         predicate.metadata.reproducible = options.reproducible;
-        predicate.set_environment(bridge.context.config.provenance_env.clone()).map_err(Failure::of)?;
+        predicate
+            .set_environment(bridge.context.config.provenance_env.clone())
+            .map_err(Failure::of)?;
         let mut steps = Vec::new();
         match options.mode {
             Mode::Min => predicate.scrub(),
@@ -69,7 +77,8 @@ impl Creator {
         }
         predicate.set_compatibility(compatibility);
         let (context, job) = (Arc::clone(&bridge.context), Arc::clone(&bridge.job));
-        Ok(Self { context, job, predicate, version: options.version, steps })
+        let images = if steps.is_empty() { HashMap::new() } else { images(&job, reference) };
+        Ok(Self { context, job, predicate, version: options.version, steps, images })
     }
 
     /// What kind of predicate it is.
@@ -89,7 +98,15 @@ impl Creator {
     async fn layers(&self) -> Result<Layers, Failure> {
         let mut layers = Layers::new();
         for (number, digest) in self.steps.iter().enumerate() {
-            for (output, snapshot) in self.outputs(digest).into_iter().enumerate() {
+            let outputs = self.outputs(digest);
+            if outputs.is_empty()
+                && let Some((root, platform)) = self.images.get(digest)
+                && let Some(chain) = self.context.layers_of_image(*root, platform).await?
+                && !chain.is_empty()
+            {
+                layers.insert(format!("step{number}:0"), vec![chain]);
+            }
+            for (output, snapshot) in outputs.into_iter().enumerate() {
                 let Some(snapshot) = snapshot.filter(Snapshot::is_immutable) else { continue };
                 let pieces = snapshot.pieces().await?;
                 if let Some(chain) = packed(&pieces) {
@@ -109,6 +126,20 @@ impl Creator {
         let trees = known.iter().find_map(|name| Some(self.context.store.record(name)?.1));
         trees.into_iter().flatten().map(|tree| Some(Snapshot::committed(tree))).collect()
     }
+}
+
+/// What the images in a graph turned out to be.
+fn images(job: &Job<OpRuntime>, reference: &Reference) -> HashMap<Digest, (Digest, Platform)> {
+    let image = |vertex: &Arc<Vertex>| {
+        let Some(Op::Source(source)) = &vertex.op.op else { return None };
+        let is_image = ["docker-image://", "oci-layout://"];
+        if !is_image.iter().any(|scheme| source.identifier.starts_with(scheme)) {
+            return None;
+        }
+        let root = Digest::parse(&job.note(&vertex.digest)??).ok()?;
+        Some((vertex.digest, (root, platform_of(&vertex.effective_platform()))))
+    };
+    reference.graph().vertices().filter_map(image).collect()
 }
 
 /// Descriptors of a tree's layers when all of them are packed.

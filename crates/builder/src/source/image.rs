@@ -205,6 +205,16 @@ impl Context {
         Ok(Some(ResolvedImage { root: digest, digest: manifest_digest, manifest, config }))
     }
 
+    /// The layers of an image that was resolved before, as its manifest has them.
+    pub(crate) async fn layers_of_image(
+        self: &Arc<Self>,
+        root: Digest,
+        platform: &Platform,
+    ) -> Result<Option<Vec<Descriptor>>, Failure> {
+        let known = self.known_image(root, platform).await?;
+        Ok(known.map(|image| image.manifest.layers))
+    }
+
     /// Whether an image was got from the repository of `reference` before. A digest alone must not
     /// open an image whose repository the client may not read.
     async fn came_from(

@@ -2,6 +2,7 @@
 //! or a client of a server, which gives it one.
 
 mod arguments;
+mod attestations;
 mod attributes;
 mod buildpacks;
 mod context;

@@ -258,9 +258,8 @@ impl<'a> Converter<'a> {
         self.platforms.stamp(&mut image);
         let definition = lower::lower(&self.plan, stage.state.root, Some(self.request.info))
             .map_err(|error| Located::nowhere(ConvertError::Definition(error)))?;
-        let scan = self
-            .scan(target)
-            .map_err(|error| Located::nowhere(ConvertError::Definition(error)))?;
+        let scan =
+            self.scan(target).map_err(|error| Located::nowhere(ConvertError::Definition(error)))?;
         let stage = &mut self.stages[target];
         Ok(Converted {
             scan,

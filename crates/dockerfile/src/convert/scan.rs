@@ -53,8 +53,7 @@ impl Converter<'_> {
         let own = stage.args.iter().rev().find(|arg| arg.key == switch && arg.value.is_some());
         let value = own.and_then(|arg| arg.value.as_deref());
         let Some(value) = value.or_else(|| self.globals.value(switch)) else { return false };
-        parse_bool(value).unwrap_or_else(|| {
-            csv_fields(value).is_ok_and(|names| names.contains(&stage.name))
-        })
+        parse_bool(value)
+            .unwrap_or_else(|| csv_fields(value).is_ok_and(|names| names.contains(&stage.name)))
     }
 }

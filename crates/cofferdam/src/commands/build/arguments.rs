@@ -138,13 +138,22 @@ pub(crate) struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
 
-    /// Only false: lists of what is in an image cannot be made yet
-    #[arg(long, value_name = "FALSE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Attach a list of what is in the image, made by a scanner: true, false or generator=IMAGE
+    #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) sbom: Option<String>,
 
-    /// Only false: statements of how an image was built cannot be made yet
-    #[arg(long, value_name = "FALSE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// Attach a statement of how the image was built: true, false, mode=min or mode=max[,KEY=VALUE]
+    #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) provenance: Option<String>,
+
+    /// Either of both: type=sbom|provenance[,KEY=VALUE]; may be repeated
+    #[arg(long, value_name = "ATTESTATION")]
+    pub(crate) attest: Vec<String>,
+
+    /// Annotation of the image: [LEVEL[[PLATFORM]]:]KEY=VALUE, where LEVEL is manifest, index, manifest-descriptor or
+    /// index-descriptor; may be repeated
+    #[arg(long, value_name = "ANNOTATION")]
+    pub(crate) annotation: Vec<String>,
 }
 
 /// What is reused.

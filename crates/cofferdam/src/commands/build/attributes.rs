@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, bail, ensure};
 
 use super::arguments::BuildArgs;
+use super::attestations::attestations;
 
 /// Attributes and the privileges they need.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub(super) fn attributes(
             entitlements.push("network.host".to_owned());
         }
     }
-    refuse_attestations(args)?;
+    attrs.extend(attestations(&args.outputs)?);
     Ok(Attributes { frontend: attrs, entitlements })
 }
 
@@ -135,21 +136,6 @@ fn bytes(text: &str) -> anyhow::Result<u64> {
     Ok(size as u64)
 }
 
-pub(super) fn refuse_attestations(args: &BuildArgs) -> anyhow::Result<()> {
-    for (flag, value) in
-        [("--sbom", &args.outputs.sbom), ("--provenance", &args.outputs.provenance)]
-    {
-        if let Some(value) = value.as_deref()
-            && !matches!(value, "false" | "0" | "disabled=true")
-        {
-            bail!(
-                "{flag}={value}: attestations cannot be made yet; leave the flag out or say {flag}=false"
-            );
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -185,10 +171,12 @@ mod tests {
             args.steps.cgroup_parent = Some("g".into());
             args.outputs.label = texts(&["k=v", "bare"]);
             args.outputs.sbom = Some("false".into());
+            args.outputs.provenance = Some("mode=max".into());
         })
         .unwrap();
         let expected = [
             ("add-hosts", "a=10.0.0.1,b=::1,c=::1"),
+            ("attest:provenance", "mode=max"),
             ("build-arg:A", "1=2"),
             ("build-arg:EMPTY", ""),
             ("build-arg:FROM_ENV", "value"),
@@ -242,11 +230,6 @@ mod tests {
         assert!(of(|args| args.steps.add_host = texts(&["host"])).is_err());
         assert!(of(|args| args.steps.add_host = texts(&["a:host-gateway"])).is_err());
         assert!(of(|args| args.inputs.build_arg = texts(&["=x"])).is_err());
-        assert!(
-            of(|args| args.outputs.provenance = Some("mode=max".into()))
-                .unwrap_err()
-                .to_string()
-                .contains("--provenance=false")
-        );
+        assert!(of(|args| args.outputs.attest = texts(&["mode=max"])).is_err());
     }
 }

@@ -7,6 +7,7 @@ use cofferdam_client::Exporter;
 use cofferdam_client::options::{Destination, parse_output};
 
 use super::arguments::BuildArgs;
+use super::attestations::annotate;
 
 /// What becomes of one exporter's output on this side.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,9 @@ impl Outputs {
             {
                 exporter.attrs.entry("name".to_owned()).or_insert_with(|| args.tag.join(","));
             }
+        }
+        for (exporter, _) in &mut outputs {
+            annotate(args, std::slice::from_mut(exporter))?;
         }
         check(&outputs, terminal)?;
         Ok(Self(outputs))

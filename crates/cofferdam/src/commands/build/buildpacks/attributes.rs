@@ -7,7 +7,8 @@ use anyhow::{Context, bail, ensure};
 use cofferdam_buildpacks::{TrustEntry, TrustFile};
 
 use super::super::arguments::BuildArgs;
-use super::super::attributes::{network, refuse_attestations};
+use super::super::attestations;
+use super::super::attributes::network;
 use super::super::context::is_remote;
 use super::super::own::PrivateDir;
 use super::caches::cache;
@@ -42,7 +43,7 @@ pub(crate) fn plan(
 ) -> anyhow::Result<Plan> {
     let flags = &args.buildpacks;
     let mut plan = Plan::default();
-    refuse_attestations(args)?;
+    attestations::refuse(&args.outputs)?;
     ensure!(
         args.inputs.platform.len() < 2,
         "--platform: buildpacks build for one platform at a time"
