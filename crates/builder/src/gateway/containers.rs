@@ -197,24 +197,23 @@ impl Bridge {
         }
     }
 
-    /// Starts a process. `Err` inside is one that did not come to be, for which the stream of processes is not to blame.
+    /// The container that a process is to be started in.
+    pub(super) fn container(&self, id: &str) -> Result<Arc<Held>, Failure> {
+        self.containers().find(id).ok_or_else(|| {
+            Failure::not_found(format!("container {id:?} previously released or not created"))
+        })
+    }
+
+    /// Starts a process, when the build may.
     pub(super) async fn start_process(
         &self,
-        container: &str,
+        held: &Held,
         launch: Launch,
         security: buffa::EnumValue<pb::SecurityMode>,
-    ) -> Result<Result<Started, Failure>, Failure> {
-        let Some(held) = self.containers().find(container) else {
-            return Err(Failure::not_found(format!(
-                "container {container:?} previously released or not created"
-            )));
-        };
-        let allowed = self.granted().check_process(held.host_network, security);
-        let launch = Launch { insecure: security == pb::SecurityMode::INSECURE, ..launch };
-        Ok(match allowed {
-            Ok(()) => held.container.start(launch).await,
-            Err(failure) => Err(failure),
-        })
+    ) -> Result<Started, Failure> {
+        self.granted().check_process(held.host_network, security)?;
+        let insecure = security == pb::SecurityMode::INSECURE;
+        held.container.start(Launch { insecure, ..launch }).await
     }
 
     /// Ends a container.

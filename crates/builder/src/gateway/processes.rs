@@ -218,9 +218,11 @@ async fn start(
         insecure: false,
         streams: Streams { stdin: wants(0), stdout: wants(1), stderr: wants(2) },
     };
-    let started = bridge.start_process(&init.ContainerID, launch, init.Security).await?;
+    let container = bridge.container(&init.ContainerID)?;
     let replies = Replies { id: id.to_owned(), stream: replies.clone() };
+    // Said at once: a client that connects processes with each other reads nothing more of one before it has heard of the next.
     replies.send(wire::StartedMessage::default()).await;
+    let started = bridge.start_process(&container, launch, init.Security).await;
     match started {
         Ok(Started { streams, control, end }) => {
             let Ours { input, outputs, terminal } = streams;

@@ -74,12 +74,10 @@ async fn joined_processes_share_the_step(bench: Arc<Bench>) {
 }
 
 async fn joined_processes_have_its_walls(bench: Arc<Bench>) {
-    let look = "grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs):' /proc/self/status; cat /proc/self/uid_map; ls /proc/self/fd | wc -l; cat /proc/self/cgroup; readlink /proc/self/ns/pid /proc/self/ns/mnt /proc/self/ns/net /proc/self/ns/user /proc/self/ns/ipc /proc/self/ns/uts /proc/self/ns/cgroup";
+    let look = "grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs):' /proc/self/status; cat /proc/self/uid_map /proc/self/cgroup; for kind in pid mnt net user ipc uts cgroup; do readlink /proc/self/ns/$kind; done; echo looked";
     let step = first(&bench, &format!("({look}) > /seen 2>&1; sleep 100")).await;
-    let (said, _) =
-        join(&bench, &step, process(&format!("while ! grep -q cgroup: /seen; do :; done; {look}")))
-            .await
-            .unwrap();
+    let wait = "while ! grep -q looked /seen; do :; done";
+    let (said, _) = join(&bench, &step, process(&format!("{wait}; {look}"))).await.unwrap();
     let (seen, _) = join(&bench, &step, process("cat /seen")).await.unwrap();
     assert_eq!(said, seen, "what joins is held as what was there");
     assert!(said.contains("Seccomp:\t2"), "{said}");
