@@ -178,7 +178,7 @@ mod tests {
         let mut assembler = Assembler::new();
         let source = pb::SourceOp {
             identifier: "https://u:p@h/x".to_owned(),
-            attrs: HashMap::from([("local.session".to_owned(), "secret".to_owned())]),
+            attrs: std::iter::once(("local.session".to_owned(), "secret".to_owned())).collect(),
             ..Default::default()
         };
         let source = pb::Op { op: Some(source.into()), ..Default::default() };
