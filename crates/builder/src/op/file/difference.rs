@@ -94,7 +94,11 @@ impl Walk<'_> {
             follow: false,
             replace: true,
         };
-        self.parents(path)?;
+        // A directory is made as it is above: its copy only takes what is in it.
+        match self.upper.stat(path, false)? {
+            Some(stat) if is_directory(&stat) => self.parents(&format!("{path}/_"))?,
+            _ => self.parents(path)?,
+        }
         Copier::new(self.upper, self.target, &options).copy(path, path)
     }
 
