@@ -273,7 +273,7 @@ impl Step {
             .identity
             .enter(order.security)
             .map_err(Failure::mechanism("enter the step's user namespace"))?;
-        if !sandboxed && !self.joined.is_some() {
+        if !sandboxed && self.joined.is_none() {
             // Its own, of the new user namespace: what it mounts there is its own affair.
             unshare(CLONE_NEWNS).map_err(Failure::mechanism("create a mount namespace"))?;
         }

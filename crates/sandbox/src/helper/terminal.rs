@@ -20,7 +20,7 @@ pub(super) fn open(owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), Errno> {
     let stat = rustix::fs::fstat(&ours)?;
     let genuine = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == makedev(5, 2)
-        && i64::from(rustix::fs::fstatfs(&ours)?.f_type) == DEVPTS;
+        && rustix::fs::fstatfs(&ours)?.f_type == DEVPTS;
     if !genuine {
         return Err(Errno::NOTTY);
     }
