@@ -151,11 +151,6 @@ impl Attributes {
         if self.oci_types {
             return Ok(());
         }
-        if let Compression::Zstd(_) = self.compression {
-            return Err(Failure::invalid(
-                "exporter option \"compression=zstd\" conflicts with \"oci-mediatypes=false\"",
-            ));
-        }
         if self.oci_artifact {
             return Err(Failure::invalid(
                 "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\"",

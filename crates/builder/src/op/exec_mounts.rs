@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cofferdam_graph::Vertex;
 use cofferdam_sandbox::{Mount, MountSource, detached_file, detached_part};
 use cofferdam_solver::Step;
-use cofferdam_store::{CacheMount, Sharing, Tree};
+use cofferdam_store::{CacheMount, LayerId, Sharing, Tree};
 use cofferdam_wire::pb;
 use rustix::fs::{Mode, OFlags};
 use tokio::task::JoinHandle;
@@ -46,7 +46,8 @@ pub(super) struct Prepared {
     discarded: Vec<(usize, Workspace)>,
     /// Number of the mount that is being made.
     at: usize,
-    caches: Vec<CacheMount>,
+    /// Caches by name and by the layers they began with.
+    caches: Vec<(String, Vec<LayerId>, CacheMount)>,
     agents: Vec<JoinHandle<()>>,
     views: Vec<Root>,
     /// What is mounted, in the order that was asked for; only kept for those who want to look.
@@ -75,7 +76,7 @@ impl Prepared {
             let upper = workspace.upper()?;
             found.push((upper.as_fd().try_clone_to_owned().map_err(Failure::store)?, false));
         }
-        for cache in &self.caches {
+        for (_, _, cache) in &self.caches {
             found.push((cache.open().map_err(Failure::store)?, true));
         }
         Ok(found)
@@ -298,13 +299,22 @@ impl Prepared {
         };
         let base = tree_of(inputs, mount.input).await?;
         let id = id.unwrap_or(&mount.dest);
-        if wanted.fresh_caches {
-            context.store.drop_cache_mounts(id);
-        }
-        let guard = context.store.cache_mount(id, &base, sharing).await.map_err(Failure::store)?;
-        let root = Root::new(guard.mount().map_err(Failure::store)?);
+        // A step that mounts a cache twice has it already: waiting for its own lock would last for ever.
+        let layers = base.ids();
+        let held = self.caches.iter().position(|(held, below, _)| held == id && *below == layers);
+        let held = match held {
+            Some(held) => held,
+            None => {
+                if wanted.fresh_caches {
+                    context.store.drop_cache_mounts(id);
+                }
+                let taken = context.store.cache_mount(id, &base, sharing).await;
+                self.caches.push((id.to_owned(), layers, taken.map_err(Failure::store)?));
+                self.caches.len() - 1
+            }
+        };
+        let root = Root::new(self.caches[held].2.mount().map_err(Failure::store)?);
         let fd = subtree(&root, &mount.selector)?;
-        self.caches.push(guard);
         if mount.output >= 0 && mount.input >= 0 {
             self.slots.push((self.at, input_slot(mount)));
         }

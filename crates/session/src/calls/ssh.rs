@@ -29,8 +29,11 @@ const CHUNK: usize = 32 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The client forwards no agents.
-    #[error("client does not forward ssh agents")]
-    NotEnabled,
+    #[error("no SSH key {id:?} forwarded from the client")]
+    NotEnabled {
+        /// The agent asked for.
+        id: String,
+    },
     /// The client refused.
     #[error("check ssh agent {id}")]
     Rpc {
@@ -52,7 +55,7 @@ impl Session {
     /// A client without agents or without this one.
     pub async fn check_agent(&self, id: &str) -> Result<(), AgentError> {
         if !self.supports(CHECK) || !self.supports(FORWARD) {
-            return Err(AgentError::NotEnabled);
+            return Err(AgentError::NotEnabled { id: agent_id(id).to_owned() });
         }
         let id = agent_id(id);
         let request = CheckAgentRequest { ID: id.to_string(), ..CheckAgentRequest::default() };
