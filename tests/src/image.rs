@@ -104,8 +104,13 @@ impl Image {
         let mut bytes = bytes;
         let mut manifest: Value = serde_json::from_slice(&bytes).unwrap();
         while let Some(manifests) = manifest["manifests"].as_array() {
-            assert_eq!(manifests.len(), 1, "more than one platform: {manifest}");
-            bytes = checked(manifests[0]["digest"].as_str().unwrap());
+            // What is attested of an image lies beside it.
+            let images: Vec<&Value> = manifests
+                .iter()
+                .filter(|one| one["annotations"]["vnd.docker.reference.type"].is_null())
+                .collect();
+            assert_eq!(images.len(), 1, "more than one platform: {manifest}");
+            bytes = checked(images[0]["digest"].as_str().unwrap());
             documents.push(bytes.clone());
             manifest = serde_json::from_slice(&bytes).unwrap();
         }

@@ -58,7 +58,7 @@ struct Edits {
 enum Text {
     Bool(bool),
     Number(i64),
-    Text(String),
+    Words(String),
 }
 
 impl Text {
@@ -66,7 +66,7 @@ impl Text {
         match self {
             Self::Bool(on) => on.to_string(),
             Self::Number(number) => number.to_string(),
-            Self::Text(text) => text,
+            Self::Words(text) => text,
         }
     }
 }

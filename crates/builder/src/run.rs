@@ -20,6 +20,9 @@ use crate::online::Online;
 use crate::runtime::OpRuntime;
 use crate::worker::Worker;
 
+/// Stack of a thread that polls builds. A build's future holds frontends, policies and sources within each other, and without
+/// optimization its frames do not fit into the usual 2 MiB. Only what is touched takes memory.
+const STACK: usize = 16 << 20;
 /// How long builds may take to notice that the builder stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -81,6 +84,7 @@ pub fn run(parts: Parts) -> Result<(), RunError> {
         confine_builder()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK)
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;

@@ -37,7 +37,6 @@ fn failures_are_one_line_with_the_reason() {
         (&["build", "/no/such/directory"], "/no/such/directory"),
         (&["build", "--secret", "id=x,src=/no/such/file", "."], "/no/such/file"),
         (&["build", "--network", "bridge", "."], "--network"),
-        (&["build", "--provenance", "."], "--provenance=false"),
         (&["build", "--addr", "unix:///no/such/socket", "."], "/no/such/socket"),
         (&["build", "--addr", "npipe://x", "."], "npipe://x"),
         (&["build", "--builder", "x", "--target", "y", "."], "--target"),

@@ -131,7 +131,7 @@ mod tests {
         let second = |graph: &Graph| {
             let names: Vec<Digest> = graph
                 .vertices()
-                .filter(|vertex| vertex.name().contains("second"))
+                .filter(|vertex| vertex.inputs.is_empty() && vertex.name().contains("second"))
                 .map(|vertex| vertex.digest)
                 .collect();
             names

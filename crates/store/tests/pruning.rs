@@ -305,7 +305,8 @@ fn blobs_go_with_the_last_that_names_them() {
     let digests = blobs.each_ref().map(cofferdam_store::Blob::digest);
     let document = Document { key: "k".into(), bytes: b"x".to_vec(), blobs: vec![digests[0]] };
     store.put_document("kind", &document).unwrap();
-    let [_, held, _] = blobs;
+    let [named, held, loose] = blobs;
+    drop((named, loose));
     store.release_blobs(&digests);
     assert!(store.blob(&digests[0]).is_some(), "a document names it");
     assert!(store.blob(&digests[1]).is_some(), "somebody holds it");

@@ -340,7 +340,8 @@ async fn what_a_failed_step_left_can_be_looked_into() {
     let details = bollard_buildkit_proto::google::rpc::Status::decode(error.details()).unwrap();
     let solve =
         details.details.iter().find(|detail| detail.type_url.ends_with("errdefs.Solve+json"));
-    let solve: serde_json::Value = serde_json::from_slice(&solve.unwrap().value).unwrap();
+    let solve = solve.unwrap_or_else(|| panic!("{:?}", details.details));
+    let solve: serde_json::Value = serde_json::from_slice(&solve.value).unwrap();
     assert_eq!(solve["op"]["exec"]["meta"]["args"][0], "sh");
     let left = solve["mountIDs"][0].as_str().unwrap();
     build.container("c", vec![mount("/", left)]).await.unwrap();

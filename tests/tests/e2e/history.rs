@@ -253,7 +253,7 @@ async fn records_survive_a_restart_and_pins_keep_them() {
         ..Options::default()
     };
     let home = Home::new(&options);
-    let builder = Builder::start_in(home.clone(), &options);
+    let builder = Builder::start_in(home, &options);
     let mut client = Client::of(&builder).await;
     for reference in ["pinned", "old", "new"] {
         client.build_nothing(reference).await;
@@ -262,7 +262,7 @@ async fn records_survive_a_restart_and_pins_keep_them() {
         UpdateBuildHistoryRequest { r#ref: "pinned".into(), pinned: true, ..Default::default() };
     client.update(pin).await;
     drop(client);
-    builder.stop();
+    let home = builder.stop();
     let builder = Builder::start_in(home, &options);
     let mut client = Client::of(&builder).await;
     // Those that are too old go when the builder looks, which it does when it starts and when a build was recorded.

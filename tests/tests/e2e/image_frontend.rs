@@ -125,6 +125,7 @@ fn file(name: &str, content: &str) -> pb::Definition {
 fn image() -> String {
     let (layer, mut config) = images::parts("busybox");
     let mut tar = tar::Builder::new(Vec::new());
+    tar.sparse(false);
     tar.append_path_with_name(std::env::current_exe().unwrap(), "frontend").unwrap();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let libraries: std::collections::BTreeSet<&str> = maps

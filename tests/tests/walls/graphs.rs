@@ -1,6 +1,6 @@
 //! Graphs that a client sends as bytes: modes that do not exist, wrong indexes, depth, size, paths with dots.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::moby::buildkit::v1::SolveRequest;
@@ -82,13 +82,13 @@ impl Graph {
     fn finish(mut self, last: usize) -> pb::Definition {
         let input = self.input(last, 0);
         self.raw(pb::Op { inputs: vec![input], ..pb::Op::default() });
-        pb::Definition { def: self.0, metadata: HashMap::new(), source: None }
+        pb::Definition { def: self.0, metadata: BTreeMap::new(), source: None }
     }
 }
 
 fn source() -> Option<Kind> {
     let identifier = format!("docker-image://{}", images::busybox());
-    Some(Kind::Source(pb::SourceOp { identifier, attrs: HashMap::new() }))
+    Some(Kind::Source(pb::SourceOp { identifier, attrs: BTreeMap::new() }))
 }
 
 fn exec() -> pb::ExecOp {
@@ -211,7 +211,7 @@ fn indexes(stage: &Stage) -> String {
         graph.raw(pb::Op { inputs: vec![input], ..pb::Op::default() });
         tried(
             &format!("output {index}"),
-            pb::Definition { def: graph.0, metadata: HashMap::new(), source: None },
+            pb::Definition { def: graph.0, metadata: BTreeMap::new(), source: None },
         );
         tried(
             &format!("action input {index}"),
@@ -233,7 +233,7 @@ fn indexes(stage: &Stage) -> String {
         }),
         Kind::Build(pb::BuildOp::default()),
         Kind::Source(pb::SourceOp::default()),
-        Kind::Source(pb::SourceOp { identifier: "nowhere://x".into(), attrs: HashMap::new() }),
+        Kind::Source(pb::SourceOp { identifier: "nowhere://x".into(), attrs: BTreeMap::new() }),
     ] {
         let mut graph = Graph::default();
         let base = graph.add(source(), &[]);
@@ -263,13 +263,13 @@ fn cycles(stage: &Stage) -> String {
     let mut graph = Graph::default();
     let base = graph.add(source(), &[]);
     let definition =
-        pb::Definition { def: graph.0.clone(), metadata: HashMap::new(), source: None };
+        pb::Definition { def: graph.0.clone(), metadata: BTreeMap::new(), source: None };
     refused(stage, "no end", definition);
     let _ = graph.add(source(), &[base]);
     refused(
         stage,
         "no end",
-        pb::Definition { def: graph.0, metadata: HashMap::new(), source: None },
+        pb::Definition { def: graph.0, metadata: BTreeMap::new(), source: None },
     );
     "refused".to_owned()
 }
@@ -328,7 +328,7 @@ fn bytes(stage: &Stage) -> String {
         vec![vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f]],
         vec![vec![0; 1 << 20]],
     ] {
-        refused(stage, "noise", pb::Definition { def, metadata: HashMap::new(), source: None });
+        refused(stage, "noise", pb::Definition { def, metadata: BTreeMap::new(), source: None });
     }
     "refused".to_owned()
 }

@@ -313,6 +313,7 @@ mod tests {
 
     #[test]
     fn a_bucket_needs_a_region_and_keys_come_in_pairs() {
+        rustls::crypto::ring::default_provider().install_default().ok();
         let message = |pairs: &[(&str, &str)]| Bucket::new(&attrs(pairs)).err().unwrap();
         assert!(message(&[("region", "r")]).message().contains("bucket not set"));
         assert!(message(&[("bucket", "b")]).message().contains("region not set"));

@@ -102,7 +102,7 @@ impl Part {
         }
         let response = wire::ReadContentResponse {
             offset: i64::try_from(rest.offset).unwrap_or(i64::MAX),
-            data: data.clone().into(),
+            data: data.clone(),
             ..wire::ReadContentResponse::default()
         };
         rest.offset += data.len() as u64;

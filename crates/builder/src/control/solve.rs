@@ -207,7 +207,8 @@ async fn run(
         true => Digest::of(format!("{}:verify", bridge.job.id())),
         false => vertex_digest(&request.Session, 0),
     };
-    let mut response = exporting::export(builder, bridge, request, wanted, (&answer, &output)).await?;
+    let mut response =
+        exporting::export(builder, bridge, request, wanted, (&answer, &output)).await?;
     for warning in warnings {
         bridge.job.vertex(verified, "Verifying build result").warning(warning);
     }

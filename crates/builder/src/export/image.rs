@@ -118,7 +118,8 @@ pub(super) async fn make(
         return Err(Failure::invalid("cannot export attestations with \"oci-mediatypes=false\""));
     }
     let of_all = annotations.levels(None);
-    if !indexed && !(of_all.index.is_empty() && of_all.index_descriptor.is_empty()) {
+    let annotates_index = !of_all.index.is_empty() || !of_all.index_descriptor.is_empty();
+    if annotates_index && !indexed {
         return Err(Failure::invalid("index annotations not supported for single platform export"));
     }
     let mut images = Vec::with_capacity(parts.len());

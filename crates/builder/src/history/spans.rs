@@ -230,8 +230,8 @@ mod tests {
 
     fn sent(names: &[&str]) -> Vec<wire::ResourceSpans> {
         let span = |name: &&str| wire::Span {
-            trace_id: TRACE.to_vec().into(),
-            span_id: vec![1; 8].into(),
+            trace_id: TRACE.to_vec(),
+            span_id: vec![1; 8],
             name: (*name).to_owned(),
             attributes: vec![common::KeyValue {
                 key: "url".into(),

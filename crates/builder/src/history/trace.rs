@@ -87,8 +87,8 @@ pub(super) fn of_build(
         ];
         let error = Some(vertex.error.as_str()).filter(|error| !error.is_empty());
         Some(wire::Span {
-            span_id: random(8).into(),
-            parent_span_id: id.clone().into(),
+            span_id: random(8),
+            parent_span_id: id.clone(),
             kind: INTERNAL,
             attributes,
             ..span(context, &vertex.name, (started, completed), error)
@@ -97,8 +97,8 @@ pub(super) fn of_build(
     let mut spans: Vec<wire::Span> = steps.collect();
     spans.sort_by_key(|span| span.start_time_unix_nano);
     let whole = wire::Span {
-        span_id: id.clone().into(),
-        parent_span_id: context.parent.as_deref().map(bytes_of).unwrap_or_default().into(),
+        span_id: id.clone(),
+        parent_span_id: context.parent.as_deref().map(bytes_of).unwrap_or_default(),
         kind: SERVER,
         attributes: vec![attribute("ref", Kind::StringValue(reference.to_owned()))],
         ..span(context, "moby.buildkit.v1.Control/Solve", times, error)
@@ -137,7 +137,7 @@ fn span(
         ..wire::Status::default()
     });
     wire::Span {
-        trace_id: bytes_of(&context.trace).into(),
+        trace_id: bytes_of(&context.trace),
         name: name.to_owned(),
         start_time_unix_nano: nanoseconds(started),
         end_time_unix_nano: nanoseconds(completed),

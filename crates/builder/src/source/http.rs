@@ -315,7 +315,7 @@ async fn save(
 /// A blob in the making, of which at most [`MAX_BYTES`] are kept however little was sent.
 enum Sink {
     Plain(Bounded),
-    Packed(GzDecoder<Bounded>),
+    Packed(Box<GzDecoder<Bounded>>),
 }
 
 struct Bounded {
@@ -326,7 +326,7 @@ struct Bounded {
 impl Sink {
     fn new(writer: BlobWriter, packed: bool) -> Self {
         let bounded = Bounded { writer, left: MAX_BYTES };
-        if packed { Self::Packed(GzDecoder::new(bounded)) } else { Self::Plain(bounded) }
+        if packed { Self::Packed(Box::new(GzDecoder::new(bounded))) } else { Self::Plain(bounded) }
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
