@@ -56,7 +56,7 @@ fn provenance_tells_what_an_image_was_made_of() {
     assert_eq!(statement["predicateType"], "https://slsa.dev/provenance/v1");
     assert_eq!(
         statement["subject"][0]["digest"]["sha256"],
-        registry.pull("app", "max").digest[7..]
+        registry.pull("app", "max").manifest_digest[7..]
     );
     let definition = &statement["predicate"]["buildDefinition"];
     let request = &definition["externalParameters"]["request"];

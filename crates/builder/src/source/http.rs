@@ -314,7 +314,7 @@ async fn save(
 
 /// A blob in the making, of which at most [`MAX_BYTES`] are kept however little was sent.
 enum Sink {
-    Plain(Bounded),
+    Plain(Box<Bounded>),
     Packed(Box<GzDecoder<Bounded>>),
 }
 
@@ -326,7 +326,11 @@ struct Bounded {
 impl Sink {
     fn new(writer: BlobWriter, packed: bool) -> Self {
         let bounded = Bounded { writer, left: MAX_BYTES };
-        if packed { Self::Packed(Box::new(GzDecoder::new(bounded))) } else { Self::Plain(bounded) }
+        if packed {
+            Self::Packed(Box::new(GzDecoder::new(bounded)))
+        } else {
+            Self::Plain(Box::new(bounded))
+        }
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -338,7 +342,7 @@ impl Sink {
 
     fn finish(self) -> std::io::Result<Blob> {
         let bounded = match self {
-            Self::Plain(bounded) => bounded,
+            Self::Plain(bounded) => *bounded,
             Self::Packed(decoder) => decoder.finish()?,
         };
         bounded.writer.commit().map_err(std::io::Error::other)
