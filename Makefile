@@ -11,7 +11,7 @@ PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker.io docker-
 GUEST := target/guest
 GUEST_PACKAGES := e2fsprogs mmdebstrap qemu-system-x86
 
-.PHONY: help setup images clients kernel build test lint unit demo walls guest fuzz clean
+.PHONY: help setup images clients kernel build test lint unit demo walls guest parity fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
@@ -52,6 +52,10 @@ walls: images clients kernel build ## Try every known escape at each level of is
 guest: ## Run the sandbox's tests in a virtual machine with control groups of version 2 alone
 	@tests/setup $(GUEST_PACKAGES)
 	@tests/guest/run $(GUEST)
+
+parity: images clients build ## Run BuildKit's own tests here and on buildkitd and compare: make parity BUILDKIT=CHECKOUT
+	@test -n "$(BUILDKIT)" || { echo "say where a checkout of BuildKit is: make parity BUILDKIT=DIR" >&2; exit 2; }
+	@tests/parity/run "$(BUILDKIT)" target/parity
 
 fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
 	@fuzz/run

@@ -26,8 +26,10 @@ use crate::failure::Failure;
 use crate::gateway::bridge::Bridge;
 use crate::history::{History, Recording};
 use crate::online::Online;
+use crate::op::build::Nesting;
 use crate::provenance::Produced;
 use crate::serving::{Scope, ServedSolve};
+use crate::source::Names;
 use crate::telemetry::Collector;
 use crate::turns::Turns;
 
@@ -50,6 +52,8 @@ pub(crate) struct BuildInfo {
     pub(crate) bridge: Option<Weak<Bridge>>,
     /// What its record is told.
     pub(crate) recording: Recording,
+    /// What references of repositories turned out to be.
+    pub(crate) names: Arc<Names>,
 }
 
 /// The shared parts of a builder.
@@ -82,6 +86,8 @@ pub(crate) struct Context {
     pub(crate) online: Arc<Online>,
     /// Which requests made which graphs.
     pub(crate) produced: Arc<Produced>,
+    /// Which build ops wait for which.
+    pub(crate) nesting: Nesting,
     worker: OnceLock<WorkerRecord>,
     builds: Mutex<HashMap<String, BuildInfo>>,
 }
@@ -113,6 +119,7 @@ impl Context {
             fetches: Arc::default(),
             online: Arc::new(online),
             produced: Arc::default(),
+            nesting: Nesting::default(),
             config,
             worker: OnceLock::new(),
             builds: Mutex::default(),

@@ -19,7 +19,7 @@ const CLASS: &str = "org.mobyproject.buildkit.device.class";
 /// Gives a device to every step that asks.
 const AUTO_ALLOW: &str = "org.mobyproject.buildkit.device.autoallow";
 /// Longest message of the supervisor: all declarations together.
-const MAX_MESSAGE: usize = 16 << 20;
+const MAX_MESSAGE: u32 = 16 << 20;
 
 /// A declaration, as the supervisor read it from its file.
 #[derive(Debug, Deserialize)]
@@ -131,12 +131,17 @@ impl Devices {
         let feed = feed.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(feed));
         let Ok(mut feed) = feed else { return };
         while let Ok(length) = feed.read_u32_le().await {
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
             if length > MAX_MESSAGE {
+                tracing::warn!(
+                    length,
+                    "the declarations of devices are too long: they stay as they are"
+                );
                 return;
             }
-            let mut message = vec![0; length];
-            if feed.read_exact(&mut message).await.is_err() {
+            // Grows with what comes, whatever was said to come.
+            let mut message = Vec::new();
+            let read = (&mut feed).take(length.into()).read_to_end(&mut message).await;
+            if read.ok() != usize::try_from(length).ok() {
                 return;
             }
             self.replace(&message);
@@ -312,6 +317,25 @@ mod tests {
         assert_eq!(variables("a.com/d=*"), ["ONE=1", "TWO=2"]);
         assert_eq!(variables("c"), ["ONE=1"]);
         assert_eq!(variables("b.com/d=x"), ["B=b"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_supervisor_says_counts_when_it_is_whole() {
+        use std::io::Write as _;
+
+        let told = br#"[{"kind":"a.com/d","devices":[{"name":"x"}]}]"#;
+        let length = u32::try_from(told.len()).unwrap();
+        for (said, sent, devices) in
+            [(length, told.len(), 1), (length, told.len() - 1, 0), (MAX_MESSAGE + 1, told.len(), 0)]
+        {
+            let (mut teller, feed) = std::os::unix::net::UnixStream::pair().unwrap();
+            teller.write_all(&said.to_le_bytes()).unwrap();
+            teller.write_all(&told[..sent]).unwrap();
+            drop(teller);
+            let known = Arc::new(Devices::default());
+            Arc::clone(&known).follow(feed.into()).await;
+            assert_eq!(known.to_wire().len(), devices, "{said} {sent}");
+        }
     }
 
     #[test]

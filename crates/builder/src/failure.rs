@@ -17,6 +17,9 @@ use rustix::io::Errno;
 
 use crate::remains::Left;
 
+/// Bytes of details that one error tells: they travel in a trailer, and clients take no more than 16 MiB of those.
+const MAX_DETAILS: usize = 4 << 20;
+
 /// A failure with code, message and details.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
@@ -253,7 +256,11 @@ impl From<ConnectError> for Failure {
 impl From<Failure> for ConnectError {
     fn from(failure: Failure) -> Self {
         let mut error = Self::new(failure.code, failure.message);
+        let mut room = MAX_DETAILS;
         for (type_url, value) in failure.details {
+            // What does not fit is left out; the next one may.
+            let Some(rest) = room.checked_sub(value.len()) else { continue };
+            room = rest;
             error = error.with_detail(ErrorDetail {
                 type_url,
                 value: Some(base64::engine::general_purpose::STANDARD_NO_PAD.encode(value)),

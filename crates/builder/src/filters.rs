@@ -4,14 +4,56 @@
 //! alone (it is present) or with `==`, `!=` or `~=` and a value; values and fields may be quoted, regular expressions between `/` or
 //! `|` too. Expressions come from clients: their length and number are bounded, and the regular expressions run in linear time.
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use crate::failure::Failure;
 
 /// Most selectors of one request.
 const MAX_SELECTORS: usize = 100;
+/// Most regular expressions among them.
+const MAX_PATTERNS: usize = 10;
+/// Bytes of one of them when it is compiled, and of what it remembers while it matches. A class of Unicode's, such as `\w`, takes a
+/// good part of it.
+const PATTERN_BYTES: usize = 512 << 10;
 /// Longest expression.
 const MAX_LENGTH: usize = 16 << 10;
+
+/// What the expressions of one request may still have.
+#[derive(Debug)]
+pub(crate) struct Room {
+    selectors: usize,
+    patterns: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { selectors: MAX_SELECTORS, patterns: MAX_PATTERNS }
+    }
+}
+
+impl Room {
+    /// Whether an expression is short enough to be looked at.
+    pub(crate) fn expression(&self, text: &str) -> Result<(), Failure> {
+        if text.len() > MAX_LENGTH {
+            return Err(Failure::invalid("filter is too long"));
+        }
+        Ok(())
+    }
+
+    /// Counts a selector.
+    pub(crate) fn selector(&mut self) -> Result<(), Failure> {
+        take(&mut self.selectors)
+    }
+
+    fn pattern(&mut self) -> Result<(), Failure> {
+        take(&mut self.patterns)
+    }
+}
+
+fn take(left: &mut usize) -> Result<(), Failure> {
+    *left = left.checked_sub(1).ok_or_else(|| Failure::invalid("too many filters"))?;
+    Ok(())
+}
 
 /// Parsed expressions; none match everything.
 #[derive(Debug, Default)]
@@ -34,22 +76,22 @@ enum Test {
 impl Filters {
     /// Parses a request's expressions.
     pub(crate) fn parse<S: AsRef<str>>(expressions: &[S]) -> Result<Self, Failure> {
+        Self::parse_within(expressions, &mut Room::default())
+    }
+
+    /// Parses some of a request's expressions.
+    pub(crate) fn parse_within<S: AsRef<str>>(
+        expressions: &[S],
+        room: &mut Room,
+    ) -> Result<Self, Failure> {
         let mut all = Vec::new();
-        let mut count = 0;
         for expression in expressions {
             let expression = expression.as_ref();
             if expression.trim().is_empty() {
                 continue;
             }
-            if expression.len() > MAX_LENGTH {
-                return Err(Failure::invalid("filter is too long"));
-            }
-            let selectors = Parser { text: expression, at: 0 }.selectors()?;
-            count += selectors.len();
-            if count > MAX_SELECTORS {
-                return Err(Failure::invalid("too many filters"));
-            }
-            all.push(selectors);
+            room.expression(expression)?;
+            all.push(Parser { text: expression, at: 0, room: &mut *room }.selectors()?);
         }
         Ok(Self(all))
     }
@@ -81,6 +123,7 @@ impl Selector {
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    room: &'a mut Room,
 }
 
 impl Parser<'_> {
@@ -124,6 +167,7 @@ impl Parser<'_> {
     }
 
     fn selector(&mut self) -> Result<Selector, Failure> {
+        self.room.selector()?;
         let mut path = vec![self.field()?];
         while self.skip(".") {
             path.push(self.field()?);
@@ -135,7 +179,12 @@ impl Parser<'_> {
             Test::Different(self.value(false)?)
         } else if self.skip("~=") {
             let text = self.value(true)?;
-            Test::Matching(Regex::new(&text).map_err(|error| self.error(&error.to_string()))?)
+            self.room.pattern()?;
+            let regex = RegexBuilder::new(&text)
+                .size_limit(PATTERN_BYTES)
+                .dfa_size_limit(PATTERN_BYTES)
+                .build();
+            Test::Matching(regex.map_err(|error| self.error(&error.to_string()))?)
         } else {
             Test::Present
         };
@@ -268,5 +317,14 @@ mod tests {
         }
         assert!(Filters::parse(&["a,".repeat(MAX_SELECTORS) + "a"]).is_err());
         assert!(Filters::parse(&["a".repeat(MAX_LENGTH + 1)]).is_err());
+    }
+
+    #[test]
+    fn patterns_are_few_and_small() {
+        assert!(Filters::parse(&["a~=x"; MAX_PATTERNS]).is_ok());
+        assert!(Filters::parse(&["a~=x"; MAX_PATTERNS + 1]).is_err());
+        assert!(Filters::parse(&[r"a~=/^\w+$/"]).is_ok());
+        let error = Filters::parse(&[r"a~=/\w{60}/"]).unwrap_err();
+        assert!(error.message().contains("size limit"), "{error}");
     }
 }

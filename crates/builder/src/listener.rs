@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
+use tower::util::MapResponse;
 
 use crate::builder::Builder;
 use crate::control::{ContentService, ControlService, HealthService, TraceService};
@@ -24,6 +25,10 @@ use crate::serving::{Purpose, Scope, ServerService, read_preamble};
 
 /// Largest message of a client, as containerd and BuildKit have it.
 const MAX_MESSAGE: usize = 16 << 20;
+/// Largest message of a frontend: graphs, and what it writes to processes. It is code that nobody trusts, and has a builder's memory.
+const MAX_FRONTEND_MESSAGE: usize = 8 << 20;
+/// Calls of a frontend at a time: one for each container that its build may have.
+const MAX_FRONTEND_CALLS: u32 = 32;
 /// Longest TLS handshake, and the longest time a server may take to say what a connection is for.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -66,9 +71,11 @@ fn server_service(builder: &Arc<Builder>) -> Service {
 }
 
 fn limited(router: Router) -> Service {
-    let limits = Limits::default()
-        .with_max_request_body_size(MAX_MESSAGE)
-        .with_max_message_size(MAX_MESSAGE);
+    limited_to(router, MAX_MESSAGE)
+}
+
+fn limited_to(router: Router, most: usize) -> Service {
+    let limits = Limits::default().with_max_request_body_size(most).with_max_message_size(most);
     ConnectRpcService::new(router).with_limits(limits)
 }
 
@@ -181,7 +188,17 @@ pub(crate) async fn serve_frontend(
     let router = Router::new()
         .add_service(Arc::new(GatewayService::of_frontend(bridge)))
         .add_service(Arc::new(HealthService));
-    serve(stream, limited(router)).await;
+    let service = limited_to(router, MAX_FRONTEND_MESSAGE);
+    let service = TowerToHyperService::new(MapResponse::new(service, status_in_trailers));
+    let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    server
+        .http2()
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_concurrent_streams(MAX_FRONTEND_CALLS);
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a frontend's connection ended");
+    }
 }
 
 fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: Service) {
@@ -196,9 +213,47 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, ser
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .max_concurrent_streams(1000);
-        let service = TowerToHyperService::new(service);
+        let service = TowerToHyperService::new(MapResponse::new(service, status_in_trailers));
         if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
             tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// A failed call over gRPC says so once, after everything else. A client that finds the status among the headers already, where the
+/// library puts it too, never looks at the trailers, and the details are only there.
+fn status_in_trailers<B>(mut response: http::Response<B>) -> http::Response<B> {
+    let grpc = response.headers().get(http::header::CONTENT_TYPE).is_some_and(|kind| {
+        let kind = kind.as_bytes();
+        kind.starts_with(b"application/grpc") && !kind.starts_with(b"application/grpc-web")
+    });
+    if grpc {
+        response.headers_mut().remove("grpc-status");
+        response.headers_mut().remove("grpc-message");
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: &str) -> http::Response<()> {
+        let response = http::Response::builder()
+            .header("content-type", kind)
+            .header("grpc-status", "2")
+            .header("grpc-message", "no");
+        status_in_trailers(response.body(()).unwrap())
+    }
+
+    #[test]
+    fn a_status_of_grpc_is_told_in_trailers_alone() {
+        for kind in ["application/grpc", "application/grpc+proto"] {
+            assert!(!failed(kind).headers().contains_key("grpc-status"), "{kind}");
+            assert!(!failed(kind).headers().contains_key("grpc-message"), "{kind}");
+        }
+        for kind in ["application/grpc-web+proto", "application/json"] {
+            assert!(failed(kind).headers().contains_key("grpc-status"), "{kind}");
         }
     }
 }

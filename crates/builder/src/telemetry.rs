@@ -1,21 +1,25 @@
 //! Spans on their way to the collector that the operator named, in OTLP over gRPC or HTTP.
 //!
 //! Nothing waits for a collector: spans that it does not take in time are dropped, and trouble with it is told once in a while and
-//! never fails a build. What goes there are names and times of steps and what clients say of theirs.
+//! never fails a build. What goes there are names and times of steps and what clients say of theirs, without credentials. What waits
+//! is bounded in number and in bytes, because clients decide how much they say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use buffa::Message;
 use cofferdam_wire::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
 use cofferdam_wire::opentelemetry::proto::trace::v1::ResourceSpans;
 use http::{HeaderName, HeaderValue};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::config::{Otel, OtelProtocol};
 use crate::failure::Failure;
 
 /// Batches that wait for a slow collector; each is one request of a client or one build.
 const QUEUE: usize = 256;
+/// Bytes that they have together, as they are sent.
+const ROOM: usize = 32 << 20;
 /// Longest time for one batch, as OpenTelemetry's exporters have it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -23,7 +27,35 @@ const HTTP_PATH: &str = "/v1/traces";
 
 /// Where spans go; the default is nowhere.
 #[derive(Default)]
-pub(crate) struct Collector(Option<mpsc::Sender<Vec<ResourceSpans>>>);
+pub(crate) struct Collector(Option<Queue>);
+
+/// What waits to be sent.
+struct Queue {
+    batches: mpsc::Sender<Batch>,
+    room: Arc<Semaphore>,
+}
+
+/// Spans, and the room that they take until they are sent.
+struct Batch {
+    spans: Vec<ResourceSpans>,
+    room: OwnedSemaphorePermit,
+}
+
+impl Queue {
+    fn new() -> (Self, mpsc::Receiver<Batch>) {
+        let (batches, waiting) = mpsc::channel(QUEUE);
+        (Self { batches, room: Arc::new(Semaphore::new(ROOM)) }, waiting)
+    }
+
+    /// Whether there was room.
+    fn add(&self, spans: Vec<ResourceSpans>) -> bool {
+        let bytes: u64 = spans.iter().map(|one| u64::from(one.encoded_len())).sum();
+        let room = u32::try_from(bytes)
+            .ok()
+            .and_then(|bytes| Arc::clone(&self.room).try_acquire_many_owned(bytes).ok());
+        room.is_some_and(|room| self.batches.try_send(Batch { spans, room }).is_ok())
+    }
+}
 
 impl Collector {
     /// Begins to send to the collector of the configuration, if it names one.
@@ -32,7 +64,7 @@ impl Collector {
             return Ok(Self::default());
         }
         let sender = Sender::new(config)?;
-        let (queue, waiting) = mpsc::channel(QUEUE);
+        let (queue, waiting) = Queue::new();
         tokio::spawn(sender.run(waiting));
         Ok(Self(Some(queue)))
     }
@@ -40,7 +72,8 @@ impl Collector {
     /// Sends spans, now or never.
     pub(crate) fn send(&self, spans: Vec<ResourceSpans>) {
         if let Some(queue) = &self.0
-            && queue.try_send(spans).is_err()
+            && !spans.is_empty()
+            && !queue.add(spans)
         {
             tracing::debug!("the collector of traces is too slow: spans were dropped");
         }
@@ -83,9 +116,9 @@ impl Sender {
         Ok(Self { http: client.build().map_err(Failure::of)?, url, grpc, headers })
     }
 
-    async fn run(self, mut waiting: mpsc::Receiver<Vec<ResourceSpans>>) {
+    async fn run(self, mut waiting: mpsc::Receiver<Batch>) {
         let mut works = true;
-        while let Some(spans) = waiting.recv().await {
+        while let Some(Batch { spans, room }) = waiting.recv().await {
             match (self.send(spans).await, works) {
                 (Ok(()), _) => works = true,
                 (Err(reason), true) => {
@@ -94,6 +127,7 @@ impl Sender {
                 }
                 (Err(_), false) => {}
             }
+            drop(room);
         }
     }
 
@@ -118,5 +152,27 @@ impl Sender {
             (true, Some(code)) => Err(format!("gRPC status {code}")),
             (false, _) => Err(response.status().to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn spans(bytes: usize) -> Vec<ResourceSpans> {
+        vec![ResourceSpans { schema_url: "x".repeat(bytes), ..ResourceSpans::default() }]
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        let (queue, mut waiting) = Queue::new();
+        assert!(!queue.add(spans(ROOM)), "with its frame it is larger than the room");
+        assert!(queue.add(spans(ROOM / 2)));
+        assert!(!queue.add(spans(ROOM / 2)));
+        assert!(queue.add(spans(1)));
+        // What was sent makes room.
+        drop(waiting.try_recv().unwrap());
+        assert!(queue.add(spans(ROOM / 2)));
     }
 }

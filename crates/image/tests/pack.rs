@@ -114,9 +114,13 @@ fn layers_survive_a_round_trip() {
     let before = without_whiteout_times(describe(upper.path()));
     std::os::unix::net::UnixListener::bind(upper.path().join("socket")).unwrap();
     let mut diff_ids = Vec::new();
-    for compression in
-        [Compression::Uncompressed, Compression::GZIP, Compression::Gzip(9), Compression::ZSTD]
-    {
+    for compression in [
+        Compression::Uncompressed,
+        Compression::GZIP,
+        Compression::Gzip(9),
+        Compression::ZSTD,
+        Compression::ESTARGZ,
+    ] {
         let (result, bytes) = packed(upper.path(), compression, 2);
         let target = tempfile::tempdir().unwrap();
         let options = ApplyOptions { ids: &shift, ..ApplyOptions::default() };
@@ -131,7 +135,10 @@ fn layers_survive_a_round_trip() {
         assert_eq!(applied.size, result.uncompressed_size);
         assert_eq!(applied.entries, result.entries);
         pretty_equal(&before, &without_whiteout_times(describe(target.path())));
-        diff_ids.push(result.diff_id);
+        // A table of contents follows the tar and is counted with it.
+        if compression != Compression::ESTARGZ {
+            diff_ids.push(result.diff_id);
+        }
     }
     diff_ids.dedup();
     assert_eq!(diff_ids.len(), 1, "the tar depends on its compression");

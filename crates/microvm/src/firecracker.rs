@@ -9,6 +9,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -26,6 +28,8 @@ const LEAST: Version = Version(1, 8, 0);
 const MOST_CPUS: u32 = 32;
 /// Longest answer to `--version` that is read.
 const MAX_ANSWER: u64 = 4096;
+/// How long it may take to answer that; a machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The guest's address; 0 to 2 have other meanings (vsock(7)).
 const GUEST: u32 = 3;
 /// Kernel parameters that only its guests get: it ends when the keyboard's controller is asked to reset the machine, and has
@@ -141,7 +145,7 @@ impl Firecracker {
         if elf::headers(&program).is_ok_and(|headers| headers.interpreter.is_some()) {
             return Err(FirecrackerError::Linked(program));
         }
-        let said = ask(&program)
+        let said = ask(&program, PATIENCE)
             .map_err(|source| FirecrackerError::Run { path: program.clone(), source })?;
         let line = said.lines().next().unwrap_or_default();
         match Version::parse(line) {
@@ -155,7 +159,7 @@ impl Firecracker {
     }
 }
 
-fn ask(program: &Path) -> io::Result<String> {
+fn ask(program: &Path, patience: Duration) -> io::Result<String> {
     let mut child = Command::new(program)
         .arg("--version")
         .env_clear()
@@ -163,13 +167,21 @@ fn ask(program: &Path) -> io::Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let mut said = Vec::new();
-    if let Some(answer) = child.stdout.take() {
-        answer.take(MAX_ANSWER).read_to_end(&mut said)?;
+    let (sender, answer) = mpsc::channel();
+    if let Some(stdout) = child.stdout.take() {
+        // Ends with the child.
+        std::thread::spawn(move || {
+            let mut said = Vec::new();
+            let read = stdout.take(MAX_ANSWER).read_to_end(&mut said);
+            // Nobody waits any more when that took too long.
+            sender.send(read.map(|_| said)).ok();
+        });
     }
-    // Whatever it goes on to do, it was asked and has answered.
+    let said = answer.recv_timeout(patience);
+    // Whatever it goes on to do, it was asked and has answered, or never will.
     child.kill().ok();
     child.wait()?;
+    let said = said.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
@@ -326,6 +338,10 @@ mod tests {
         // One that never ends says more than is read, and is ended.
         let endless = find("while :; do echo Firecracker v1.16.1; done", 0o755).unwrap();
         assert_eq!(endless.version, Version(1, 16, 1));
+        // One that says nothing is not waited for.
+        let silent = program(dir.path(), "exec /bin/sleep 60", 0o755);
+        let error = ask(&silent, Duration::from_millis(200)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let nowhere = told(Firecracker::find(Some(Path::new("/nowhere/firecracker"))));
         assert!(nowhere.contains("/nowhere/firecracker"), "{nowhere}");
     }

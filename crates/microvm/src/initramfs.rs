@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,12 +17,10 @@ use crate::closure::{Closure, ClosureError, merged};
 use crate::kernel::Kernel;
 use crate::machine::Hypervisor;
 use crate::modules::{self, ModulesError};
-use crate::{elf, guest};
+use crate::{elf, guest, kept};
 
 /// Beginning of the names of finished trees.
 const PREFIX: &str = "initramfs-";
-/// Characters of a digest that tell trees apart.
-const NAME: usize = 24;
 /// Longest answer of git about itself.
 const MAX_ANSWER: u64 = 4096;
 /// Most of one file that goes in: more than a debug build of this program.
@@ -101,8 +99,8 @@ enum Entry {
 
 type Tree = BTreeMap<PathBuf, Entry>;
 
-/// The tree for `kernel` in a machine of `hypervisor`, with `program` as init: taken from `directory` when it is there, else made. Trees of other kernels and
-/// programs are removed.
+/// The tree for `kernel` in a machine of `hypervisor`, with `program` as init: taken from `directory` when it is there, else made.
+/// Trees of other kernels and programs are removed.
 ///
 /// # Errors
 ///
@@ -114,25 +112,13 @@ pub fn prepare(
     hypervisor: &Hypervisor,
 ) -> Result<PathBuf, InitramfsError> {
     let tree = collect(program, kernel, hypervisor)?;
-    let name = format!("{PREFIX}{}", &identity(&tree)?[..NAME]);
-    let path = directory.join(&name);
-    if !path.is_file() {
-        let failed = |source| InitramfsError::Write { path: path.clone(), source };
-        let part = directory.join(format!(".{name}.{}", std::process::id()));
-        let written =
-            write_file(&part, &tree).and_then(|()| fs::rename(&part, &path).map_err(failed));
-        if written.is_err() {
-            fs::remove_file(&part).ok();
-        }
-        written?;
-    }
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let old = entry.file_name();
-        if old.to_string_lossy().starts_with(PREFIX) && old != *name {
-            fs::remove_file(entry.path()).ok();
-        }
-    }
-    Ok(path)
+    kept::keep(
+        directory,
+        PREFIX,
+        &identity(&tree)?,
+        |part| write_file(part, &tree),
+        |path, source| InitramfsError::Write { path, source },
+    )
 }
 
 fn collect(
@@ -283,14 +269,7 @@ fn identity(tree: &Tree) -> Result<String, InitramfsError> {
 
 fn write_file(path: &Path, tree: &Tree) -> Result<(), InitramfsError> {
     let failed = |source| InitramfsError::Write { path: path.to_owned(), source };
-    // The machine's process reads it under ids of its own.
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(path)
-        .map_err(failed)?;
+    let file = kept::create(path).map_err(failed)?;
     let file = write(tree, BufWriter::with_capacity(1 << 20, file))?;
     file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)
 }

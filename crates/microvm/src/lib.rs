@@ -8,8 +8,9 @@
 //!      '── gate <──────────────'<──────── control socket, packets of each step <──────────────────'
 //! ```
 //!
-//! The machine has a disk, a port (QEMU's virtio-serial, Firecracker's vsock) and a console. There is no network device and no shared directory: the gate is the only way to
-//! the network, and it is reached over the port. The host never reads the guest's disk.
+//! The machine has a disk, a port (QEMU's virtio-serial, Firecracker's vsock) and a console. There is no network device and no
+//! shared directory: the gate is the only way to the network, and it is reached over the port. The host never reads the guest's
+//! disk.
 //!
 //! [`host::run`] is the machine's process, [`guest`] what is inside. What both need of the builder (its enclosure, configuration,
 //! listeners) is the caller's: this crate does not know what a builder is, and must never read what clients and builder say to each
@@ -27,6 +28,7 @@ pub mod guest;
 pub mod host;
 mod inherit;
 mod initramfs;
+mod kept;
 mod kernel;
 mod machine;
 mod modules;
@@ -35,6 +37,7 @@ mod probe;
 mod relay;
 mod seqpacket;
 mod vmlinux;
+mod xz;
 
 /// Feeds arbitrary bytes to the host's end of the channel, as a guest could send them.
 pub fn exercise_channel(data: &[u8]) {

@@ -6,9 +6,9 @@
 //!
 //! Images are the operator's own. What is read is bounded all the same, and nothing of it is executed on the host.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use object::LittleEndian;
@@ -16,10 +16,10 @@ use object::elf::{EM_X86_64, ET_DYN, ET_EXEC, FileHeader64};
 use object::read::elf::FileHeader;
 use sha2::{Digest, Sha256};
 
+use crate::{kept, xz};
+
 /// Beginning of the names of unpacked kernels.
 const PREFIX: &str = "vmlinux-";
-/// Characters of a digest that tell them apart.
-const NAME: usize = 24;
 
 /// Length of an image's header up to the last field that is read, and where those are.
 const HEADER: usize = 0x250;
@@ -41,6 +41,8 @@ const MAX_PACKED: u64 = 128 << 20;
 const MAX_KERNEL: u64 = 512 << 20;
 /// Largest dictionary of xz: it is memory. Kernels are packed with 32 or 128 MiB.
 const MAX_DICTIONARY: u64 = 128 << 20;
+/// Bytes that are read at once.
+const BUFFER: usize = 64 << 10;
 
 /// Length of the header of an ELF file.
 const ELF_HEADER: usize = 64;
@@ -115,26 +117,14 @@ pub fn prepare(directory: &Path, image: &Path) -> Result<PathBuf, VmlinuxError> 
     if is_elf(&mut file).map_err(failed)? {
         return Ok(image.to_owned());
     }
-    let name = format!("{PREFIX}{}", &identity(&file).map_err(failed)?[..NAME]);
-    let path = directory.join(&name);
-    if !path.is_file() {
-        let part = directory.join(format!(".{name}.{}", std::process::id()));
-        let written = write(file, image, &part).and_then(|()| {
-            fs::rename(&part, &path)
-                .map_err(|source| VmlinuxError::Write { path: path.clone(), source })
-        });
-        if written.is_err() {
-            fs::remove_file(&part).ok();
-        }
-        written?;
-    }
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let old = entry.file_name();
-        if old.to_string_lossy().starts_with(PREFIX) && old != *name {
-            fs::remove_file(entry.path()).ok();
-        }
-    }
-    Ok(path)
+    let identity = identity(&file).map_err(failed)?;
+    kept::keep(
+        directory,
+        PREFIX,
+        &identity,
+        |part| write(file, image, part),
+        |path, source| VmlinuxError::Write { path, source },
+    )
 }
 
 /// The kernel of the image at `path` as an ELF file in memory, for a trial.
@@ -154,14 +144,7 @@ pub(crate) fn in_memory(image: &Path) -> Result<File, VmlinuxError> {
 
 fn write(image: File, from: &Path, to: &Path) -> Result<(), VmlinuxError> {
     let failed = |source| VmlinuxError::Write { path: to.to_owned(), source };
-    // The machine's process reads it under ids of its own.
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(to)
-        .map_err(failed)?;
+    let file = kept::create(to).map_err(failed)?;
     unpack(image, &file)
         .map_err(|source| VmlinuxError::Unpack { path: from.to_owned(), source })?;
     file.sync_all().map_err(failed)
@@ -204,7 +187,11 @@ pub(crate) fn unpack(mut image: impl Read + Seek, out: impl Write) -> Result<(),
         return Err(UnpackError::Place);
     }
     image.seek(SeekFrom::Start(start))?;
-    let mut packed = io::BufReader::with_capacity(64 << 10, image.take(length));
+    if !takes_little(image.by_ref().take(length))? {
+        return Err(UnpackError::Place);
+    }
+    image.seek(SeekFrom::Start(start))?;
+    let mut packed = io::BufReader::with_capacity(BUFFER, image.take(length));
     let mut kernel = Kernel { out, length: 0, header: Vec::new() };
     copy(&mut packed, length, &mut kernel)?;
     if kernel.length != u64::from(said) {
@@ -215,6 +202,15 @@ pub(crate) fn unpack(mut image: impl Read + Seek, out: impl Write) -> Result<(),
     let fits = header.e_machine(LittleEndian) == EM_X86_64
         && [ET_EXEC, ET_DYN].contains(&header.e_type(LittleEndian));
     if fits { Ok(()) } else { Err(UnpackError::Elf) }
+}
+
+/// Whether unpacking takes no more memory than kernels need.
+fn takes_little(packed: impl Read) -> io::Result<bool> {
+    let mut packed = io::BufReader::with_capacity(BUFFER, packed);
+    if kind(packed.fill_buf()?) != Packing::Xz {
+        return Ok(true);
+    }
+    Ok(xz::dictionary(&mut packed)?.is_some_and(|size| size <= MAX_DICTIONARY))
 }
 
 /// Where in the image the packed kernel is: offset and length.
@@ -242,16 +238,12 @@ fn place(header: &[u8]) -> Result<(u64, u64), UnpackError> {
 }
 
 /// Unpacks what `packed` holds, by what it begins with.
-fn copy<R: io::BufRead, W: Write>(
+fn copy<R: BufRead, W: Write>(
     packed: &mut R,
     length: u64,
     kernel: &mut Kernel<W>,
 ) -> Result<(), UnpackError> {
-    let start = packed.fill_buf()?;
-    let kind = kind(start);
-    if kind == Packing::Xz && dictionary(start).is_none_or(|size| size > MAX_DICTIONARY) {
-        return Err(UnpackError::Place);
-    }
+    let kind = kind(packed.fill_buf()?);
     let mut drain = |mut from: &mut dyn Read| io::copy(&mut from, kernel);
     match kind {
         Packing::Gzip => drain(&mut flate2::bufread::GzDecoder::new(packed)),
@@ -288,31 +280,6 @@ fn kind(start: &[u8]) -> Packing {
     ];
     let found = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
     found.map_or(Packing::Other("something unknown"), |(_, packing)| *packing)
-}
-
-/// Size of the dictionary of an xz file with one block (The .xz File Format 1.2.1, sections 2.1 and 3.1). The unpacker takes that
-/// much memory, whatever a file says.
-fn dictionary(start: &[u8]) -> Option<u64> {
-    /// Length of the stream's header; then the block's begins with its own length and flags.
-    const STREAM: usize = 12;
-    const SIZES: u8 = 0xc0;
-    const LZMA2: u8 = 0x21;
-    let flags = *start.get(STREAM + 1)?;
-    // Kernels are packed from a pipe, so neither size is known when the header is written.
-    if flags & SIZES != 0 {
-        return None;
-    }
-    let mut rest = start.get(STREAM + 2..)?;
-    for _ in 0..=flags & 3 {
-        let (&[id, length], behind) = rest.split_first_chunk()?;
-        let (properties, behind) = behind.split_at_checked(length.into())?;
-        rest = behind;
-        if id == LZMA2 {
-            let bits = u64::from(*properties.first()?);
-            return (bits <= 40).then(|| (2 | (bits & 1)) << (bits / 2 + 11));
-        }
-    }
-    None
 }
 
 /// Takes a kernel in, as far as it may go.

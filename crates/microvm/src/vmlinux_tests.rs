@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
+use std::fs;
 use std::io::Cursor;
+use std::num::NonZeroU64;
 
 use super::*;
 
@@ -44,9 +46,14 @@ fn gzip(kernel: &[u8]) -> Vec<u8> {
 }
 
 fn xz(kernel: &[u8]) -> Vec<u8> {
+    xz_in_blocks(kernel, None)
+}
+
+fn xz_in_blocks(kernel: &[u8], size: Option<NonZeroU64>) -> Vec<u8> {
     let mut options = lzma_rust2::XzOptions::with_preset(1);
     // As kernels are packed: with a filter for the processor's instructions in front.
     options.filters.push(lzma_rust2::FilterConfig::new_bcj_x86(0));
+    options.set_block_size(size);
     let mut packer = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
     packer.write_all(kernel).unwrap();
     sized(packer.finish().unwrap(), kernel)
@@ -77,6 +84,15 @@ fn every_way_of_packing_is_unpacked() {
     let kernel = kernel();
     for pack in [gzip, xz, zstandard, lz4] {
         assert!(unpacked(&image(&pack(&kernel))).unwrap() == kernel);
+    }
+}
+
+#[test]
+fn fuzzing_begins_with_images_that_are_unpacked() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/kernel");
+    for name in ["gzip", "xz", "zstd", "lz4"] {
+        let kernel = unpacked(&fs::read(seeds.join(name)).unwrap()).unwrap();
+        assert!(kernel.ends_with(b"kernel kernel "), "{name}");
     }
 }
 
@@ -136,9 +152,21 @@ fn a_bomb_does_not_go_off() {
     // A dictionary of four gigabytes, which would be taken before anything is unpacked.
     let mut packed = xz(&kernel());
     assert!(dictionary(&packed).unwrap() <= MAX_DICTIONARY);
+    assert!(unpacked(&image(&packed)).is_ok());
     let at = packed.windows(2).position(|pair| pair == [0x21, 1]).unwrap();
     packed[at + 2] = 40;
     assert!(matches!(unpacked(&image(&packed)).unwrap_err(), UnpackError::Place));
+    // A later block may have such a dictionary as well: there is one block or none.
+    let blocks = xz_in_blocks(&kernel(), NonZeroU64::new(1 << 20));
+    assert_eq!(dictionary(&blocks), None);
+    assert!(matches!(unpacked(&image(&blocks)).unwrap_err(), UnpackError::Place));
+    // One that ends before its block does is no stream.
+    let cut = sized(xz(&kernel())[..1000].to_vec(), &kernel());
+    assert!(matches!(unpacked(&image(&cut)).unwrap_err(), UnpackError::Io(_)));
+}
+
+fn dictionary(mut packed: &[u8]) -> Option<u64> {
+    crate::xz::dictionary(&mut packed).unwrap()
 }
 
 struct Counted(u64);

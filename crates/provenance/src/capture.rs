@@ -69,8 +69,7 @@ impl Capture {
     /// Adds a repository.
     pub fn add_git(&mut self, mut git: GitSource) {
         git.url = without_credentials(&git.url).into_owned();
-        let same = |known: &GitSource| known.url == git.url && known.bundle == git.bundle;
-        if !self.sources.git.iter().any(same) {
+        if !self.sources.git.iter().any(|known| known.url == git.url) {
             self.sources.git.push(git);
         }
     }

@@ -21,7 +21,9 @@ mod steps;
 mod v02;
 
 pub use capture::Capture;
-pub use options::{Mode, OptionsError, ProvenanceOptions, Requested, SbomOptions, Version};
+pub use options::{
+    Mode, OptionsError, ProvenanceOptions, Requested, SbomOptions, Version, check_environment,
+};
 pub use predicate::{Metadata, Predicate};
 pub use purl::{PurlError, image_purl};
 pub use request::{

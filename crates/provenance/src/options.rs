@@ -148,9 +148,7 @@ impl Requested {
 ///
 /// # Errors
 /// A key that the builder itself writes.
-pub(crate) fn check_environment<'a>(
-    keys: impl Iterator<Item = &'a String>,
-) -> Result<(), OptionsError> {
+pub fn check_environment<'a>(keys: impl Iterator<Item = &'a String>) -> Result<(), OptionsError> {
     for key in keys {
         if is_builtin_key(key) {
             return Err(OptionsError::BuiltinKey(key.clone()));

@@ -11,7 +11,7 @@ use crate::capture::Capture;
 use crate::options::{OptionsError, Version, check_environment};
 use crate::purl::{PurlError, image_purl};
 use crate::request::{ConfigSource, Local, Parameters, commit_digest, request_provenance, sha256};
-use crate::sources::{GitSource, Sources};
+use crate::sources::Sources;
 use crate::steps::{BuildConfig, Layers, SourceMap};
 use crate::v02;
 
@@ -103,7 +103,7 @@ impl Predicate {
             config_source: told.config_source,
             materials: materials(&capture.sources)?,
             vcs,
-            complete_request: !request.frontend.is_empty(),
+            complete_request: !request.frontend.is_empty() && !request.incomplete,
             request,
             complete_materials,
             hermetic: complete_materials && !capture.network,
@@ -242,23 +242,11 @@ fn materials(sources: &Sources) -> Result<Vec<Material>, PurlError> {
     }
     for git in &sources.git {
         all.push(Material { uri: git.url.clone(), digest: commit_digest(&git.commit) });
-        all.extend(bundle(git));
     }
     for http in &sources.http {
         all.push(Material { uri: http.url.clone(), digest: sha256(&http.digest) });
     }
     Ok(all)
-}
-
-/// The blob that a repository was read from.
-fn bundle(git: &GitSource) -> Option<Material> {
-    let (scheme, rest) = git.bundle.as_deref()?.split_once("://")?;
-    let (reference, digest) = rest.rsplit_once('@')?;
-    let kind = if scheme.starts_with("oci") { "oci" } else { "docker" };
-    let extra = [("ref_type", "bundle"), ("vcs_url", git.url.as_str())];
-    let uri = image_purl(kind, reference, None, &extra).ok()?;
-    let digest = cofferdam_digest::Digest::parse(digest).ok()?;
-    Some(Material { uri, digest: sha256(&digest) })
 }
 
 #[cfg(test)]

@@ -12,6 +12,13 @@ const HOST_ARGUMENTS: [&str; 4] =
     ["cgroup-parent", "image-resolve-mode", "platform", "cache-imports"];
 /// Requests that made inputs of requests are followed this deep.
 pub(crate) const MAX_DEPTH: usize = 16;
+/// Inputs of one request that are told, how deep inputs of inputs are, and about how many bytes all of them take: what builds
+/// make of each other doubles with every step otherwise.
+const MAX_INPUTS: usize = 100;
+const MAX_LEVELS: usize = 4;
+const MAX_INPUT_BYTES: usize = 1 << 20;
+/// What an entry takes besides its text.
+const OVERHEAD: usize = 64;
 
 /// A secret or an agent by its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,6 +62,9 @@ pub struct Parameters {
     /// Newest behaviour of builders that was asked for.
     #[serde(skip_serializing_if = "is_zero")]
     pub compatibility_version: i64,
+    /// Something was asked for that is not told, here or in a request that made an input.
+    #[serde(skip)]
+    pub incomplete: bool,
 }
 
 /// One request and what it was about.
@@ -156,11 +166,68 @@ pub(crate) fn commit_digest(commit: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(algorithm.to_owned(), commit.to_owned())])
 }
 
+impl RequestProvenance {
+    /// About how many bytes it takes.
+    fn size(&self) -> usize {
+        let source = &self.config_source;
+        let digest = source.digest.iter().map(|(kind, hex)| kind.len() + hex.len());
+        let own = digest.fold(source.uri.len() + source.path.len(), usize::saturating_add);
+        own.saturating_add(self.request.as_ref().map_or(0, Parameters::size))
+    }
+
+    /// Leaves out what lies deeper than `levels`; true when anything is missing, now or before.
+    fn prune(&mut self, levels: usize) -> bool {
+        let Some(request) = &mut self.request else { return false };
+        match levels.checked_sub(1) {
+            Some(below) => {
+                for input in request.inputs.values_mut() {
+                    request.incomplete |= input.prune(below);
+                }
+            }
+            None => {
+                request.incomplete |= !request.inputs.is_empty();
+                request.inputs.clear();
+            }
+        }
+        request.incomplete
+    }
+}
+
 impl Parameters {
     /// Whether there is anything to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.frontend.is_empty() && self.args.is_empty() && self.inputs.is_empty()
+    }
+
+    /// Adds the request that made an input, as far as there is room; what is left out is noted.
+    pub fn add_input(&mut self, name: &str, made: &RequestProvenance) {
+        let size = name.len().saturating_add(OVERHEAD).saturating_add(made.size());
+        let room = MAX_INPUT_BYTES.saturating_sub(self.size_of_inputs());
+        if self.inputs.len() >= MAX_INPUTS || size > room {
+            self.incomplete = true;
+            return;
+        }
+        let mut made = made.clone();
+        self.incomplete |= made.prune(MAX_LEVELS - 1);
+        self.inputs.insert(name.to_owned(), made);
+    }
+
+    fn size_of_inputs(&self) -> usize {
+        let size = |(name, made): (&String, &RequestProvenance)| {
+            name.len().saturating_add(OVERHEAD).saturating_add(made.size())
+        };
+        self.inputs.iter().map(size).fold(0, usize::saturating_add)
+    }
+
+    fn size(&self) -> usize {
+        let args = self.args.iter().map(|(key, value)| key.len() + value.len() + OVERHEAD);
+        let args = args.fold(self.frontend.len(), usize::saturating_add);
+        let uses = self.secrets.iter().chain(&self.ssh).map(|named| named.id.len() + OVERHEAD);
+        let root = self.root.as_ref().map_or(0, |root| root.size());
+        uses.fold(args, usize::saturating_add)
+            .saturating_add(self.size_of_inputs())
+            .saturating_add(root)
     }
 
     /// Takes out what may be private; true when something was.
@@ -215,10 +282,8 @@ mod tests {
     fn a_remote_context_is_the_source_of_the_request() {
         let commit = "0123456789012345678901234567890123456789".to_owned();
         let url = "https://xxxxx:xxxxx@h/r.git#v1".to_owned();
-        let sources = Sources {
-            git: vec![GitSource { url, commit: commit.clone(), bundle: None }],
-            ..Sources::default()
-        };
+        let sources =
+            Sources { git: vec![GitSource { url, commit: commit.clone() }], ..Sources::default() };
         let split = |text: &str| Some((text.trim_end_matches(":dir").to_owned(), text.to_owned()));
         let args = args(&[("context", "https://u:p@h/r.git#v1:dir"), ("filename", "D")]);
         let told = request_provenance("f", args, &sources, &split);
@@ -242,5 +307,47 @@ mod tests {
         assert!(outer.secrets.is_empty());
         let inner = outer.inputs["i"].request.as_ref().unwrap();
         assert_eq!(inner.args, args(&[("target", "t")]));
+    }
+
+    fn with_input(made: &RequestProvenance) -> RequestProvenance {
+        let mut request = Parameters { frontend: "f".to_owned(), ..Default::default() };
+        request.add_input("a", made);
+        request.add_input("b", made);
+        RequestProvenance { request: Some(request), ..Default::default() }
+    }
+
+    #[test]
+    fn inputs_of_inputs_do_not_grow_without_bound() {
+        let mut made = RequestProvenance::default();
+        for _ in 0..MAX_LEVELS {
+            made = with_input(&made);
+        }
+        assert!(!made.request.as_ref().unwrap().incomplete);
+        let size = with_input(&made).size();
+        for _ in 0..100 {
+            made = with_input(&made);
+        }
+        assert!(made.size() <= size, "{} bytes", made.size());
+        assert!(made.request.unwrap().incomplete);
+    }
+
+    #[test]
+    fn there_is_room_for_some_inputs_only() {
+        let small = RequestProvenance::default();
+        let mut request = Parameters::default();
+        for number in 0..MAX_INPUTS {
+            request.add_input(&number.to_string(), &small);
+        }
+        assert!(!request.incomplete);
+        request.add_input("more", &small);
+        assert!(request.incomplete && request.inputs.len() == MAX_INPUTS);
+
+        let mut large = RequestProvenance::default();
+        large.config_source.uri = "x".repeat(MAX_INPUT_BYTES / 2);
+        let mut request = Parameters::default();
+        request.add_input("first", &large);
+        assert!(!request.incomplete);
+        request.add_input("second", &large);
+        assert!(request.incomplete && request.inputs.len() == 1);
     }
 }

@@ -34,8 +34,6 @@ pub struct GitSource {
     pub url: String,
     /// The commit.
     pub commit: String,
-    /// The bundle it was read from instead: `docker-image+blob://name@sha256:…`.
-    pub bundle: Option<String>,
 }
 
 /// A download.

@@ -41,6 +41,10 @@ impl Keyed {
     pub(crate) fn note(&self) -> Option<Arc<str>> {
         self.map.note.clone()
     }
+
+    pub(crate) const fn map(&self) -> &CacheMap {
+        &self.map
+    }
 }
 
 impl Lineage {

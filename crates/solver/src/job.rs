@@ -167,6 +167,7 @@ impl<R: Runtime> Job<R> {
             digest,
             cancel: self.cancel.child_token(),
             progress: VertexLog::new(journal),
+            named: None,
             slot: Arc::default(),
         }
     }

@@ -85,7 +85,7 @@ pub struct CacheMap {
     /// The digest says nothing about the result: never look it up, never keep it.
     pub volatile: bool,
     /// What the runtime found out while it named the work. No part of any key; given back by
-    /// [`Job::note`](crate::Job::note).
+    /// [`Job::note`](crate::Job::note) and in [`Step::named`].
     pub note: Option<Arc<str>>,
 }
 
@@ -129,6 +129,9 @@ pub struct Step {
     pub cancel: CancellationToken,
     /// Where to report to. Start and completion are reported by the solver.
     pub progress: VertexLog,
+    /// What [`Runtime::cache_map`] answered: the work has to be what was named, whatever the world looks like by now.
+    /// `None` while that is being asked, and for work outside of the graph.
+    pub named: Option<CacheMap>,
     pub(crate) slot: Arc<Mutex<Vec<OwnedSemaphorePermit>>>,
 }
 

@@ -175,6 +175,7 @@ impl<R: Runtime> Shared<R> {
             digest: self.vertex.digest,
             cancel: self.cancel.clone(),
             progress: VertexLog::new(Arc::clone(&self.journal)),
+            named: self.keyed.peek().map(|keyed| keyed.map().clone()),
             slot: Arc::default(),
         }
     }

@@ -1,4 +1,6 @@
 //! What a selector's identifier means: itself, a text with stars, or a regular expression.
+//!
+//! Everything here is matched in linear time. It must never compile an expression without a limit on its size.
 
 use std::fmt;
 
@@ -6,14 +8,13 @@ use regex::{Regex, RegexBuilder};
 
 use crate::{MAX_TEXT, PolicyError};
 
-/// Memory of one compiled expression; the default of ten times as much is meant for programs' own.
-const MAX_COMPILED: usize = 1 << 20;
+/// Memory of one compiled expression, and of the states that are worked out while it is matched.
+const MAX_COMPILED: usize = 64 << 10;
 
 /// Compiles an expression from a client.
 pub(crate) fn expression(pattern: &str) -> Result<Regex, PolicyError> {
-    let invalid = |reason: String| PolicyError::Pattern { pattern: pattern.to_owned(), reason };
     if pattern.len() > MAX_TEXT {
-        return Err(invalid(format!("longer than {MAX_TEXT} bytes")));
+        return Err(invalid(pattern, format!("longer than {MAX_TEXT} bytes")));
     }
     let mut builder = RegexBuilder::new(pattern);
     builder.size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED);
@@ -22,14 +23,20 @@ pub(crate) fn expression(pattern: &str) -> Result<Regex, PolicyError> {
         regex::Error::CompiledTooBig(_) => "it is too large".to_owned(),
         error => error.to_string().lines().last().unwrap_or_default().trim().to_owned(),
     };
-    builder.build().map_err(|error| invalid(reason(error)))
+    builder.build().map_err(|error| invalid(pattern, reason(error)))
 }
 
-/// A compiled selector.
+/// A pattern that makes no sense; of a long one the beginning is shown.
+fn invalid(pattern: &str, reason: String) -> PolicyError {
+    PolicyError::Pattern { pattern: pattern.chars().take(200).collect(), reason }
+}
+
+/// A selector's identifier, ready to be matched.
 #[derive(Clone)]
 pub(crate) enum Pattern {
     Exact(String),
-    Wildcard(String, Regex),
+    /// Each star stands for anything, line ends included.
+    Stars(String),
     Expression(String, Regex),
 }
 
@@ -42,15 +49,13 @@ impl fmt::Debug for Pattern {
 impl Pattern {
     /// A text in which each star stands for anything.
     pub(crate) fn wildcard(identifier: &str) -> Result<Self, PolicyError> {
-        if identifier.contains("**") {
-            return Err(PolicyError::Pattern {
-                pattern: identifier.to_owned(),
-                reason: "invalid wildcard: \"**\"".to_owned(),
-            });
+        if identifier.len() > MAX_TEXT {
+            return Err(invalid(identifier, format!("longer than {MAX_TEXT} bytes")));
         }
-        let quoted: Vec<String> = identifier.split('*').map(regex::escape).collect();
-        let compiled = expression(&format!("^{}$", quoted.join("(.*)")))?;
-        Ok(Self::Wildcard(identifier.to_owned(), compiled))
+        if identifier.contains("**") {
+            return Err(invalid(identifier, "invalid wildcard: \"**\"".to_owned()));
+        }
+        Ok(Self::Stars(identifier.to_owned()))
     }
 
     /// A regular expression.
@@ -60,7 +65,7 @@ impl Pattern {
 
     pub(crate) fn identifier(&self) -> &str {
         match self {
-            Self::Exact(text) | Self::Wildcard(text, _) | Self::Expression(text, _) => text,
+            Self::Exact(text) | Self::Stars(text) | Self::Expression(text, _) => text,
         }
     }
 
@@ -69,9 +74,8 @@ impl Pattern {
         match self {
             _ if self.identifier() == source => true,
             Self::Exact(_) => false,
-            Self::Wildcard(_, compiled) | Self::Expression(_, compiled) => {
-                compiled.is_match(source)
-            }
+            Self::Stars(pattern) => stars(pattern, source).is_some(),
+            Self::Expression(_, compiled) => compiled.is_match(source),
         }
     }
 
@@ -79,22 +83,90 @@ impl Pattern {
     pub(crate) fn fill(&self, source: &str, template: &str) -> Result<String, PolicyError> {
         let filled = match self {
             Self::Exact(_) => template.to_owned(),
-            Self::Wildcard(_, compiled) => match compiled.captures(source) {
+            Self::Stars(pattern) => match stars(pattern, source) {
                 None => source.to_owned(),
-                Some(found) => {
-                    // Before it is made: a template can name a long part thousands of times.
-                    bounded(source, template, 1)?;
-                    let mut filled = String::new();
-                    found.expand(template, &mut filled);
-                    filled
-                }
+                Some(found) => expand(template, source, &found)?,
             },
             Self::Expression(_, compiled) => {
+                // Before it is made: a template can name a long part thousands of times.
                 bounded(source, template, source.len().saturating_add(1))?;
                 compiled.replace_all(source, template).into_owned()
             }
         };
         if filled.len() > MAX_TEXT { Err(PolicyError::TooLong) } else { Ok(filled) }
+    }
+}
+
+/// What each star of `pattern` stands for in `text`; `None` when it does not match. The first star takes as much as it can, then the
+/// second, as regular expressions have it: so what is between the stars is looked for from the end.
+fn stars<'a>(pattern: &str, text: &'a str) -> Option<Vec<&'a str>> {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return (pattern == text).then(Vec::new);
+    };
+    let mut left = text.strip_prefix(first)?;
+    let mut found = Vec::new();
+    let mut pieces = rest.rsplit('*');
+    // What follows the last star stands at the very end.
+    left = left.strip_suffix(pieces.next()?)?;
+    for piece in pieces {
+        let at = left.rfind(piece)?;
+        found.push(&left[at + piece.len()..]);
+        left = &left[..at];
+    }
+    found.push(left);
+    found.reverse();
+    Some(found)
+}
+
+/// The template with `$1`, `${1}` and so on in it replaced. `$0` is the whole, `$$` a dollar, and what nothing is known of is empty.
+fn expand(template: &str, whole: &str, found: &[&str]) -> Result<String, PolicyError> {
+    let mut filled = String::new();
+    let mut rest = template;
+    while let Some((plain, after)) = rest.split_once('$') {
+        push(&mut filled, plain)?;
+        if let Some(after) = after.strip_prefix('$') {
+            push(&mut filled, "$")?;
+            rest = after;
+            continue;
+        }
+        let Some((name, after)) = name(after) else {
+            push(&mut filled, "$")?;
+            rest = after;
+            continue;
+        };
+        let part = match name.parse::<usize>() {
+            Ok(0) => whole,
+            Ok(number) => found.get(number - 1).copied().unwrap_or_default(),
+            Err(_) => "",
+        };
+        push(&mut filled, part)?;
+        rest = after;
+    }
+    push(&mut filled, rest)?;
+    Ok(filled)
+}
+
+fn push(filled: &mut String, text: &str) -> Result<(), PolicyError> {
+    if filled.len().saturating_add(text.len()) > MAX_TEXT {
+        return Err(PolicyError::TooLong);
+    }
+    filled.push_str(text);
+    Ok(())
+}
+
+/// The name at the beginning of what follows a dollar, and what follows the name.
+fn name(text: &str) -> Option<(&str, &str)> {
+    let braced = text.strip_prefix('{');
+    let from = braced.unwrap_or(text);
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let end = from.find(|c: char| !word(c)).unwrap_or(from.len());
+    let (name, after) = from.split_at(end);
+    if name.is_empty() {
+        return None;
+    }
+    match braced {
+        Some(_) => Some((name, after.strip_prefix('}')?)),
+        None => Some((name, after)),
     }
 }
 
@@ -105,4 +177,58 @@ fn bounded(source: &str, template: &str, times: usize) -> Result<(), PolicyError
     let named = template.bytes().filter(|byte| *byte == b'$').count();
     let one = template.len().saturating_add(named.saturating_mul(source.len()));
     if one.saturating_mul(times) > MAX_WORK { Err(PolicyError::TooLong) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_what_a_regular_expression_would_find() {
+        let patterns = ["*", "a*", "*a", "a*a", "*a*", "a*b*a", "*ab*b*", "ab", "*:*", "é*é"];
+        let texts =
+            ["", "a", "aa", "ab", "aba", "abba", "abab", "xaby", "ababbxb", "a:b:c", "é:é", "éé"];
+        for pattern in patterns {
+            let quoted: Vec<String> = pattern.split('*').map(regex::escape).collect();
+            let same = Regex::new(&format!("(?s)^{}$", quoted.join("(.*)"))).unwrap();
+            for text in texts {
+                let wanted = same.captures(text).map(|found| {
+                    found.iter().skip(1).map(|part| part.unwrap().as_str()).collect::<Vec<_>>()
+                });
+                assert_eq!(stars(pattern, text), wanted, "{pattern} {text}");
+            }
+        }
+        let two = Pattern::wildcard("https://bad/*").unwrap();
+        assert!(two.matches("https://bad/a\nb"), "a line end is no way out");
+    }
+
+    #[test]
+    fn templates_are_filled_as_a_regular_expression_would() {
+        let same = Regex::new("^(.*)-(.*)$").unwrap();
+        let pattern = Pattern::wildcard("*-*").unwrap();
+        for template in [
+            "",
+            "plain",
+            "$1",
+            "${1}x",
+            "$1x",
+            "$2$1",
+            "$0",
+            "$3",
+            "$",
+            "$$1",
+            "a$",
+            "${1",
+            "$-",
+            "$1-${2}-$3-$$-$0",
+            "${x}",
+            "é$1é",
+        ] {
+            let mut wanted = String::new();
+            same.captures("left-right").unwrap().expand(template, &mut wanted);
+            assert_eq!(pattern.fill("left-right", template), Ok(wanted), "{template}");
+        }
+    }
 }

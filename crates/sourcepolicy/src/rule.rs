@@ -1,4 +1,4 @@
-//! One rule: whom it is about, and what it says.
+//! One rule: whom it is about, and what it says. It must never change a source that it is not about.
 
 use cofferdam_wire::moby::buildkit::v1::sourcepolicy as wire;
 use cofferdam_wire::pb;
@@ -51,6 +51,21 @@ fn unknown(what: &'static str, value: i32) -> PolicyError {
     PolicyError::Unknown { what, value }
 }
 
+/// How much of the bound on rules a rule takes: itself, its conditions, the attributes that it sets.
+pub(crate) fn weight(rule: &wire::Rule) -> usize {
+    let conditions = rule.selector.as_option().map_or(0, |selector| selector.constraints.len());
+    let attrs = rule.updates.as_option().map_or(0, |updates| updates.attrs.len());
+    1 + conditions + attrs
+}
+
+/// Regular expressions of a rule.
+pub(crate) fn expressions(rule: &wire::Rule) -> usize {
+    let Some(selector) = rule.selector.as_option() else { return 0 };
+    let conditions = selector.constraints.iter();
+    let conditions = conditions.filter(|one| one.condition == wire::AttrMatch::MATCHES).count();
+    usize::from(selector.match_type == wire::MatchType::REGEX) + conditions
+}
+
 impl Rule {
     pub(crate) fn new(rule: &wire::Rule) -> Result<Self, PolicyError> {
         let selector = rule.selector.as_option().ok_or(PolicyError::NoSelector)?;
@@ -83,8 +98,12 @@ impl Rule {
 
     /// Asks about a source, and converts it.
     pub(crate) fn ask(&self, source: &mut pb::SourceOp) -> Result<Verdict, PolicyError> {
-        let holds = |constraint: &Constraint| constraint.holds(source);
-        if !self.constraints.iter().all(holds) || !self.pattern.matches(&source.identifier) {
+        for constraint in &self.constraints {
+            if !constraint.holds(source)? {
+                return Ok(Verdict::Nothing);
+            }
+        }
+        if !self.pattern.matches(&source.identifier) {
             return Ok(Verdict::Nothing);
         }
         match &self.action {
@@ -124,12 +143,13 @@ impl Constraint {
         Ok(Self { key: constraint.key.clone(), condition })
     }
 
-    fn holds(&self, source: &pb::SourceOp) -> bool {
+    fn holds(&self, source: &pb::SourceOp) -> Result<bool, PolicyError> {
         let value = source.attrs.get(&self.key).map_or("", String::as_str);
         match &self.condition {
-            Condition::Equal(wanted) => value == wanted,
-            Condition::NotEqual(unwanted) => value != unwanted,
-            Condition::Matches(expression) => expression.is_match(value),
+            Condition::Equal(wanted) => Ok(value == wanted),
+            Condition::NotEqual(unwanted) => Ok(value != unwanted),
+            Condition::Matches(_) if value.len() > MAX_TEXT => Err(PolicyError::TooLong),
+            Condition::Matches(expression) => Ok(expression.is_match(value)),
         }
     }
 }

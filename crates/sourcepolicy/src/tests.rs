@@ -134,3 +134,47 @@ fn rules_without_end_or_sense_are_refused() {
     let many = vec![rule(PolicyAction::ALLOW, MatchType::EXACT, "a"); super::MAX_RULES + 1];
     assert!(matches!(apply(&[&many], &mut source("a")), Err(PolicyError::TooManyRules(_))));
 }
+
+#[test]
+fn rules_of_all_policies_are_counted_with_what_hangs_on_them() {
+    let policy = |rules: Vec<wire::Rule>| wire::Policy { rules, ..Default::default() };
+    let half = vec![rule(PolicyAction::ALLOW, MatchType::EXACT, "a"); super::MAX_RULES / 2];
+    let first = Policies::new(&[policy(half.clone())]).unwrap();
+    assert!(first.and(&[policy(half.clone())]).is_ok());
+    let mut more = half;
+    let last = more.pop().unwrap();
+    more.push(when(last, "k", AttrMatch::EQUAL, "v"));
+    let over = first.and(&[policy(more)]).unwrap_err();
+    assert_eq!(over, PolicyError::TooManyRules(super::MAX_RULES + 1));
+
+    let expression = rule(PolicyAction::DENY, MatchType::REGEX, "x");
+    let both = when(expression.clone(), "k", AttrMatch::MATCHES, "v");
+    let all = Policies::new(&[policy(vec![both; super::MAX_EXPRESSIONS / 2])]).unwrap();
+    let over = all.and(&[policy(vec![expression])]).unwrap_err();
+    assert_eq!(over, PolicyError::TooManyExpressions(super::MAX_EXPRESSIONS + 1));
+}
+
+#[test]
+fn more_rules_come_after_those_that_were_there() {
+    let deny = wire::Policy {
+        rules: vec![rule(PolicyAction::DENY, MatchType::EXACT, BUSYBOX)],
+        ..Default::default()
+    };
+    let none = Policies::default();
+    let both = none.and(&[deny]).unwrap().and(&[wire::Policy::default()]).unwrap();
+    assert!(none.is_empty() && !both.is_empty());
+    assert!(both.apply(&mut source(BUSYBOX)).is_err());
+}
+
+#[test]
+fn what_is_too_long_to_be_judged_is_refused() {
+    let deny = [rule(PolicyAction::DENY, MatchType::EXACT, "https://other")];
+    let long = format!("https://{}", "a".repeat(super::MAX_TEXT));
+    assert_eq!(apply(&[], &mut source(&long)), Ok(false));
+    assert_eq!(apply(&[&deny], &mut source(&long)), Err(PolicyError::TooLong));
+    let matching =
+        when(rule(PolicyAction::DENY, MatchType::EXACT, "x"), "k", AttrMatch::MATCHES, "v");
+    let mut attributed = source("https://a");
+    attributed.attrs.insert("k".to_owned(), long);
+    assert_eq!(apply(&[&[matching]], &mut attributed), Err(PolicyError::TooLong));
+}

@@ -1,7 +1,10 @@
 //! ADD: URLs, archives, git repositories.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cofferdam_tests::http::{Response, Server};
 use cofferdam_tests::{Builder, Context, digest};
@@ -102,6 +105,24 @@ fn a_checksum_holds_a_download_to_its_content() {
     assert!(error.contains("mismatch") && error.contains("Dockerfile:2"), "{error}");
 }
 
+#[test]
+fn a_download_that_changes_during_a_build_is_refused() {
+    let builder = Builder::plain();
+    let seen: Mutex<HashMap<String, usize>> = Mutex::default();
+    let server = Server::start(move |request| {
+        let mut seen = seen.lock().unwrap();
+        let times = seen.entry(request.path.clone()).or_default();
+        *times += 1;
+        Response::ok(format!("answer {times}"))
+    });
+    // More than the builder holds back between naming files and making them: some are downloaded again.
+    let adds: Vec<String> =
+        (0..70).map(|number| format!("ADD {} /f/\n", server.url(&number.to_string()))).collect();
+    let context = Context::dockerfile(&format!("FROM scratch\n{}", adds.concat()));
+    let error = builder.build(&context).run().failure();
+    assert!(error.contains("changed during the build"), "{error}");
+}
+
 /// A repository served by files alone: any web server can.
 fn repository(directory: &Path) -> String {
     let script = "git init -q -b main work && cd work && git config user.email t@example.com && git config user.name t && \
@@ -149,4 +170,32 @@ fn a_repository_is_a_context() {
     };
     assert_eq!(build("repo.git")["f"].text(), "two\n");
     assert_eq!(build("repo.git#v1")["f"].text(), "one\n");
+}
+
+#[test]
+fn a_branch_that_moves_during_a_build_is_what_it_was_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = repository(directory.path());
+    let root = directory.path().to_owned();
+    let asked = AtomicBool::new(false);
+    let server = Server::start(move |request| {
+        let path = request.path.split('?').next().unwrap_or_default().trim_start_matches('/');
+        let Ok(bytes) = std::fs::read(root.join(path)) else { return Response::status(404) };
+        if path != "repo.git/info/refs" || asked.swap(true, Ordering::SeqCst) {
+            return Response::ok(bytes);
+        }
+        let now = String::from_utf8(bytes).unwrap();
+        let mut before = String::new();
+        for line in now.lines() {
+            let main = line.ends_with("\trefs/heads/main");
+            before.push_str(&if main { format!("{first}\trefs/heads/main") } else { line.into() });
+            before.push('\n');
+        }
+        Response::ok(before)
+    });
+    let builder = Builder::plain();
+    let url = server.url("repo.git");
+    let context = Context::dockerfile(&format!("FROM scratch\nADD {url}#main /repo\n"));
+    assert_eq!(builder.build(&context).tar()["repo/file"].text(), "one\n");
+    assert_eq!(builder.build(&context).tar()["repo/file"].text(), "two\n", "the key led astray");
 }

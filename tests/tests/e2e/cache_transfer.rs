@@ -97,6 +97,8 @@ fn what_opens_a_bucket_is_shown_nowhere() {
     let outcome =
         builder.build(&context()).arg("--cache-from").arg(from).arg("--cache-to").arg(to).run();
     assert_ne!(outcome.code, Some(0), "control: there is no such bucket");
+    let exported = "exporting cache to Amazon S3";
+    assert!(outcome.stderr.contains(exported), "control: it got that far: {}", outcome.stderr);
     for text in [
         outcome.stderr.clone(),
         String::from_utf8_lossy(&outcome.stdout).into_owned(),

@@ -1,6 +1,7 @@
 //! The gateway as a client that drives its build uses it: containers with processes, what failed steps left, rules about sources.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
@@ -8,6 +9,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::frontend as wire;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend::llb_bridge_client::LlbBridgeClient;
 use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{Policy, Rule, Selector, Update};
 use bollard_buildkit_proto::pb;
+use cofferdam_tests::http::Server;
 use cofferdam_tests::{Builder, digest, images};
 use prost::Message;
 use tonic::client::Grpc;
@@ -217,6 +219,18 @@ fn image(reference: &str) -> pb::Op {
     pb::Op { op: Some(pb::op::Op::Source(source)), ..Default::default() }
 }
 
+fn run(script: &str) -> pb::Op {
+    let meta = pb::Meta {
+        args: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        env: vec![images::PATH.to_owned()],
+        cwd: "/".to_owned(),
+        ..Default::default()
+    };
+    let mounts = vec![pb::Mount { dest: "/".to_owned(), ..Default::default() }];
+    let exec = pb::ExecOp { meta: Some(meta), mounts, ..Default::default() };
+    pb::Op { op: Some(pb::op::Op::Exec(exec)), ..Default::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_share_a_container_and_end_with_its_first() {
     let builder = Builder::plain();
@@ -292,11 +306,16 @@ async fn a_container_has_the_walls_of_a_step_and_only_its_own_build() {
     let mut processes = build.processes().await;
     processes.start("1", "c", "sleep 100", false).await;
     // What joins a container is held by the same walls as what began it.
-    let seen = "grep -E '^(Seccomp|CapEff|NoNewPrivs):' /proc/self/status; ls /proc/self/fd; mount -t tmpfs x /mnt 2>&1; cat /proc/1/root/etc/shadow 2>&1 | head -1; unshare -U true 2>&1";
+    let seen = "grep -E '^(Seccomp|CapEff|NoNewPrivs):' /proc/self/status; ls /proc/self/fd; mkdir -p /mnt; \
+        for c in 'mount -t tmpfs x /mnt' 'mknod /null c 1 3' 'unshare -m true' 'cat /proc/self/status'; do \
+        if $c > /dev/null 2>&1; then echo \"can: $c\"; else echo \"cannot: $c\"; fi; done";
     let second = processes.run("2", "c", seen).await.text();
     assert!(second.contains("Seccomp:\t2") && second.contains("NoNewPrivs:\t1"), "{second}");
     assert!(!second.contains("CapEff:\t000001ff"), "{second}");
-    assert!(second.contains("denied") || second.contains("not permitted"), "{second}");
+    for refused in ["mount", "mknod", "unshare"] {
+        assert!(second.contains(&format!("cannot: {refused} ")), "{refused}: {second}");
+    }
+    assert!(second.contains("can: cat /proc/self/status"), "control: {second}");
     assert!(!second.lines().any(|line| line.parse::<u32>().is_ok_and(|fd| fd > 3)), "{second}");
     let insecure = wire::InitMessage {
         container_id: "c".to_owned(),
@@ -318,30 +337,136 @@ async fn a_container_has_the_walls_of_a_step_and_only_its_own_build() {
     build.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_step_left_can_be_looked_into() {
+    let builder = Builder::plain();
+    let build = Driven::begin(&builder, "remains", None).await;
+    let failing = graph(vec![image(&images::busybox()), run("echo left > /here; exit 3")]);
+    let error = build.solve(failing).await.unwrap_err();
+    assert!(error.message().contains("exit code: 3"), "{error:?}");
+    let details = bollard_buildkit_proto::google::rpc::Status::decode(error.details()).unwrap();
+    let solve =
+        details.details.iter().find(|detail| detail.type_url.ends_with("errdefs.Solve+json"));
+    let solve = solve.unwrap_or_else(|| panic!("{:?}", details.details));
+    let solve: serde_json::Value = serde_json::from_slice(&solve.value).unwrap();
+    assert_eq!(solve["op"]["exec"]["meta"]["args"][0], "sh");
+    let left = solve["mountIDs"][0].as_str().unwrap();
+    build.container("c", vec![mount("/", left)]).await.unwrap();
+    let mut processes = build.processes().await;
+    assert_eq!(processes.run("1", "c", "cat /here").await.text(), "left\n");
+    build.release("c").await.unwrap();
+    build.finish().await;
+}
+
 fn rule(action: i32, identifier: &str, into: Option<&str>) -> Rule {
     let selector = Selector { identifier: identifier.to_owned(), ..Default::default() };
     let update = |into: &str| Update { identifier: into.to_owned(), ..Default::default() };
     Rule { action, selector: Some(selector), updates: into.map(update) }
 }
 
+/// What rules do, as the protocol counts it.
+const ALLOW: i32 = 0;
+const DENY: i32 = 1;
+const CONVERT: i32 = 2;
+
+fn policy(action: i32, identifier: &str) -> Policy {
+    Policy { version: 1, rules: vec![rule(action, identifier, None)] }
+}
+
+/// The file in which build ops look for a graph.
+const DEFINITION: &str = "buildkit.llb.definition";
+
+/// A graph that comes out of a downloaded file.
+fn nested(url: String) -> pb::Definition {
+    let attrs = [("http.filename".to_owned(), DEFINITION.to_owned())].into();
+    let source = pb::SourceOp { identifier: url, attrs };
+    let inputs = [(DEFINITION.to_owned(), pb::BuildInput { input: 0 })].into();
+    let build = pb::BuildOp { builder: -1, inputs, ..Default::default() };
+    let op = |op| pb::Op { op: Some(op), ..Default::default() };
+    graph(vec![op(pb::op::Op::Source(source)), op(pb::op::Op::Build(build))])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graph_in_a_file_is_no_way_around_rules_and_cannot_need_itself() {
+    let builder = Builder::plain();
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::files(directory.path());
+    let serve = |name: &str, definition: &pb::Definition| {
+        std::fs::write(directory.path().join(name), definition.encode_to_vec()).unwrap();
+    };
+    serve("plain", &graph(vec![image(&images::busybox())]));
+    let (plain, own) = (nested(server.url("plain")), nested(server.url("own")));
+    serve("own", &own);
+
+    let build = Driven::begin(&builder, "nested", None).await;
+    assert!(build.solve(plain.clone()).await.is_ok(), "control: without rules it is solved");
+    let error = tokio::time::timeout(Duration::from_secs(60), build.solve(own)).await;
+    let error = error.expect("it waits for itself").unwrap_err();
+    assert!(error.message().contains("needs the op itself"), "{error:?}");
+    let ruled = build.solve_under(plain.clone(), vec![policy(ALLOW, "*")]).await.unwrap_err();
+    assert!(ruled.message().contains("a build op cannot be used under"), "{ruled:?}");
+    build.finish().await;
+
+    // What an earlier build got is not found by one with rules either.
+    let build = Driven::begin(&builder, "ruled", Some(policy(DENY, "docker-image://*"))).await;
+    assert!(build.solve(plain).await.is_err());
+    build.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_is_judged_by_what_is_fetched_however_it_is_written() {
+    let builder = Builder::plain();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("file"), "x").unwrap();
+    let server = Server::files(directory.path());
+    let download = |url: String| {
+        let source = pb::SourceOp { identifier: url, ..Default::default() };
+        graph(vec![pb::Op { op: Some(pb::op::Op::Source(source)), ..Default::default() }])
+    };
+    let build = Driven::begin(&builder, "written", None).await;
+    let denied = || vec![policy(DENY, &server.url("file"))];
+    for written in [
+        server.url("file"),
+        server.url("other/../file#fragment"),
+        server.url("file").replace("http://", "http://user:password@"),
+    ] {
+        assert!(build.solve(download(written.clone())).await.is_ok(), "control: {written}");
+        let error = build.solve_under(download(written.clone()), denied()).await.unwrap_err();
+        assert!(error.message().contains("source denied by policy"), "{written}: {error:?}");
+        assert!(!error.message().contains("password"), "{error:?}");
+    }
+    let other = format!("{}?other", server.url("file"));
+    assert!(build.solve_under(download(other), denied()).await.is_ok());
+
+    // An image in a client's store is asked about as such.
+    let request = wire::ResolveImageConfigRequest {
+        r#ref: format!("app@sha256:{}", "0".repeat(64)),
+        resolver_type: 1,
+        store_id: "store".to_owned(),
+        source_policies: vec![policy(DENY, "oci-layout://*")],
+        ..Default::default()
+    };
+    let error = build.bridge().resolve_image_config(build.of(request)).await.unwrap_err();
+    assert!(error.message().contains("source denied by policy"), "{error:?}");
+    build.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_decide_which_sources_are_used() {
-    const DENY: i32 = 1;
-    const CONVERT: i32 = 2;
     let builder = Builder::plain();
     let busybox = images::busybox();
     let nowhere = busybox.replace("busybox", "nowhere");
     let source = format!("docker-image://{nowhere}");
     let convert = rule(CONVERT, &source, Some(&format!("docker-image://{busybox}")));
-    let policy = Policy { version: 1, rules: vec![convert] };
-    let build = Driven::begin(&builder, "converted", Some(policy)).await;
+    let converted = Policy { version: 1, rules: vec![convert] };
+    let build = Driven::begin(&builder, "converted", Some(converted)).await;
     let root = build.solve(graph(vec![image(&nowhere)])).await.unwrap();
     assert!(!root.is_empty());
     let request = wire::ResolveImageConfigRequest { r#ref: nowhere.clone(), ..Default::default() };
     let resolved = build.bridge().resolve_image_config(build.of(request)).await.unwrap();
     assert_eq!(resolved.into_inner().r#ref, busybox);
     // What one request brings counts on top, for that request.
-    let deny = Policy { version: 1, rules: vec![rule(DENY, "docker-image://*", None)] };
+    let deny = policy(DENY, "docker-image://*");
     let denied = build.solve_under(graph(vec![image(&nowhere)]), vec![deny.clone()]).await;
     assert!(denied.unwrap_err().message().contains("source denied by policy"));
     assert!(build.solve(graph(vec![image(&busybox)])).await.is_ok());

@@ -1,6 +1,6 @@
 //! The history of builds, as BuildKit's clients read it: by a client that is not ours, and the daemon's content by another.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bollard_buildkit_proto::google::rpc::Status;
@@ -12,8 +12,11 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
 use bollard_buildkit_proto::pb::Definition;
 use cofferdam_tests::{Builder, Context, Home, Options};
 use prost::Message;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Streaming};
+use tonic::{Request, Response, Streaming};
+use tonic_prost::ProstCodec;
 
 use crate::content::Content;
 
@@ -24,13 +27,47 @@ const DELETED: i32 = 2;
 struct Client {
     control: ControlClient<Channel>,
     content: Content,
+    channel: Channel,
 }
+
+/// What a client that traces sends, as far as it matters here.
+#[derive(Clone, PartialEq, Message)]
+struct Traced {
+    #[prost(message, repeated, tag = "1")]
+    of_resources: Vec<OfResource>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OfResource {
+    #[prost(message, repeated, tag = "2")]
+    of_scopes: Vec<OfScope>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OfScope {
+    #[prost(message, repeated, tag = "2")]
+    spans: Vec<Span>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Span {
+    #[prost(bytes = "vec", tag = "1")]
+    trace: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    id: Vec<u8>,
+    #[prost(string, tag = "5")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Taken {}
 
 impl Client {
     async fn of(builder: &Builder) -> Self {
         let endpoint = Endpoint::from_shared(builder.address()).unwrap();
         let channel = endpoint.connect().await.unwrap();
-        Self { control: ControlClient::new(channel.clone()), content: Content::new(channel) }
+        let control = ControlClient::new(channel.clone());
+        Self { control, content: Content::new(channel.clone()), channel }
     }
 
     async fn listen(&mut self, request: BuildHistoryRequest) -> Streaming<BuildHistoryEvent> {
@@ -83,6 +120,40 @@ impl Client {
         bytes
     }
 
+    /// Every digest whose content there is to be read.
+    async fn readable(&mut self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for digest in self.content.list().await.into_keys() {
+            if self.content.read(&digest).await.is_ok() {
+                found.insert(digest);
+            }
+        }
+        found
+    }
+
+    async fn finalize(&mut self, reference: &str) {
+        let reference = reference.to_owned();
+        self.update(UpdateBuildHistoryRequest {
+            r#ref: reference,
+            finalize: true,
+            ..Default::default()
+        })
+        .await;
+    }
+
+    /// Sends a span of a trace whose id is sixteen times this byte.
+    async fn trace(&mut self, id: u8, name: &str) {
+        let span = Span { trace: vec![id; 16], id: vec![1; 8], name: name.to_owned() };
+        let of_scopes = vec![OfScope { spans: vec![span] }];
+        let request = Request::new(Traced { of_resources: vec![OfResource { of_scopes }] });
+        let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+        let codec: ProstCodec<Traced, Taken> = ProstCodec::default();
+        let mut service = Grpc::new(self.channel.clone());
+        service.ready().await.unwrap();
+        let taken = service.unary(request, PathAndQuery::from_static(path), codec).await;
+        let _: Response<Taken> = taken.unwrap();
+    }
+
     /// A build that makes nothing.
     async fn build_nothing(&mut self, reference: &str) {
         let request = SolveRequest {
@@ -132,7 +203,7 @@ async fn a_build_is_on_record_with_its_logs_and_trace() {
     let mut client = Client::of(&builder).await;
     let record = client.only().await;
     assert_eq!(record.frontend, "dockerfile.v0");
-    assert_eq!(record.frontend_attrs["build-arg:URL"], "https://xxxxx@example.com/");
+    assert_eq!(record.frontend_attrs["build-arg:URL"], "https://xxxxx:xxxxx@example.com/");
     assert!(record.created_at.is_some() && record.completed_at.is_some() && record.error.is_none());
     assert!(record.num_total_steps >= 2, "{record:?}");
     assert_eq!(record.num_completed_steps, record.num_total_steps);
@@ -298,4 +369,43 @@ async fn nothing_is_left_of_a_build_that_is_deleted_and_pruned() {
     let usage = client.control.disk_usage(DiskUsageRequest::default()).await.unwrap();
     assert!(usage.into_inner().record.is_empty());
     assert_eq!(client.content.list().await, HashMap::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_traces_is_on_record_when_it_is_finalized() {
+    let builder = Builder::plain();
+    let mut client = Client::of(&builder).await;
+    let mut request = Request::new(SolveRequest {
+        r#ref: "traced".to_owned(),
+        definition: Some(Definition::default()),
+        ..SolveRequest::default()
+    });
+    let parent = format!("00-{}-00f067aa0ba902b7-01", "07".repeat(16));
+    request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    client.control.solve(request).await.unwrap();
+    client.trace(7, "pull https://user:secret@example.com/x").await;
+    client.trace(8, "of another trace").await;
+    client.finalize("traced").await;
+    let trace = client.only().await.trace.unwrap();
+    let spans = String::from_utf8(client.read(&trace).await).unwrap();
+    assert!(spans.contains("pull https://xxxxx:xxxxx@example.com/x"), "{spans}");
+    assert!(!spans.contains("of another trace"), "{spans}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_an_image_keeps_all_its_content_when_it_is_pinned() {
+    let builder = Builder::plain();
+    let _ = builder.image("FROM @busybox\nRUN echo x > /x\n");
+    let mut client = Client::of(&builder).await;
+    let reference = client.only().await.r#ref;
+    client.finalize(&reference).await;
+    let record = client.only().await;
+    let before = client.readable().await;
+    let named = [record.logs.unwrap().digest, record.trace.unwrap().digest];
+    assert!(named.iter().all(|digest| before.contains(digest)), "{before:?}");
+    assert!(before.len() > named.len() + 1, "control: manifests and configs are kept: {before:?}");
+    let pin = UpdateBuildHistoryRequest { r#ref: reference, pinned: true, ..Default::default() };
+    client.update(pin).await;
+    assert!(client.only().await.pinned);
+    assert_eq!(client.readable().await, before);
 }

@@ -1,7 +1,11 @@
 //! Instructions that show in the image's config: LABEL, EXPOSE, VOLUME, ENTRYPOINT, CMD, SHELL, STOPSIGNAL, HEALTHCHECK,
-//! ONBUILD, MAINTAINER, USER, WORKDIR; and the history of all.
+//! ONBUILD, MAINTAINER, USER, WORKDIR; and the history of all. What a builder's own flags `--debugaddr` and
+//! `--cdi-spec-dir` do is here too.
 
-use cofferdam_tests::{Builder, Context, Registry};
+use std::net::TcpListener;
+
+use cofferdam_tests::http::request;
+use cofferdam_tests::{Builder, Context, Options, Registry};
 use serde_json::json;
 
 #[test]
@@ -116,4 +120,36 @@ fn labels_of_the_command_line_are_added() {
     let image = builder.build(&context).args("--label b=3 --label c=4").image();
     assert_eq!(image.setting("Labels"), &json!({ "a": "1", "b": "3", "c": "4" }));
     assert_eq!(image.depth(), 0);
+}
+
+#[test]
+fn a_builder_says_what_it_does_where_it_was_told_to() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let args = vec!["--debugaddr".to_owned(), free.to_string()];
+    let builder = Builder::start(&Options { args, ..Options::default() });
+    let ask = |path: &str| request("GET", &format!("http://{free}{path}"), &[], b"");
+    let told = ask("/debug/pprof/");
+    assert_eq!((told.status, told.body.as_slice()), (200, &b"builds: 0\n"[..]));
+    assert_eq!(ask("/").status, 404, "nothing else is there");
+    // Builds go on at the builder's own address.
+    assert_eq!(builder.image("FROM scratch\nLABEL a=1\n").setting("Labels"), &json!({ "a": "1" }));
+}
+
+#[test]
+fn a_declared_device_is_for_builds_that_were_allowed_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let declared = json!({
+        "cdiVersion": "0.6.0",
+        "kind": "example.com/card",
+        "devices": [{ "name": "one", "containerEdits": { "env": ["CARD=one"] } }],
+    });
+    std::fs::write(dir.path().join("card.json"), declared.to_string()).unwrap();
+    let args = vec!["--cdi-spec-dir".to_owned(), dir.path().to_str().unwrap().to_owned()];
+    let builder = Builder::start(&Options { args, ..Options::default() });
+    let context =
+        Context::dockerfile("FROM @busybox\nRUN --device=example.com/card=one echo card $CARD\n");
+    let said = builder.build(&context).run().failure();
+    assert!(said.contains("requested by the build but not allowed"), "{said}");
+    let allowed = builder.build(&context).args("--allow device=example.com/card=one");
+    assert_eq!(allowed.run().success().log("RUN "), "card one");
 }

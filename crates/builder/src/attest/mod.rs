@@ -11,16 +11,16 @@ mod statements;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cofferdam_image::Platform;
-use cofferdam_provenance::{Mode, PREDICATE_SPDX, ProvenanceOptions, Requested, Subject};
+use cofferdam_provenance::{Capture, Mode, PREDICATE_SPDX, ProvenanceOptions, Requested, Subject};
 use cofferdam_wire::moby::buildkit::v1::SolveRequest;
 use serde_json::Value;
 
 pub(crate) use self::sbom::scans;
 pub(crate) use self::spdx::add_layers;
-pub(crate) use self::statements::statements;
+pub(crate) use self::statements::{Budget, statements};
 pub(crate) use self::wire::{from_wire, to_wire};
 use crate::export::{Output, entries};
 use crate::failure::Failure;
@@ -113,7 +113,27 @@ pub(crate) struct Attester<'a> {
     /// What its frontend answered.
     pub(crate) answer: &'a Answer,
     /// Newest behaviour of builders that was asked for.
-    pub(crate) compatibility: i64,
+    compatibility: i64,
+    /// What each platform's result was made of; gathered once, so that the record and the image say the same.
+    gathered: OnceLock<Vec<Gathered>>,
+}
+
+/// What one platform's result was made of.
+struct Gathered {
+    id: String,
+    reference: Arc<Reference>,
+    capture: Capture,
+}
+
+impl<'a> Attester<'a> {
+    /// For the results of a build.
+    pub(crate) const fn new(
+        bridge: &'a Arc<Bridge>,
+        answer: &'a Answer,
+        compatibility: i64,
+    ) -> Self {
+        Self { bridge, answer, compatibility, gathered: OnceLock::new() }
+    }
 }
 
 impl Attester<'_> {
@@ -145,21 +165,34 @@ impl Attester<'_> {
         options: &ProvenanceOptions,
         output: &Output,
     ) -> Result<Vec<(String, Creator)>, Failure> {
+        let gathered = match self.gathered.get() {
+            Some(gathered) => gathered,
+            None => {
+                let gathered = self.gather(output)?;
+                self.gathered.get_or_init(|| gathered)
+            }
+        };
+        let create = |Gathered { id, reference, capture }: &Gathered| {
+            let creator =
+                Creator::new(self.bridge, reference, capture, options, self.compatibility);
+            creator.map(|creator| (id.clone(), creator))
+        };
+        gathered.iter().map(create).collect()
+    }
+
+    fn gather(&self, output: &Output) -> Result<Vec<Gathered>, Failure> {
         let platforms = entries(output)?;
         let all: Vec<Platform> = platforms.iter().map(|(_, platform)| platform.clone()).collect();
         let results: Vec<Arc<Reference>> = self.answer.references().collect();
-        let mut creators = Vec::with_capacity(platforms.len());
+        let mut gathered = Vec::with_capacity(platforms.len());
         for (id, platform) in platforms {
             let Some(reference) = self.answer.reference_for(&id) else { continue };
             let platform = self.answer.is_map().then_some(&platform);
-            let Some(capture) = gather(self.bridge, &reference, &results, &all, platform) else {
-                continue;
-            };
-            let creator =
-                Creator::new(self.bridge, &reference, &capture, options, self.compatibility)?;
-            creators.push((id, creator));
+            if let Some(capture) = gather(self.bridge, &reference, &results, &all, platform) {
+                gathered.push(Gathered { id, reference, capture });
+            }
         }
-        Ok(creators)
+        Ok(gathered)
     }
 
     /// Puts the whole provenance into the build's record, whoever asked for one.

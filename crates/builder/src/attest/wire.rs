@@ -13,7 +13,7 @@ use crate::gateway::bridge::Reference;
 
 /// Attestations one result may have: a few for each platform.
 const MAX_ATTESTATIONS: usize = 1_000;
-/// Subjects one of them may have.
+/// Subjects all of them may have.
 const MAX_SUBJECTS: usize = 100_000;
 
 /// What a client returned; `find` knows its references.
@@ -24,6 +24,11 @@ pub(crate) fn from_wire<S: BuildHasher>(
     let count: usize = all.values().map(|list| list.attestation.len()).sum();
     if count > MAX_ATTESTATIONS {
         return Err(Failure::invalid("the result has too many attestations"));
+    }
+    let subjects = all.values().flat_map(|list| &list.attestation);
+    let subjects = subjects.map(|attestation| attestation.inTotoSubjects.len());
+    if subjects.fold(0, usize::saturating_add) > MAX_SUBJECTS {
+        return Err(Failure::invalid("the result's attestations have too many subjects"));
     }
     let mut promised = BTreeMap::new();
     for (platform, list) in all {
@@ -37,9 +42,6 @@ fn read(
     attestation: wire::Attestation,
     find: impl Fn(&str) -> Result<Option<Arc<Reference>>, Failure>,
 ) -> Result<Promised, Failure> {
-    if attestation.inTotoSubjects.len() > MAX_SUBJECTS {
-        return Err(Failure::invalid("an attestation has too many subjects"));
-    }
     let content = match attestation.r#ref.as_option() {
         Some(reference) => find(&reference.id)?,
         None => None,
@@ -100,5 +102,28 @@ fn subject_to_wire(about: &About) -> wire::InTotoSubject {
             digest: subject.digest.iter().map(|(kind, hex)| format!("{kind}:{hex}")).collect(),
             ..wire::InTotoSubject::default()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_of_all_attestations_are_counted() {
+        let attestation = |subjects: usize| wire::Attestation {
+            inTotoSubjects: vec![wire::InTotoSubject::default(); subjects],
+            ..wire::Attestation::default()
+        };
+        let result = |counts: [usize; 2]| {
+            let list = wire::Attestations {
+                attestation: counts.map(attestation).into(),
+                ..wire::Attestations::default()
+            };
+            let all = HashMap::from([("linux/amd64".to_owned(), list)]);
+            from_wire(all, |_| Ok(None)).is_ok()
+        };
+        assert!(result([1, 1]));
+        assert!(!result([MAX_SUBJECTS, 1]));
     }
 }

@@ -9,6 +9,9 @@ pub(super) const MEDIA_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Most records of one cache that are looked at.
 pub(super) const MAX_RECORDS: usize = 1 << 20;
 
+/// Most layers of one result; file systems take fewer.
+const MAX_CHAIN: usize = 500;
+
 /// The whole config.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CacheConfig {
@@ -91,9 +94,12 @@ pub(super) struct ChainedResult {
 }
 
 impl CacheConfig {
-    /// The layers of a record's first result, bottom first.
+    /// The layers of a record's first result, bottom first; none of one that is too long to be real.
     pub(super) fn chain(&self, record: &CacheRecord) -> Option<Vec<&CacheLayer>> {
         if let Some(chain) = record.chains.first() {
+            if chain.layers.len() > MAX_CHAIN {
+                return None;
+            }
             return chain.layers.iter().map(|index| self.layers.get(*index)).collect();
         }
         let mut found = Vec::new();
@@ -101,7 +107,7 @@ impl CacheConfig {
         while at >= 0 {
             let layer = self.layers.get(usize::try_from(at).ok()?)?;
             // A cycle of parents would never end.
-            if found.len() > self.layers.len() {
+            if found.len() >= MAX_CHAIN {
                 return None;
             }
             found.push(layer);
@@ -109,5 +115,49 @@ impl CacheConfig {
         }
         found.reverse();
         Some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many layers, each on the one before it.
+    fn tower(count: usize) -> CacheConfig {
+        let layer = |index: usize| {
+            let parent = i64::try_from(index).unwrap_or(0) - 1;
+            CacheLayer { blob: None, parent, annotations: None }
+        };
+        CacheConfig { layers: (0..count).map(layer).collect(), records: Vec::new() }
+    }
+
+    fn record(results: Vec<CacheResult>, chains: Vec<ChainedResult>) -> CacheRecord {
+        CacheRecord { digest: Digest::of("key"), identity: None, results, chains }
+    }
+
+    fn topped(layer: usize) -> CacheRecord {
+        record(vec![CacheResult { layer, created_at: None }], Vec::new())
+    }
+
+    fn listed(layers: Vec<usize>) -> CacheRecord {
+        record(Vec::new(), vec![ChainedResult { layers, created_at: None }])
+    }
+
+    #[test]
+    fn a_chain_is_as_long_as_a_real_one_at_most() {
+        let config = tower(MAX_CHAIN + 1);
+        let length = |record: &CacheRecord| config.chain(record).map(|chain| chain.len());
+        assert_eq!(length(&topped(MAX_CHAIN - 1)), Some(MAX_CHAIN));
+        assert_eq!(length(&topped(MAX_CHAIN)), None);
+        assert_eq!(length(&listed(vec![0; MAX_CHAIN])), Some(MAX_CHAIN));
+        assert_eq!(length(&listed(vec![0; MAX_CHAIN + 1])), None);
+    }
+
+    #[test]
+    fn layers_that_are_their_own_parents_are_no_chain() {
+        let mut config = tower(2);
+        config.layers[0].parent = 1;
+        assert_eq!(config.chain(&topped(1)), None);
+        assert_eq!(config.chain(&topped(9)), None, "no such layer");
     }
 }

@@ -32,7 +32,8 @@ const INLINE_KEY: &str = "moby.buildkit.cache.v0";
 
 /// A cache that was read.
 pub(crate) struct ImportedCache {
-    records: Records,
+    /// Of each image that has some.
+    records: Vec<Records>,
     blobs: Arc<dyn BlobSource>,
     name: String,
 }
@@ -83,11 +84,13 @@ impl ImportedCache {
         output: usize,
         log: &VertexLog,
     ) -> Option<(Digest, RemoteLayers)> {
-        let record = self.records.get(&output_key(key, output))?;
+        let name_of_output = output_key(key, output);
+        let found = self.records.iter().find_map(|records| records.find(&name_of_output));
+        let (identity, layers) = found?;
         let blobs = Arc::clone(&self.blobs);
         let name = format!("imported from {}", self.name);
-        let layers = RemoteLayers::new(context, blobs, record.layers.clone(), name, log.clone());
-        Some((record.identity.unwrap_or(*key), layers))
+        let layers = RemoteLayers::new(context, blobs, layers, name, log.clone());
+        Some((identity.unwrap_or(*key), layers))
     }
 
     /// Reads the cache that `request` names.
@@ -120,15 +123,15 @@ impl ImportedCache {
         let records = match fetched.document {
             Document::Manifest(manifest) if manifest.config.media_type == MEDIA_TYPE => {
                 let bytes = blob(&repository, &manifest.config).await?;
-                records(&parse(&bytes)?, &manifest.layers)
+                vec![Records::new(parse(&bytes)?, &manifest.layers)]
             }
-            Document::Manifest(manifest) => inline(&repository, &manifest).await?,
+            Document::Manifest(manifest) => vec![inline(&repository, &manifest).await?],
             Document::Index(index) => {
                 let config = index.manifests.iter().find(|entry| entry.media_type == MEDIA_TYPE);
                 match config {
                     Some(config) => {
                         let bytes = blob(&repository, config).await?;
-                        records(&parse(&bytes)?, &index.manifests)
+                        vec![Records::new(parse(&bytes)?, &index.manifests)]
                     }
                     None => inline_of_index(&repository, &index).await?,
                 }
@@ -144,9 +147,10 @@ impl ImportedCache {
         let records = match bucket.config(MAX_CONFIG).await? {
             Some(bytes) => {
                 let config = parse(&bytes)?;
-                records(&config, &described(&config))
+                let layers = described(&config);
+                vec![Records::new(config, &layers)]
             }
-            None => Records::new(),
+            None => Vec::new(),
         };
         Ok(Self { records, blobs: Arc::new(bucket), name })
     }
@@ -185,7 +189,7 @@ impl ImportedCache {
             .filter(|config| config.media_type == MEDIA_TYPE)
             .ok_or_else(|| Failure::invalid(format!("{source} holds no build cache")))?;
         let bytes = blobs.small(&config.digest, MAX_CONFIG).await?;
-        let records = records(&parse(&bytes)?, &layers);
+        let records = vec![Records::new(parse(&bytes)?, &layers)];
         Ok(Self { records, blobs: Arc::new(blobs), name: source })
     }
 }
@@ -208,38 +212,40 @@ async fn blob(repository: &Repository, descriptor: &Descriptor) -> Result<Bytes,
     repository.small_blob(descriptor).await.map_err(Failure::of)
 }
 
-type Records = HashMap<Digest, ImportedRecord>;
-
-/// One output of a record.
-struct ImportedRecord {
-    identity: Option<Digest>,
-    layers: Vec<RemoteLayer>,
+/// Records, and what describes their layers. The layers of one are put together when it is found: all of them together may be far
+/// more than the config that was read.
+struct Records {
+    config: CacheConfig,
+    descriptors: HashMap<Digest, Descriptor>,
+    by_key: HashMap<Digest, usize>,
 }
 
-/// Records whose every layer is described completely.
-fn records(config: &CacheConfig, descriptors: &[Descriptor]) -> Records {
-    let by_digest: HashMap<Digest, &Descriptor> =
-        descriptors.iter().map(|descriptor| (descriptor.digest, descriptor)).collect();
-    let mut found = Records::new();
-    for record in &config.records {
-        let Some(chain) = config.chain(record) else { continue };
-        let layers: Option<Vec<RemoteLayer>> = chain
-            .iter()
-            .map(|layer| {
-                let annotations = layer.annotations.as_ref()?;
-                let mut descriptor = (*by_digest.get(&layer.blob?)?).clone();
-                if !media::is_layer(&descriptor.media_type) {
-                    descriptor.media_type = annotations.media_type.clone();
-                }
-                let (diff_id, created) = (annotations.diff_id?, annotations.created_at);
-                Some(RemoteLayer { descriptor, diff_id, created })
-            })
-            .collect();
-        if let Some(layers) = layers {
-            found.insert(record.digest, ImportedRecord { identity: record.identity, layers });
-        }
+impl Records {
+    fn new(config: CacheConfig, descriptors: &[Descriptor]) -> Self {
+        let descriptors =
+            descriptors.iter().map(|descriptor| (descriptor.digest, descriptor.clone())).collect();
+        let records = config.records.iter().enumerate();
+        let by_key = records.map(|(index, record)| (record.digest, index)).collect();
+        Self { config, descriptors, by_key }
     }
-    found
+
+    /// The layers of a record if each of them is described completely, and the key it had first.
+    fn find(&self, key: &Digest) -> Option<(Option<Digest>, Vec<RemoteLayer>)> {
+        let record = self.config.records.get(*self.by_key.get(key)?)?;
+        let chain = self.config.chain(record)?;
+        let layers = chain.into_iter().map(|layer| self.layer(layer)).collect::<Option<_>>()?;
+        Some((record.identity, layers))
+    }
+
+    fn layer(&self, layer: &CacheLayer) -> Option<RemoteLayer> {
+        let annotations = layer.annotations.as_ref()?;
+        let mut descriptor = self.descriptors.get(&layer.blob?)?.clone();
+        if !media::is_layer(&descriptor.media_type) {
+            descriptor.media_type = annotations.media_type.clone();
+        }
+        let (diff_id, created) = (annotations.diff_id?, annotations.created_at);
+        Some(RemoteLayer { descriptor, diff_id, created })
+    }
 }
 
 /// Descriptors of a config's layers by what it says of them itself.
@@ -278,12 +284,12 @@ async fn inline(repository: &Repository, manifest: &Manifest) -> Result<Records,
             created_at: created.map(|time| time.to_utc()),
         });
     }
-    Ok(records(&cache, &manifest.layers))
+    Ok(Records::new(cache, &manifest.layers))
 }
 
 /// The inline caches of all images of an index: a build may be for several platforms.
-async fn inline_of_index(repository: &Repository, index: &Index) -> Result<Records, Failure> {
-    let mut found = Records::new();
+async fn inline_of_index(repository: &Repository, index: &Index) -> Result<Vec<Records>, Failure> {
+    let mut found = Vec::new();
     let images = index.manifests.iter().filter(|entry| {
         let attestation = entry.platform.as_ref().is_some_and(Platform::is_unknown);
         media::is_manifest(&entry.media_type) && !attestation
@@ -293,9 +299,44 @@ async fn inline_of_index(repository: &Repository, index: &Index) -> Result<Recor
         let fetched = repository.document(entry).await.map_err(Failure::of)?;
         let Document::Manifest(manifest) = fetched.document else { continue };
         match inline(repository, &manifest).await {
-            Ok(records) => found.extend(records),
+            Ok(records) => found.push(records),
             Err(failure) => trouble = failure,
         }
     }
     if found.is_empty() { Err(trouble) } else { Ok(found) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn config(text: &str) -> CacheConfig {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_found_with_its_layers_if_all_of_them_are_described() {
+        let (lower, upper) = (Digest::of("lower"), Digest::of("upper"));
+        let (whole, partial) = (Digest::of("whole"), Digest::of("partial"));
+        let known =
+            format!(r#"{{"mediaType":"{}","diffID":"{lower}","size":1}}"#, media::OCI_LAYER);
+        let config = config(&format!(
+            r#"{{"layers":[{{"blob":"{lower}","parent":-1,"annotations":{known}}},
+                          {{"blob":"{upper}","parent":0,"annotations":{known}}}],
+                "records":[{{"digest":"{whole}","layers":[{{"layer":0}}]}},
+                           {{"digest":"{partial}","identity":"{whole}","layers":[{{"layer":1}}]}}]}}"#
+        ));
+        let all = described(&config);
+        let records = Records::new(config.clone(), &all[..1]);
+        let (identity, layers) = records.find(&whole).unwrap();
+        assert_eq!((identity, layers.len()), (None, 1));
+        assert_eq!(layers[0].descriptor.digest, lower);
+        assert!(records.find(&partial).is_none());
+        assert!(records.find(&lower).is_none());
+        let (identity, layers) = Records::new(config, &all).find(&partial).unwrap();
+        assert_eq!(identity, Some(whole));
+        let digests: Vec<Digest> = layers.iter().map(|layer| layer.descriptor.digest).collect();
+        assert_eq!(digests, [lower, upper]);
+    }
 }

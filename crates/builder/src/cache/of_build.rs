@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use cofferdam_digest::Digest;
-use cofferdam_graph::{Edge, output_count};
+use cofferdam_graph::{Edge, output_count, without_credentials};
 use cofferdam_image::{ImageConfig, Platform};
 use cofferdam_solver::VertexLog;
 use cofferdam_wire::moby::buildkit::v1::SolveRequest;
@@ -145,7 +145,8 @@ pub(crate) async fn export(
     let names = request.attrs.get("ref").map(String::as_str).unwrap_or_default();
     match log.track(builder.context.online.during(&log, names, export)).await {
         Err(failure) if request.ignores_errors() => {
-            tracing::warn!(%failure, "cache export failed");
+            let reason = without_credentials(failure.message());
+            tracing::warn!(%reason, "cache export failed");
             Ok(BTreeMap::new())
         }
         result => result,

@@ -24,6 +24,7 @@ use object_store::{
 };
 
 use super::document::Written;
+use crate::config::duration;
 use crate::export::flag;
 use crate::export::layers::PackedLayer;
 use crate::failure::Failure;
@@ -37,8 +38,10 @@ const PIECE_BYTES: u64 = 8 << 20;
 const PARALLEL_PIECES: usize = 4;
 /// Blobs sent at once when the client does not say.
 const PARALLEL_BLOBS: usize = 4;
-/// Most blobs that a client may have sent at once.
-const MAX_PARALLEL: usize = 64;
+/// Most blobs that a client may have sent at once: each holds pieces in memory.
+const MAX_PARALLEL: usize = 8;
+/// Most attempts at one request.
+const MAX_ATTEMPTS: usize = 64;
 /// What is older is sent again, so that a bucket's expiry rules do not take what is in use.
 const REFRESH_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Names that one config is stored under.
@@ -256,7 +259,7 @@ fn connect(
         let attempts = text.parse::<usize>().ok().filter(|attempts| *attempts > 0);
         let attempts = attempts
             .ok_or_else(|| Failure::invalid("retry_max_attempts must be a positive integer"))?;
-        retry.max_retries = attempts.min(MAX_PARALLEL) - 1;
+        retry.max_retries = attempts.min(MAX_ATTEMPTS) - 1;
     }
     builder.with_bucket_name(bucket).with_retry(retry).build().map_err(failed)
 }
@@ -273,27 +276,6 @@ fn within(endpoint: &url::Url, bucket: &str) -> Result<String, Failure> {
 /// An error of the object store. It names paths in the bucket and hosts, never a key.
 fn failed(error: object_store::Error) -> Failure {
     Failure::of(error).during("s3 cache")
-}
-
-/// A duration as Go writes them: `24h`, `1h30m`, `90s`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit());
-        let end = unit_end.map_or(rest.len(), |at| digits + at);
-        let seconds = match &rest[digits..end] {
-            "h" => 3600,
-            "m" => 60,
-            "s" => 1,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::from_secs(number.checked_mul(seconds)?))?;
-        rest = &rest[end..];
-    }
-    Some(total)
 }
 
 #[cfg(test)]
@@ -325,10 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_read() {
-        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
-        assert_eq!(duration("90s"), Some(Duration::from_secs(90)));
-        assert_eq!(duration("soon"), None);
-        assert_eq!(duration("99999999999999999999h"), None);
+    fn clients_cannot_have_everything_sent_at_once() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let bucket = |text: &str| {
+            let given = [("bucket", "b"), ("region", "r"), ("upload_parallelism", text)];
+            Bucket::new(&attrs(&given))
+        };
+        assert_eq!(bucket("2").unwrap().parallel, 2);
+        assert_eq!(bucket("1000000").unwrap().parallel, MAX_PARALLEL);
+        assert!(bucket("0").is_err());
     }
 }

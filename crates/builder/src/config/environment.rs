@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cofferdam_provenance::check_environment;
 use serde_json::{Map, Value};
 
 use super::{Config, ConfigError, read_text};
@@ -15,13 +16,16 @@ impl Config {
     /// Reads the files; later ones win. They travel inline, as certificates do.
     ///
     /// # Errors
-    /// A file cannot be read or is no JSON object. A directory that is missing is none.
+    /// A file cannot be read, is no JSON object or has a key that the builder writes itself. A directory that is missing is none,
+    /// and so is the one of all builders of the machine where it is closed to whoever starts this one.
     pub fn load_provenance_env(&mut self) -> Result<(), ConfigError> {
         let dir = self.provenance_env_dir.clone().unwrap_or_else(|| DEFAULT.into());
-        for path in files(&dir)? {
+        for path in unless_closed(files(&dir), self.provenance_env_dir.is_none())? {
             let text = read_text(&path)?;
             let object: Map<String, Value> = serde_json::from_str(&text)
                 .map_err(|source| ConfigError::Json { path: path.clone(), source })?;
+            check_environment(object.keys())
+                .map_err(|source| ConfigError::Provenance { path: path.clone(), source })?;
             self.provenance_env.extend(object);
         }
         Ok(())
@@ -46,6 +50,21 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
+/// Files, or none of a directory that nobody asked for and that may not be read.
+fn unless_closed(
+    files: Result<Vec<PathBuf>, ConfigError>,
+    is_default: bool,
+) -> Result<Vec<PathBuf>, ConfigError> {
+    match files {
+        Err(ConfigError::Read { source, .. })
+            if is_default && source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            Ok(Vec::new())
+        }
+        result => result,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -68,5 +87,26 @@ mod tests {
         assert!(config.load_provenance_env().is_err());
         config.provenance_env_dir = Some("/nonexistent".into());
         config.load_provenance_env().unwrap();
+    }
+
+    #[test]
+    fn what_the_builder_says_itself_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.json"), r#"{"builderPlatform":"x"}"#).unwrap();
+        let mut config =
+            Config { provenance_env_dir: Some(dir.path().to_owned()), ..Config::default() };
+        let error = config.load_provenance_env().unwrap_err();
+        assert!(matches!(error, ConfigError::Provenance { .. }), "{error}");
+        assert!(config.provenance_env.is_empty());
+    }
+
+    #[test]
+    fn only_a_directory_that_somebody_named_must_be_readable() {
+        let closed = || {
+            let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+            Err(ConfigError::Read { path: "/closed".into(), source })
+        };
+        assert!(unless_closed(closed(), true).unwrap().is_empty());
+        assert!(unless_closed(closed(), false).is_err());
     }
 }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::limits::{BuildLimits, Limits, StepLimits};
 pub use self::otel::{Otel, OtelProtocol};
+pub(crate) use self::units::duration;
 pub use self::units::{DiskSpace, Span};
 pub use self::vm::{Accelerator, Hypervisor, Vm};
 
@@ -49,6 +50,15 @@ pub enum ConfigError {
         /// Where and why.
         #[source]
         source: serde_json::Error,
+    },
+    /// A file that adds to provenance says what the builder itself says.
+    #[error("{} cannot be added to provenance", path.display())]
+    Provenance {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        #[source]
+        source: cofferdam_provenance::OptionsError,
     },
     /// The text is not TOML or a key has the wrong kind of value.
     #[error("failed to parse {}", path.display())]

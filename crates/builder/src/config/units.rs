@@ -101,29 +101,35 @@ impl Span {
         self.0
     }
 
+    /// Whole seconds: it travels as a number of them.
     fn parse(text: &str) -> Option<Self> {
-        let mut rest = text;
-        let mut total = Duration::ZERO;
-        if rest.is_empty() {
-            return None;
-        }
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-            let number: u64 = rest[..digits].parse().ok()?;
-            rest = &rest[digits..];
-            let unit_len = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-            let seconds = match &rest[..unit_len] {
-                "s" => 1,
-                "m" => 60,
-                "h" => 3600,
-                "d" => 86400,
-                _ => return None,
-            };
-            total += Duration::from_secs(number.checked_mul(seconds)?);
-            rest = &rest[unit_len..];
-        }
-        Some(Self(total))
+        duration(text).filter(|span| span.subsec_nanos() == 0).map(Self)
     }
+}
+
+/// A duration as Go writes them (`1h30m`, `1.5s`, `100ms`), and days besides.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = match &rest[..letters] {
+            "d" => 86400.0,
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        rest = &rest[letters..];
+        total = total.checked_add(Duration::try_from_secs_f64(number * unit).ok()?)?;
+    }
+    Some(total).filter(|_| !text.is_empty())
 }
 
 impl<'de> Deserialize<'de> for Span {
@@ -156,8 +162,15 @@ mod tests {
             assert_eq!(DiskSpace::parse(text), None, "{text:?}");
         }
         assert_eq!(Span::parse("1h30m"), Some(Span::from_secs(5400)));
-        for text in ["", "h", "10", "1y", "-1s"] {
+        assert_eq!(Span::parse("2d"), Some(Span::from_secs(2 * 86400)));
+        // Half a second would travel as none, and none is no limit.
+        for text in ["", "h", "10", "1y", "-1s", "500ms", "1.5s"] {
             assert_eq!(Span::parse(text), None, "{text:?}");
+        }
+        assert_eq!(duration("1h1.5s"), Some(Duration::from_millis(3_601_500)));
+        assert_eq!(duration("90s"), Some(Duration::from_secs(90)));
+        for text in ["", "5", "m", "soon", "99999999999999999999h"] {
+            assert_eq!(duration(text), None, "{text:?}");
         }
     }
 }

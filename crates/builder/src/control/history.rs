@@ -52,13 +52,17 @@ pub(super) async fn update(
     }
 }
 
-/// The status stream of a build that is over, if there is a record of it.
+/// The status stream of a build that is over, if there is a record of it and no later build of the same name runs.
 pub(super) async fn past_status(
     builder: &Arc<Builder>,
     scope: &Scope,
     reference: &str,
 ) -> Result<Option<BoxStream<'static, Result<wire::StatusResponse, ConnectError>>>, Failure> {
-    let Some(record) = builder.context.history.find(scope.owner(), reference).await? else {
+    let history = &builder.context.history;
+    if history.is_running(scope.owner(), reference) {
+        return Ok(None);
+    }
+    let Some(record) = history.find(scope.owner(), reference).await? else {
         return Ok(None);
     };
     let digest = record.logs.as_option().and_then(|logs| Digest::parse(&logs.digest).ok());

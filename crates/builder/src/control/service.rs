@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_digest::Digest;
+use cofferdam_graph::without_credentials;
 use cofferdam_session::headers as session_headers;
 use cofferdam_wire::moby::buildkit::v1 as wire;
 use cofferdam_wire::moby::buildkit::v1::Control;
@@ -74,7 +75,8 @@ impl Control for ControlService {
         match solve::solve(&self.builder, &self.scope, request, trace).await {
             Ok(response) => Response::ok(response),
             Err(failure) => {
-                tracing::info!(build = self.scope.name(&id), %failure, "build failed");
+                let build = self.scope.name(&id);
+                tracing::info!(build, failure = %without_credentials(failure.message()), "build failed");
                 Err(failure.into())
             }
         }

@@ -106,7 +106,7 @@ async fn solve_job(
     );
     let verifier = &request.SourcePolicySession;
     let verifier = (!verifier.is_empty()).then(|| scope.name(verifier));
-    let rules = Rules::new(request.SourcePolicy.as_option().cloned(), verifier)?;
+    let rules = Rules::new(request.SourcePolicy.as_option().cloned(), verifier).await?;
     let bridge = bridge.under(rules);
     let info = BuildInfo {
         sessions: sessions.clone(),
@@ -199,7 +199,7 @@ async fn run(
     if cache_exports.iter().any(|request| request.kind == "inline") {
         of_build::add_inline(builder, bridge, &mut output).await?;
     }
-    let attester = Attester { bridge, answer: &answer, compatibility: compatibility(request) };
+    let attester = Attester::new(bridge, &answer, compatibility(request));
     attester.attest(&requested, request, &mut output).await?;
     let asked = request.FrontendAttrs.get("platform").map(String::as_str);
     let warnings = platforms::check(asked, &output)?;
@@ -224,7 +224,11 @@ async fn run(
             response.extend(of_build::export(builder, bridge, wanted, &output, index).await?);
         }
     }
-    attester.record(&requested, &output).await?;
+    // The build is done, whatever becomes of its record.
+    if let Err(failure) = attester.record(&requested, &output).await {
+        let reason = cofferdam_graph::without_credentials(failure.message());
+        tracing::warn!(%reason, "a build's provenance is missing from its record");
+    }
     if request.EnableSessionExporter {
         exporting::finalize(builder, bridge, &response).await?;
     }

@@ -1,7 +1,7 @@
 //! OpenTelemetry's `TraceService`: clients of a build send the spans of their side here.
 //!
-//! They go into the records of the builds they belong to, and to the collector that the operator named. Without one they are taken
-//! all the same: a client has no other place for them, and would complain.
+//! They go into the records of the builds they belong to, and to the collector that the operator named; those that belong to no
+//! build of the client go nowhere. They are taken all the same: a client has no other place for them, and would complain.
 
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ impl Traces for TraceService {
     ) -> ServiceResult<wire::ExportTraceServiceResponse> {
         let request = request.to_owned_message();
         let context = &self.builder.context;
-        context.history.spans.add(self.scope.owner(), &request.resource_spans);
-        context.collector.send(request.resource_spans);
+        let own = context.history.spans.add(self.scope.owner(), request.resource_spans);
+        context.collector.send(own);
         Response::ok(wire::ExportTraceServiceResponse::default())
     }
 }

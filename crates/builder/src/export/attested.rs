@@ -27,19 +27,20 @@ pub(super) struct AttestedImage {
     pub(super) manifest: Document,
 }
 
-/// Statements about `image`, which is called `names`.
+/// Statements about `image`, which is called `names`. The budget is that of all images of the result.
 pub(super) async fn make(
     export: &Export,
     part: &Part,
     image: &PlatformImage,
     names: &[String],
+    budget: &mut attest::Budget,
 ) -> Result<AttestedImage, Failure> {
     let about = &image.manifest.descriptor;
     let subjects = subjects(names, part, about)?;
     let descriptors: Vec<Descriptor> =
         image.layers.iter().map(|layer| layer.descriptor.clone()).collect();
     let layers = part.snapshot.as_ref().map(|files| (files, descriptors.as_slice()));
-    let statements = attest::statements(&part.attestations, &subjects, layers).await?;
+    let statements = attest::statements(&part.attestations, &subjects, layers, budget).await?;
     let oci = export.attributes.oci_types;
     let mut blobs = Vec::with_capacity(statements.len() + 1);
     let mut layers = Vec::with_capacity(statements.len());

@@ -1,4 +1,7 @@
 //! Attributes of an exporter, as clients write them: text to text, checked once.
+//!
+//! What cannot be done is refused and never left out in silence. `store` and `unpack` are about an image store beside the builder:
+//! there is none, so both are read and change nothing.
 
 use std::collections::BTreeMap;
 
@@ -110,6 +113,7 @@ impl Attributes {
                 return Err(Failure::not_found(format!("exporter {other:?} could not be found")));
             }
         };
+        check(kind, attrs)?;
         let names = attrs.get("name").map_or("", String::as_str);
         Ok(Self {
             kind,
@@ -146,7 +150,9 @@ impl Attributes {
     pub(crate) fn settle(&mut self, compatibility: i64, attested: bool) -> Result<(), Failure> {
         let newer = compatibility >= OCI_BY_DEFAULT;
         let by_default = self.kind == Kind::Oci || newer || attested;
-        self.oci_types = self.oci_given.unwrap_or(by_default);
+        // Docker has no words for what a reader of an eStargz must know; the compression is what was asked for by name.
+        let lazy = matches!(self.compression, Compression::Estargz(_));
+        self.oci_types = lazy || self.oci_given.unwrap_or(by_default);
         self.oci_artifact = self.artifact_given.unwrap_or(newer && self.oci_types);
         if self.oci_types {
             return Ok(());
@@ -163,6 +169,27 @@ impl Attributes {
     pub(crate) fn file_epoch(&self) -> Option<i64> {
         self.epoch.filter(|_| self.rewrite_timestamp)
     }
+}
+
+/// Refuses what an exporter of images does not do.
+fn check(kind: Kind, attrs: &BTreeMap<String, String>) -> Result<(), Failure> {
+    if matches!(kind, Kind::Tar | Kind::Local) {
+        return Ok(());
+    }
+    for key in ["store", "unpack"] {
+        flag(attrs, key)?;
+    }
+    if flag(attrs, "prefer-nondist-layers")? == Some(true) {
+        return Err(Failure::invalid(
+            "exporter option \"prefer-nondist-layers=true\" is not supported: all layers are distributed",
+        ));
+    }
+    if kind != Kind::Image && flag(attrs, "push")? == Some(true) {
+        return Err(Failure::invalid(
+            "exporter option \"push=true\" is for exporter \"image\" only: an archive is not pushed",
+        ));
+    }
+    Ok(())
 }
 
 fn mode(attrs: &BTreeMap<String, String>) -> Result<bool, Failure> {
@@ -211,7 +238,10 @@ pub(crate) fn compression(attrs: &BTreeMap<String, String>) -> Result<Compressio
         None => None,
     };
     match attrs.get("compression").map_or("gzip", String::as_str) {
-        "gzip" | "estargz" => Ok(level.map_or(Compression::GZIP, |l| Compression::Gzip(l.min(9)))),
+        "gzip" => Ok(level.map_or(Compression::GZIP, |l| Compression::Gzip(l.min(9)))),
+        "estargz" => {
+            Ok(level.map_or(Compression::ESTARGZ, |level| Compression::Estargz(level.min(9))))
+        }
         "zstd" => {
             let level = level.and_then(|level| i32::try_from(level.min(22)).ok());
             Ok(level.map_or(Compression::ZSTD, Compression::Zstd))
@@ -228,5 +258,46 @@ fn epoch(attrs: &BTreeMap<String, String>) -> Result<Option<i64>, Failure> {
             .parse()
             .map(Some)
             .map_err(|_| Failure::invalid(format!("invalid SOURCE_DATE_EPOCH {text:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn parse(kind: &str, key: &str, value: &str) -> Result<Attributes, Failure> {
+        Attributes::parse(kind, &BTreeMap::from([(key.to_owned(), value.to_owned())]))
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused() {
+        for (kind, key, value) in [
+            ("image", "prefer-nondist-layers", "true"),
+            ("oci", "prefer-nondist-layers", "1"),
+            ("image", "prefer-nondist-layers", "perhaps"),
+            ("oci", "push", "true"),
+            ("docker", "push", ""),
+            ("image", "push", "yes"),
+            ("image", "unpack", "yes"),
+            ("oci", "store", "2"),
+        ] {
+            let refused = parse(kind, key, value).map(|_| ()).unwrap_err();
+            assert!(refused.message().contains(key), "{kind} {key}={value}: {refused}");
+        }
+    }
+
+    #[test]
+    fn what_changes_nothing_is_accepted() {
+        for (kind, key, value) in [
+            ("image", "prefer-nondist-layers", "false"),
+            ("oci", "push", "false"),
+            ("image", "unpack", "true"),
+            ("image", "store", ""),
+            ("local", "push", "true"),
+        ] {
+            assert!(parse(kind, key, value).is_ok(), "{kind} {key}={value}");
+        }
+        assert!(parse("image", "push", "t").unwrap().push);
     }
 }

@@ -54,7 +54,8 @@ pub(super) async fn files(
     let about = tree.clone();
     let subjects = blocking(move || subjects(&mounted(&about)?)).await??;
     let mut named = Vec::new();
-    for (path, statement) in attest::statements(&shown, &subjects, None).await? {
+    let mut budget = attest::Budget::default();
+    for (path, statement) in attest::statements(&shown, &subjects, None, &mut budget).await? {
         let id = platform_in_name.then_some(part.id.as_str());
         let name = name(&export.attributes.attestation_prefix, &path, id)?;
         if named.iter().any(|(known, _)| *known == name) {

@@ -10,6 +10,7 @@ use cofferdam_image::{Descriptor, History, ImageConfig, Index, Manifest, media};
 use super::attested::{self, AttestedImage};
 use super::layers::{self, PackedLayer, Packing};
 use super::{Annotations, Export, Kind, Output, Part, Refs, Response};
+use crate::attest::Budget;
 use crate::failure::Failure;
 
 /// What frontends put under this key names the image when the client asks for `*`.
@@ -131,9 +132,10 @@ pub(super) async fn make(
         return Ok(made);
     }
     let names = names(export, output);
+    let mut budget = Budget::default();
     for (part, image) in parts.iter().zip(&made.images) {
         if !part.attestations.is_empty() {
-            made.attested.push(attested::make(export, part, image, &names).await?);
+            made.attested.push(attested::make(export, part, image, &names, &mut budget).await?);
         }
     }
     made.index = Some(index(export, parts, &made, &annotations)?);

@@ -1,11 +1,12 @@
 //! Packed layers of a tree: known ones are reused, others are packed while read once, and those that
 //! are elsewhere stay there.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cofferdam_image::layer::{self, Compression, PackOptions};
+use cofferdam_image::layer::{self, Compression, ESTARGZ_ANNOTATIONS, PackOptions};
 use cofferdam_image::registry::{BlobBody, FileBody};
 use cofferdam_image::{Descriptor, media};
 use cofferdam_store::{Blob, Layer, LayerBlob, Store};
@@ -146,12 +147,15 @@ pub(crate) async fn pack(
 fn described(store: &Store, absent: &Arc<Absent>, packing: Packing) -> Option<PackedLayer> {
     let remote = &absent.remote;
     let media_type = remote.descriptor.media_type.as_str();
-    let wanted = [true, false].map(|oci| packing.compression.media_type(oci));
-    if packing.force && !wanted.contains(&media_type) {
+    let annotations = &remote.descriptor.annotations;
+    if packing.force && !has_compression(media_type, annotations, packing.compression) {
         return None;
     }
     let converted = media::converted(media_type, packing.oci_types);
-    let descriptor = Descriptor::new(converted, remote.descriptor.digest, remote.descriptor.size);
+    let mut descriptor =
+        Descriptor::new(converted, remote.descriptor.digest, remote.descriptor.size);
+    let told = annotations.iter().filter(|(name, _)| ESTARGZ_ANNOTATIONS.contains(&name.as_str()));
+    descriptor.annotations = told.map(|(name, value)| (name.clone(), value.clone())).collect();
     let blob = store.blob(&descriptor.digest);
     let content = blob.map_or_else(|| Content::There(Arc::clone(absent)), Content::Here);
     // A time that does not depend on when somebody asked.
@@ -164,7 +168,8 @@ fn pack_layer(store: &Arc<Store>, layer: &Layer, packing: Packing) -> Result<Pac
     let pulled = info.chain_id.is_some();
     let stamp = packing.epoch.filter(|_| !pulled).map(|epoch| epoch.to_string());
     let known = info.blobs.iter().find_map(|known| {
-        let fits = (pulled && !packing.force) || has_compression(known, packing.compression);
+        let fits = (pulled && !packing.force)
+            || has_compression(&known.media_type, &known.annotations, packing.compression);
         let same_times = known.annotations.get(REWRITTEN) == stamp.as_ref();
         let blob = (fits && same_times).then(|| store.blob(&known.digest)).flatten()?;
         Some((known.clone(), blob))
@@ -180,8 +185,15 @@ fn pack_layer(store: &Arc<Store>, layer: &Layer, packing: Packing) -> Result<Pac
     Ok(PackedLayer { descriptor, diff_id, created: info.created_at, pulled, content })
 }
 
-fn has_compression(known: &LayerBlob, compression: Compression) -> bool {
-    [true, false].iter().any(|oci| known.media_type == compression.media_type(*oci))
+/// Whether a blob has the form that is wanted. An eStargz is gzip to everybody but those who look at its annotations.
+fn has_compression(
+    media_type: &str,
+    annotations: &BTreeMap<String, String>,
+    compression: Compression,
+) -> bool {
+    let lazy = matches!(compression, Compression::Estargz(_));
+    let same_type = [true, false].iter().any(|oci| media_type == compression.media_type(*oci));
+    same_type && lazy == annotations.contains_key(ESTARGZ_ANNOTATIONS[0])
 }
 
 fn pack_anew(
@@ -207,7 +219,7 @@ fn pack_anew(
         size: packed.size,
         media_type: packing.compression.media_type(true).to_owned(),
         diff_id: packed.diff_id,
-        annotations: Default::default(),
+        annotations: packed.annotations,
     };
     if let Some(stamp) = stamp {
         known.annotations.insert(REWRITTEN.to_owned(), stamp);

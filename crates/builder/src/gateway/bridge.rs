@@ -6,7 +6,7 @@
 //! looks at it. References belong to this build alone.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cofferdam_dockerfile::Built;
@@ -35,6 +35,10 @@ const MAX_REFERENCES: usize = 10_000;
 
 /// Build ops that one build may have.
 const MAX_NESTED: usize = 100;
+
+/// Caches that one build may import, and how long all attributes of one may be; each is remembered.
+const MAX_IMPORTS: usize = 100;
+const MAX_IMPORT: usize = 64 << 10;
 
 /// A result that may not have been solved yet.
 pub(crate) struct Reference {
@@ -102,6 +106,30 @@ struct Held {
     nested: AtomicUsize,
     solved: Mutex<Vec<Edge>>,
     imported: Mutex<Vec<ImportRequest>>,
+    /// Whether the client was told that not every cache is imported.
+    told: AtomicBool,
+}
+
+/// What becomes of a request for a cache.
+#[derive(Debug, PartialEq, Eq)]
+enum Import {
+    Begin,
+    Known,
+    TooMuch,
+}
+
+/// Remembers `request` among those `imported`, if it is new and there is room for it.
+fn remember(imported: &mut Vec<ImportRequest>, request: &ImportRequest) -> Import {
+    if imported.contains(request) {
+        return Import::Known;
+    }
+    let attrs = request.attrs.iter().map(|(key, value)| key.len().saturating_add(value.len()));
+    let size = attrs.fold(request.kind.len(), usize::saturating_add);
+    if imported.len() >= MAX_IMPORTS || size > MAX_IMPORT {
+        return Import::TooMuch;
+    }
+    imported.push(request.clone());
+    Import::Begin
 }
 
 impl Bridge {
@@ -133,6 +161,7 @@ impl Bridge {
                 nested: AtomicUsize::new(0),
                 solved: Mutex::default(),
                 imported: Mutex::default(),
+                told: AtomicBool::new(false),
             }),
         })
     }
@@ -140,6 +169,7 @@ impl Bridge {
     /// The same build's bridge for a frontend that answers `request`: what it asks is told apart
     /// in the provenance.
     fn within(&self, request: FrontendRequest) -> Result<Arc<Self>, Failure> {
+        self.held.containers.frontend()?;
         let inputs = Arc::clone(&request.inputs);
         let verdict = Arc::new(watch::Sender::new(Verdict::Pending));
         Ok(Arc::new(Self { inputs, verdict, asked: self.asked.begin(request)?, ..self.clone() }))
@@ -228,13 +258,15 @@ impl Bridge {
         reference.result.get_or_try_init(solve).await.cloned()
     }
 
-    /// Solves a graph that a step found in a file. Steps can write such graphs themselves, each asking for one more.
-    pub(crate) async fn nested(&self, definition: pb::Definition) -> Result<Snapshot, Failure> {
+    /// Names the result of a graph that a step found in a file. Steps can write such graphs themselves, each asking for one more.
+    pub(crate) async fn nested(
+        &self,
+        definition: pb::Definition,
+    ) -> Result<Arc<Reference>, Failure> {
         if self.held.nested.fetch_add(1, Ordering::Relaxed) >= MAX_NESTED {
             return Err(Failure::invalid(format!("more than {MAX_NESTED} build ops in one build")));
         }
-        let reference = self.reference(definition).await?;
-        self.evaluate(&reference).await
+        self.reference(definition).await
     }
 
     /// Every vertex whose result this build has asked for, with what lies below.
@@ -277,13 +309,18 @@ impl Bridge {
     pub(crate) async fn import(&self, requests: Vec<ImportRequest>) {
         let sessions = self.sessions.clone();
         for request in requests {
-            {
+            let import = {
                 let mut imported =
                     self.held.imported.lock().unwrap_or_else(PoisonError::into_inner);
-                if imported.contains(&request) {
+                remember(&mut imported, &request)
+            };
+            match import {
+                Import::Begin => {}
+                Import::Known => continue,
+                Import::TooMuch => {
+                    self.imports_no_more();
                     continue;
                 }
-                imported.push(request.clone());
             }
             let name = format!("importing cache manifest from {}", request.name());
             let digest = cofferdam_digest::Digest::of(format!("{}:{name}", self.job.id()));
@@ -299,6 +336,18 @@ impl Bridge {
                 Err(failure) => log.fail(failure.message()),
             }
         }
+    }
+
+    /// Says once that a cache is left out.
+    fn imports_no_more(&self) {
+        if self.held.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let name = "importing more caches";
+        let digest = cofferdam_digest::Digest::of(format!("{}:{name}", self.job.id()));
+        let log = self.job.vertex(digest, name);
+        log.start();
+        log.fail(&format!("a build imports at most {MAX_IMPORTS} caches, each of few attributes"));
     }
 
     /// Runs a built-in frontend.
@@ -409,4 +458,27 @@ fn is_builtin(source: &str) -> bool {
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     let name = name.split(':').next().unwrap_or_default();
     matches!(name, "dockerfile.v0" | "docker/dockerfile" | "docker/dockerfile-upstream")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_caches_are_imported_and_each_once() {
+        let request = |number: usize, value: &str| ImportRequest {
+            kind: "registry".to_owned(),
+            attrs: BTreeMap::from([("ref".to_owned(), format!("{value}{number}"))]),
+        };
+        let mut imported = Vec::new();
+        for number in 0..MAX_IMPORTS {
+            assert_eq!(remember(&mut imported, &request(number, "a")), Import::Begin);
+        }
+        assert_eq!(remember(&mut imported, &request(0, "a")), Import::Known);
+        assert_eq!(remember(&mut imported, &request(MAX_IMPORTS, "a")), Import::TooMuch);
+        imported.clear();
+        let huge = "x".repeat(MAX_IMPORT);
+        assert_eq!(remember(&mut imported, &request(0, &huge)), Import::TooMuch);
+        assert!(imported.is_empty());
+    }
 }

@@ -35,16 +35,13 @@ const GATEWAY: &[&str] = &[
 /// clients rely on them.
 const ABSENT: &[&str] = &[
     "cache.gha",
-    "cache.s3",
     "cache.azblob",
-    "exec.meta.cdi",
     "exec.meta.network.proxy",
     "source.git.signatureverify",
     "source.http.signatureverify",
     "source.git.bundle",
     "source.git.checkoutbundle",
     "source.imageblob",
-    "history.filter",
 ];
 
 fn capability(id: &str) -> APICap {
@@ -63,4 +60,21 @@ pub(super) fn llb() -> Vec<APICap> {
         .filter(|id| !ABSENT.contains(id))
         .map(|id| capability(id))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_gets_announced_and_nothing_else() {
+        let announced: Vec<String> = llb().into_iter().map(|cap| cap.ID).collect();
+        for there in ["cache.s3", "exec.meta.cdi", "history.filter"] {
+            assert!(announced.iter().any(|id| id == there), "{there}");
+        }
+        for id in ABSENT {
+            assert!(cofferdam_graph::CAPABILITIES.contains(id), "{id} has no need to be left out");
+            assert!(!announced.iter().any(|announced| announced == id), "{id}");
+        }
+    }
 }

@@ -1,23 +1,28 @@
 //! Containers of one build: `NewContainer`, `ReleaseContainer` and a look at their files.
 //!
 //! A container belongs to the build whose client or frontend made it and ends with it at the latest. Its mounts are results of that
-//! build alone. What it asks for beyond the ordinary must have been granted to the build. Fact sheet 6.4.
+//! build alone. What it asks for beyond the ordinary must have been granted to the build. Fact sheet 6.4. Those that frontends run in
+//! count like those that were asked for: a build must never have more sandboxes outside of its graph than is said here.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cofferdam_digest::Digest;
 use cofferdam_wire::moby::buildkit::v1::frontend as wire;
 use cofferdam_wire::pb;
 use connectrpc::ErrorCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bridge::Bridge;
 use crate::failure::Failure;
 use crate::op::container::{Blueprint, Container, Launch, Started};
 use crate::snapshot::Snapshot;
 
-/// Containers of one build at a time. Each is a sandbox, which steps have to share the machine with.
+/// Containers of one build at a time, frontends among them. Each is a sandbox, which steps have to share the machine with.
 const MAX_CONTAINERS: usize = 32;
+/// Requests to frontends in one build, whoever makes them; each is remembered for the provenance.
+const MAX_FRONTENDS: usize = 1_000;
 /// Mounts of one container: as many as an operation's sandbox takes.
 const MAX_MOUNTS: usize = 200;
 /// Longest name a client may give; clients use 25 characters.
@@ -33,18 +38,58 @@ enum Entry {
 pub(crate) struct Held {
     container: Arc<Container>,
     host_network: bool,
+    /// Free again when the container is gone.
+    _place: Place,
+}
+
+/// Room for one container, until this is dropped.
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The containers of a build.
-#[derive(Default)]
-pub(crate) struct Containers(Mutex<HashMap<String, Entry>>);
+pub(crate) struct Containers {
+    named: Mutex<HashMap<String, Entry>>,
+    room: Arc<Semaphore>,
+    frontends: AtomicUsize,
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Self {
+            named: Mutex::default(),
+            room: Arc::new(Semaphore::new(MAX_CONTAINERS)),
+            frontends: AtomicUsize::new(0),
+        }
+    }
+}
 
 impl Containers {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reserve(&self, id: &str) -> Result<(), Failure> {
+    /// Room for one more container.
+    pub(super) fn place(&self) -> Result<Place, Failure> {
+        match Arc::clone(&self.room).try_acquire_owned() {
+            Ok(permit) => Ok(Place { _permit: permit }),
+            Err(_) => {
+                let message = format!("the build has {MAX_CONTAINERS} containers already");
+                Err(Failure::new(ErrorCode::ResourceExhausted, message))
+            }
+        }
+    }
+
+    /// Counts one more request to a frontend.
+    pub(super) fn frontend(&self) -> Result<(), Failure> {
+        if self.frontends.fetch_add(1, Ordering::Relaxed) < MAX_FRONTENDS {
+            return Ok(());
+        }
+        let message = format!("more than {MAX_FRONTENDS} requests to frontends in one build");
+        Err(Failure::new(ErrorCode::ResourceExhausted, message))
+    }
+
+    fn reserve(&self, id: &str) -> Result<Place, Failure> {
         if id.is_empty() || id.len() > MAX_ID {
             return Err(Failure::invalid("invalid container id"));
         }
@@ -53,12 +98,9 @@ impl Containers {
             let message = format!("Container {id} already exists");
             return Err(Failure::new(ErrorCode::AlreadyExists, message));
         }
-        if containers.len() >= MAX_CONTAINERS {
-            let message = format!("the build has {MAX_CONTAINERS} containers already");
-            return Err(Failure::new(ErrorCode::ResourceExhausted, message));
-        }
+        let place = self.place()?;
         containers.insert(id.to_owned(), Entry::Making);
-        Ok(())
+        Ok(place)
     }
 
     fn find(&self, id: &str) -> Option<Arc<Held>> {
@@ -130,7 +172,7 @@ impl Bridge {
         request: wire::NewContainerRequest,
     ) -> Result<(), Failure> {
         let containers = self.containers();
-        containers.reserve(&request.ContainerID)?;
+        let place = containers.reserve(&request.ContainerID)?;
         let reservation = Reservation { containers, id: &request.ContainerID };
         let host_network = request.Network == pb::NetMode::HOST;
         if request.Network.as_known().is_none() {
@@ -151,7 +193,7 @@ impl Bridge {
         let name = format!("{}:container:{}", self.job.id(), request.ContainerID);
         let step = self.job.aside(Digest::of(name));
         let container = Container::new(Arc::clone(&self.context), step, blueprint).await?;
-        let held = Arc::new(Held { container, host_network });
+        let held = Arc::new(Held { container, host_network, _place: place });
         containers.lock().insert(request.ContainerID.clone(), Entry::Ready(held));
         drop(reservation);
         Ok(())
@@ -219,7 +261,9 @@ impl Bridge {
     /// Ends a container.
     pub(super) async fn release_container(&self, id: &str) -> Result<(), Failure> {
         let held = self.containers().take(id).ok_or_else(|| missing(id, None))?;
-        held.container.release().await
+        // Nobody else ends it when whoever asked is gone before it has ended.
+        let released = tokio::spawn(async move { held.container.release().await });
+        released.await.unwrap_or_else(|_| Err(Failure::canceled()))
     }
 
     /// The files of a container's mount.
@@ -249,4 +293,43 @@ fn check_mount(mount: &pb::Mount, earlier: &[pb::Mount]) -> Result<(), Failure> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn containers_and_frontends_share_the_room_of_their_build() {
+        let containers = Containers::default();
+        let named: Vec<Place> =
+            (1..MAX_CONTAINERS).map(|id| containers.reserve(&id.to_string()).unwrap()).collect();
+        let frontend = containers.place().unwrap();
+        let refused = containers.reserve("more").err().unwrap();
+        assert_eq!(refused.code(), ErrorCode::ResourceExhausted);
+        assert!(containers.place().is_err());
+        drop(frontend);
+        let again = containers.reserve("more");
+        assert!(again.is_ok(), "what has ended makes room");
+        assert!(containers.reserve("even more").is_err());
+        drop(named);
+        assert!(containers.place().is_ok());
+    }
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let containers = Containers::default();
+        let _place = containers.reserve("one").unwrap();
+        assert_eq!(containers.reserve("one").err().unwrap().code(), ErrorCode::AlreadyExists);
+        drop(Reservation { containers: &containers, id: "one" });
+        assert!(containers.reserve("one").is_ok());
+    }
+
+    #[test]
+    fn requests_to_frontends_are_counted_for_the_whole_build() {
+        let containers = Containers::default();
+        assert!((0..MAX_FRONTENDS).all(|_| containers.frontend().is_ok()));
+        assert!(containers.frontend().is_err());
+    }
 }

@@ -11,6 +11,7 @@ use cofferdam_graph::{Assembler, Output, default_platform};
 use cofferdam_image::Reference as ImageReference;
 use cofferdam_provenance::ImageSource;
 use cofferdam_wire::pb;
+use cofferdam_wire::pb::__buffa::oneof::op::Op;
 
 use super::bridge::{Answer, Bridge};
 use super::files;
@@ -175,9 +176,14 @@ impl Client for FrontendClient {
             source.attrs.insert("git.mtime".to_owned(), "commit".to_owned());
         }
         let find = async {
-            let reference = self.bridge.reference(single(source.clone(), log_name)).await?;
+            let reference = self.bridge.reference(single(source, log_name)).await?;
             let files = self.bridge.evaluate(&reference).await?;
-            crate::source::time(&self.bridge.context, &source, &files).await
+            // The source that is used, which need not be the one that was asked for.
+            let target = reference.graph().target();
+            let Some(Op::Source(used)) = target.and_then(|edge| edge.vertex.op.op.as_ref()) else {
+                return Ok(None);
+            };
+            crate::source::time(&self.bridge.context, used, &files).await
         };
         find.await.map_err(client_error)
     }

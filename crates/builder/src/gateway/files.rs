@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cofferdam_wire::fsutil::types::Stat;
+use connectrpc::ErrorCode;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -21,6 +22,8 @@ use crate::snapshot::Snapshot;
 pub(super) const MAX_READ: usize = 15 << 20;
 /// Most entries one call lists.
 const MAX_ENTRIES: usize = 100_000;
+/// What an entry takes on the wire besides its texts, at most: seven numbers and the lengths.
+const ENTRY: usize = 96;
 
 fn opened(path: &str) -> impl FnOnce(std::io::Error) -> Failure + '_ {
     move |error| {
@@ -110,18 +113,36 @@ pub(super) async fn entries_of(
 ) -> Result<Vec<Stat>, Failure> {
     let path = clean(path);
     let pattern = pattern.to_owned();
-    blocking(move || {
-        let directory = view.directory(&path).map_err(opened(&path))?;
-        let names = directory.names().map_err(opened(&path))?;
-        names
-            .iter()
-            .filter_map(|name| name.to_str())
-            .filter(|name| pattern.is_empty() || crate::op::file::matches_name(&pattern, name))
-            .take(MAX_ENTRIES)
-            .map(|name| stat_of(&directory, name, ids))
-            .collect()
-    })
-    .await?
+    blocking(move || entries_within(&view, &path, &pattern, ids, MAX_READ)).await?
+}
+
+/// The entries of a directory, when an answer of `room` bytes holds them all.
+fn entries_within(
+    view: &Root,
+    path: &str,
+    pattern: &str,
+    ids: cofferdam_store::IdRange,
+    mut room: usize,
+) -> Result<Vec<Stat>, Failure> {
+    let directory = view.directory(path).map_err(opened(path))?;
+    let names = directory.names().map_err(opened(path))?;
+    let wanted = names
+        .iter()
+        .filter_map(|name| name.to_str())
+        .filter(|name| pattern.is_empty() || crate::op::file::matches_name(pattern, name));
+    let mut entries = Vec::new();
+    for name in wanted {
+        let entry = stat_of(&directory, name, ids)?;
+        let size = entry.path.len() + entry.linkname.len() + ENTRY;
+        let left = room.checked_sub(size).filter(|_| entries.len() < MAX_ENTRIES);
+        let Some(left) = left else {
+            let message = format!("{path} has more entries than one answer holds: ask by pattern");
+            return Err(Failure::new(ErrorCode::ResourceExhausted, message));
+        };
+        room = left;
+        entries.push(entry);
+    }
+    Ok(entries)
 }
 
 /// The attributes of one path, links followed within the root.
@@ -187,5 +208,31 @@ fn wire(name: &str, stat: &rustix::fs::Stat, link: String, ids: cofferdam_store:
         modTime: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
         linkname: link,
         ..Stat::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_listing_is_whole_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::write(dir.path().join(name), name).unwrap();
+        }
+        let view = Root::new(std::fs::File::open(dir.path()).unwrap().into());
+        let list = |pattern: &str, room: usize| {
+            entries_within(&view, "/", pattern, cofferdam_store::IdRange::IDENTITY, room)
+        };
+        let all = list("", 3 * (ENTRY + 1)).unwrap();
+        assert_eq!(
+            all.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(),
+            ["a", "b", "c"]
+        );
+        let refused = list("", 3 * (ENTRY + 1) - 1).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::ResourceExhausted);
+        assert_eq!(list("b", ENTRY + 1).unwrap().len(), 1, "a pattern asks for less");
     }
 }

@@ -2,20 +2,23 @@
 //!
 //! The image's program runs in a container like any other, as hostile as a step: the same walls and limits, nothing of the client's
 //! inside, and no network unless the build asks for it. Its only way to do anything is the gateway on its standard streams, which is
-//! bound to the request it answers. What it returns counts only when it then exits with 0. BuildKit's `gateway.v0`.
+//! bound to the request it answers. What it returns counts only when it then exits with 0. BuildKit's `gateway.v0`. It must never be
+//! given what opens a door: attributes that may hold keys or passwords stay outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cofferdam_digest::Digest;
-use cofferdam_graph::{Assembler, Output, default_platform};
+use cofferdam_graph::{Assembler, Output, default_platform, without_credentials};
 use cofferdam_image::{ImageConfig, Reference as ImageReference};
 use cofferdam_sandbox::Network;
 use cofferdam_wire::moby::buildkit::v1::types::WorkerRecord;
 use cofferdam_wire::pb;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::bridge::{Answer, Bridge, Verdict};
+use super::containers::Place;
 use crate::error_details;
 use crate::failure::Failure;
 use crate::listener;
@@ -36,8 +39,15 @@ const OFFLINE_LABEL: &str = "moby.buildkit.frontend.network.none";
 const DEFAULT_COMMAND: &str = "/run";
 /// Most bytes of attributes that are handed on: the kernel takes no more than two megabytes of environment.
 const MAX_ENVIRONMENT: usize = 1 << 20;
+/// Attributes that describe caches, and with them the keys of some. The builder itself imports and exports them.
+const CACHES: &[&str] = &["cache-imports", "cache-exports"];
+/// Attributes that are addresses of sources, or say which attribute is one.
+const CONTEXT: &str = "context";
+const CONTEXT_KEY: &str = "contextkey";
 /// What is kept of a frontend's complaints, for its error.
 const MAX_COMPLAINT: usize = 4 << 10;
+/// How long a frontend that has ended is listened to: all that it wrote waits in a pipe already.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long a frontend may take to exit once it has answered.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -46,6 +56,34 @@ struct Image {
     name: String,
     config: ImageConfig,
     definition: pb::Definition,
+}
+
+/// A frontend's container and its place among those of the build. It is ended even when nobody waits for the answer any more.
+struct Lease(Option<(Arc<Container>, Place)>);
+
+impl Lease {
+    /// Ends the container and waits for that.
+    async fn end(mut self) {
+        if let Some(ending) = self.begin_end() {
+            let _ = ending.await;
+        }
+    }
+
+    fn begin_end(&mut self) -> Option<tokio::task::JoinHandle<()>> {
+        let (container, place) = self.0.take()?;
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        Some(runtime.spawn(async move {
+            // What it wrote and how it ended is known by then, or of no use.
+            let _ = container.release().await;
+            drop(place);
+        }))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let _ = self.begin_end();
+    }
 }
 
 impl Bridge {
@@ -59,8 +97,10 @@ impl Bridge {
         if attrs.contains_key("gateway-devel") {
             return Err(Failure::invalid("development gateway is no longer supported"));
         }
+        let place = self.containers().place()?;
         let image = self.frontend_image(source).await?;
         self.check_capabilities(&image, attrs)?;
+        let meta = self.frontend_command(&image, attrs)?;
         let reference = self.reference(image.definition.clone()).await?;
         let files = self.evaluate(&reference).await?;
         let root = pb::Mount { dest: "/".to_owned(), output: -1, ..pb::Mount::default() };
@@ -74,13 +114,12 @@ impl Bridge {
             windows: false,
         };
         let step = self.job.aside(Digest::of(format!("{}:frontend:{source}", self.job.id())));
-        let cancel = step.cancel.clone();
-        let container = Container::new(Arc::clone(&self.context), step, blueprint).await?;
         // Whoever asked may stop asking.
-        let _ending = cancel.drop_guard();
-        let result = self.run_frontend(&container, &image, attrs).await;
-        // What it wrote and how it ended is known by now.
-        let _ = container.release().await;
+        let _ending = step.cancel.clone().drop_guard();
+        let container = Container::new(Arc::clone(&self.context), step, blueprint).await?;
+        let lease = Lease(Some((Arc::clone(&container), place)));
+        let result = self.run_frontend(&container, &image.name, meta).await;
+        lease.end().await;
         result
     }
 
@@ -124,17 +163,18 @@ impl Bridge {
     async fn run_frontend(
         self: &Arc<Self>,
         container: &Arc<Container>,
-        image: &Image,
-        attrs: &BTreeMap<String, String>,
+        name: &str,
+        meta: pb::Meta,
     ) -> Result<Answer, Failure> {
         let launch = Launch {
-            meta: self.frontend_command(image, attrs)?,
+            meta,
             streams: Streams { stdin: true, stdout: true, stderr: true },
             ..Launch::default()
         };
-        let started = container.start(launch).await.map_err(|failure| {
-            failure.during(&format!("failed to start frontend {}", image.name))
-        })?;
+        let started = container
+            .start(launch)
+            .await
+            .map_err(|failure| failure.during(&format!("failed to start frontend {name}")))?;
         let Started { streams: Ours { input, outputs, .. }, mut end, .. } = started;
         let Some(Input::Pipe(input)) = input else { return Err(no_streams()) };
         let mut outputs = outputs.into_iter().map(|(_, source)| source);
@@ -142,15 +182,19 @@ impl Bridge {
             return Err(no_streams());
         };
         let complaint = Arc::new(Mutex::new(Vec::new()));
-        let listening = tokio::spawn(listen(errors, Arc::clone(&complaint)));
+        let listening = listen(errors, Arc::clone(&complaint));
+        let mut listening = AbortOnDropHandle::new(tokio::spawn(listening));
         let stream = tokio::io::join(output, input);
-        let served = tokio::spawn(listener::serve_frontend(stream, Arc::clone(self)));
+        let served = listener::serve_frontend(stream, Arc::clone(self));
+        let served = AbortOnDropHandle::new(tokio::spawn(served));
         let ended = tokio::select! {
             ended = &mut end => Some(ended),
             _ = self.verdict() => tokio::time::timeout(GRACE, &mut end).await.ok(),
         };
-        served.abort();
-        listening.abort();
+        drop(served);
+        if ended.is_some() {
+            let _ = tokio::time::timeout(LAST_WORDS, &mut listening).await;
+        }
         let answer = self.settled();
         match (answer, ended) {
             // Its own words count more than how it ended.
@@ -158,17 +202,16 @@ impl Bridge {
             (_, Some(Ok(Err(failure)))) => {
                 let complaint = complaint.lock().unwrap_or_else(PoisonError::into_inner);
                 let said = String::from_utf8_lossy(&complaint);
-                let failure = failure.during(&format!("frontend {} failed", image.name));
+                let failure = failure.during(&format!("frontend {name} failed"));
                 Err(if said.trim().is_empty() { failure } else { failure.because(said.trim()) })
             }
             (_, Some(Err(_))) => Err(Failure::canceled()),
-            (_, None) => Err(Failure::unknown(format!(
-                "frontend {} goes on after it has answered",
-                image.name
-            ))),
+            (_, None) => {
+                Err(Failure::unknown(format!("frontend {name} goes on after it has answered")))
+            }
             (Verdict::Done(answer), Some(Ok(Ok(())))) => Ok(answer),
             (Verdict::Pending, Some(Ok(Ok(())))) => {
-                Err(Failure::unknown(format!("frontend {} ended without an answer", image.name)))
+                Err(Failure::unknown(format!("frontend {name} ended without an answer")))
             }
         }
     }
@@ -181,9 +224,7 @@ impl Bridge {
     ) -> Result<pb::Meta, Failure> {
         let config = &image.config.config;
         let mut env = config.env.clone();
-        for (number, (key, value)) in attrs.iter().enumerate() {
-            env.push(format!("BUILDKIT_FRONTEND_OPT_{number}={key}={value}"));
-        }
+        env.extend(options(attrs)?);
         env.push(format!("BUILDKIT_SESSION_ID={}", self.session));
         env.push(format!("BUILDKIT_WORKERS={}", workers(&self.context.worker())));
         env.push("BUILDKIT_EXPORTEDPRODUCT=cofferdam".to_owned());
@@ -198,6 +239,23 @@ impl Bridge {
             ..pb::Meta::default()
         })
     }
+}
+
+/// The attributes as variables, without those that may open a door.
+fn options(attrs: &BTreeMap<String, String>) -> Result<Vec<String>, Failure> {
+    let named = attrs.get(CONTEXT_KEY).map_or(CONTEXT, String::as_str);
+    let mut variables = Vec::with_capacity(attrs.len());
+    for (key, value) in attrs.iter().filter(|(key, _)| !CACHES.contains(&key.as_str())) {
+        let address = key == CONTEXT || key == named || key.starts_with("context:");
+        if address && without_credentials(value) != value.as_str() {
+            // Without them the frontend would ask for a source that it cannot have, and nobody would see why.
+            return Err(Failure::invalid(format!(
+                "the address in {key:?} has a user or password in it, which a frontend that is an image is not given: use the secret GIT_AUTH_TOKEN"
+            )));
+        }
+        variables.push(format!("BUILDKIT_FRONTEND_OPT_{}={key}={value}", variables.len()));
+    }
+    Ok(variables)
 }
 
 fn no_streams() -> Failure {
@@ -257,4 +315,51 @@ fn workers(record: &WorkerRecord) -> String {
         "GCPolicy": null,
     }])
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn attrs(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+        list.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_opens_a_cache_is_not_among_the_variables() {
+        let keys = r#"[{"Type":"s3","Attrs":{"secret_access_key":"k"}}]"#;
+        let given = options(&attrs(&[
+            ("build-arg:A", "1"),
+            ("cache-exports", keys),
+            ("cache-imports", keys),
+            ("filename", "D"),
+        ]));
+        let expected =
+            ["BUILDKIT_FRONTEND_OPT_0=build-arg:A=1", "BUILDKIT_FRONTEND_OPT_1=filename=D"];
+        assert_eq!(given.unwrap(), expected);
+    }
+
+    #[test]
+    fn addresses_with_passwords_are_refused() {
+        for (key, value) in [
+            ("context", "https://u:hidden@h/x.git"),
+            ("context:other", "https://hidden@h/x.git"),
+            ("context:other", "ssh://u:hidden@h/x.git"),
+        ] {
+            let refused = options(&attrs(&[(key, value)])).unwrap_err();
+            assert!(refused.message().contains(key), "{refused}");
+            assert!(!refused.message().contains("hidden"), "{refused}");
+        }
+        let elsewhere = [("contextkey", "mine"), ("mine", "https://u:hidden@h/x.git")];
+        assert!(options(&attrs(&elsewhere)).is_err());
+        for (key, value) in [
+            ("context", "https://h/x.git"),
+            ("context", "ssh://git@h/x.git"),
+            ("context", "git@h:x"),
+            ("context:base", "docker-image://h/x@sha256:0"),
+        ] {
+            assert_eq!(options(&attrs(&[(key, value)])).unwrap().len(), 1, "{key}={value}");
+        }
+    }
 }

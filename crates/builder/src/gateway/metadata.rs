@@ -16,6 +16,10 @@ use crate::source::{git, http};
 const LAYOUT_RESOLVER: i32 = 1;
 /// Attribute that names the client's content store of an image.
 const LAYOUT_STORE: &str = "oci.store";
+/// Scheme of images in a client's store.
+const LAYOUT: &str = "oci-layout://";
+/// Scheme of images in registries.
+const REGISTRY: &str = "docker-image://";
 
 impl Bridge {
     /// The source that is used for the one asked about, and what is known of it.
@@ -23,7 +27,7 @@ impl Bridge {
         self: &Arc<Self>,
         mut request: wire::ResolveSourceMetaRequest,
     ) -> Result<wire::ResolveSourceMetaResponse, Failure> {
-        let bridge = self.governed_by(std::mem::take(&mut request.SourcePolicies))?;
+        let bridge = self.governed_by(std::mem::take(&mut request.SourcePolicies)).await?;
         let mut source = request.Source.as_option().cloned().unwrap_or_default();
         let platform = request.Platform.as_option().cloned().unwrap_or_else(default_platform);
         bridge.govern(&mut source, &platform).await?;
@@ -36,16 +40,13 @@ impl Bridge {
         self: &Arc<Self>,
         request: wire::ResolveImageConfigRequest,
     ) -> Result<wire::ResolveImageConfigResponse, Failure> {
-        let bridge = self.governed_by(request.SourcePolicies)?;
+        let bridge = self.governed_by(request.SourcePolicies).await?;
         let platform = request.Platform.as_option();
-        let reference = bridge.govern_image(&request.Ref, platform).await?;
-        let found = if request.ResolverType == LAYOUT_RESOLVER {
-            let attrs = [(LAYOUT_STORE.to_owned(), request.StoreID)];
-            let attrs = attrs.into_iter().collect();
-            let source = pb::SourceOp { attrs, ..Default::default() };
-            bridge.layout_image(&reference, &source, platform, &request.LogName).await?
+        let (reference, found) = if request.ResolverType == LAYOUT_RESOLVER {
+            let source = layout(&request.Ref, request.StoreID);
+            bridge.resolve_stored(source, platform, &request.LogName).await?
         } else {
-            bridge.look_up_image(&reference, platform, &request.LogName).await?
+            bridge.resolve_image(&request.Ref, platform, &request.LogName).await?
         };
         Ok(wire::ResolveImageConfigResponse {
             Digest: found.root.to_string(),
@@ -53,6 +54,26 @@ impl Bridge {
             Ref: reference,
             ..Default::default()
         })
+    }
+
+    /// Finds an image in a client's store, or what is to be used in its place: its name, and what it says.
+    async fn resolve_stored(
+        &self,
+        mut source: pb::SourceOp,
+        platform: Option<&pb::Platform>,
+        log_name: &str,
+    ) -> Result<(String, ResolvedImage), Failure> {
+        let wanted = platform.cloned().unwrap_or_else(default_platform);
+        self.govern(&mut source, &wanted).await?;
+        if let Some(reference) = source.identifier.strip_prefix(LAYOUT) {
+            let found = self.layout_image(reference, &source, platform, log_name).await?;
+            return Ok((reference.to_owned(), found));
+        }
+        let reference = source.identifier.strip_prefix(REGISTRY).ok_or_else(|| {
+            Failure::invalid(format!("policy converts an image to {}", source.identifier))
+        })?;
+        let found = self.look_up_image(reference, platform, log_name).await?;
+        Ok((reference.to_owned(), found))
     }
 
     /// What is known of a source, by itself: whoever asks has asked about its use.
@@ -67,10 +88,10 @@ impl Bridge {
             ..Default::default()
         };
         let plain = request.Image.as_option().is_some_and(|image| image.NoConfig);
-        if let Some(reference) = source.identifier.strip_prefix("docker-image://") {
+        if let Some(reference) = source.identifier.strip_prefix(REGISTRY) {
             let found = self.look_up_image(reference, platform, &request.LogName).await?;
             response.Image = buffa::MessageField::some(image(&found, plain));
-        } else if let Some(reference) = source.identifier.strip_prefix("oci-layout://") {
+        } else if let Some(reference) = source.identifier.strip_prefix(LAYOUT) {
             let found = self.layout_image(reference, &source, platform, &request.LogName).await?;
             response.Image = buffa::MessageField::some(image(&found, plain));
         } else if let Some(remote) = source.identifier.strip_prefix("git://") {
@@ -143,6 +164,15 @@ impl Bridge {
     }
 }
 
+/// An image in a client's store, as rules know it.
+fn layout(reference: &str, store: String) -> pb::SourceOp {
+    pb::SourceOp {
+        identifier: format!("{LAYOUT}{reference}"),
+        attrs: [(LAYOUT_STORE.to_owned(), store)].into_iter().collect(),
+        ..Default::default()
+    }
+}
+
 fn is_url(identifier: &str) -> bool {
     identifier.starts_with("http://") || identifier.starts_with("https://")
 }
@@ -152,5 +182,17 @@ fn image(found: &ResolvedImage, plain: bool) -> wire::ResolveSourceImageResponse
         Digest: found.root.to_string(),
         Config: if plain { Vec::new() } else { found.config.to_vec() },
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_know_an_image_in_a_store_as_one() {
+        let source = layout("app@sha256:0", "store".to_owned());
+        assert_eq!(source.identifier, "oci-layout://app@sha256:0");
+        assert_eq!(source.attrs[LAYOUT_STORE], "store");
     }
 }

@@ -1,12 +1,13 @@
 //! `ExecProcess`: the processes of a build's containers on one stream.
 //!
 //! A client may have any number of them on it, each under a name of its choice. Per process the order is: Init, Started, output and
-//! Exit, the end of each output, Done (fact sheet 6.4). When the client goes away its processes are ended.
+//! Exit, the end of each output, Done (fact sheet 6.4). When the client goes away its processes are ended. Nothing that waits for
+//! either side may grow without bound, and of a process that has ended its name alone is kept.
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use cofferdam_sandbox::Control;
 use cofferdam_wire::google::rpc::Status;
@@ -16,6 +17,7 @@ use connectrpc::{ConnectError, ErrorCode, InboundStream, ServiceStream};
 use futures::StreamExt;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bridge::Bridge;
@@ -24,26 +26,60 @@ use crate::op::container::{Input, Launch, Ours, Source, Started, Streams, Termin
 
 /// Messages towards the client that wait for it. Processes wait when it is slow.
 const DEPTH: usize = 32;
-/// Messages for one process that wait for it to read. The client waits when it does not.
+/// Pieces of [`CHUNK`] bytes for one process that wait for it to read: 2 MiB. The client waits when it does not.
 const INPUT_DEPTH: usize = 64;
-/// What one read of an output takes.
+/// What one read of an output takes, and a piece of an input.
 const CHUNK: usize = 32 << 10;
 /// Processes that one stream may have started; all of them are remembered, since input for one that has ended is no mistake.
 const MAX_PROCESSES: usize = 10_000;
 /// Longest name of a process; clients use 51 characters.
 const MAX_ID: usize = 512;
-/// How long output may trickle in after a process has ended: others may have its end of a pipe.
-const DRAIN: Duration = Duration::from_secs(5);
+/// What is taken of an output once its process has ended: others may have its end of a pipe.
+const DRAIN: Drain = Drain { wait: Duration::from_secs(5), bytes: 64 << 20 };
 /// Exit code of a process whose own is not known.
 const UNKNOWN_EXIT: u32 = 255;
 
 type Sender = mpsc::Sender<Result<wire::ExecMessage, ConnectError>>;
 
+/// How much of an output is waited for.
+#[derive(Clone, Copy)]
+struct Drain {
+    /// Time without output, all of it together. What the client takes to read is not counted.
+    wait: Duration,
+    bytes: usize,
+}
+
 /// A process as its stream knows it.
+#[derive(Clone, Default)]
 struct Known {
+    live: Arc<Mutex<Live>>,
+    /// Fires when the process has ended.
+    ended: CancellationToken,
+}
+
+/// What there is of a process until it has ended.
+#[derive(Default)]
+struct Live {
     input: Option<mpsc::Sender<Vec<u8>>>,
     terminal: Option<Terminal>,
     control: Option<Control>,
+}
+
+impl Known {
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where input goes to, while there is somebody to read it.
+    fn input(&self) -> Option<mpsc::Sender<Vec<u8>>> {
+        self.live().input.clone()
+    }
+
+    /// Lets go of everything that stood for the process.
+    fn end(&self) {
+        self.ended.cancel();
+        *self.live() = Live::default();
+    }
 }
 
 /// Ends what is left when the stream does.
@@ -55,8 +91,10 @@ struct Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        for control in self.known.values().filter_map(|known| known.control.as_ref()) {
-            control.kill();
+        for known in self.known.values() {
+            if let Some(control) = &known.live().control {
+                control.kill();
+            }
         }
     }
 }
@@ -96,8 +134,8 @@ pub(super) fn serve(
                 return;
             }
         }
-        for known in processes.known.values_mut() {
-            known.input = None;
+        for known in processes.known.values() {
+            known.live().input = None;
         }
         processes.ends.close();
         tokio::select! {
@@ -131,7 +169,7 @@ async fn handle(
         processes.known.insert(id, known);
         return Ok(());
     }
-    let Some(known) = processes.known.get_mut(&id) else {
+    let Some(known) = processes.known.get(&id) else {
         return Err(Failure::not_found(format!("IO for process {id:?} not found")));
     };
     match message {
@@ -140,16 +178,15 @@ async fn handle(
                 let message = format!("fd {} unavailable to write", file.Fd);
                 return Err(Failure::new(ErrorCode::OutOfRange, message));
             }
-            if let (Some(input), false) = (&known.input, file.Data.is_empty()) {
-                // A process that has ended reads nothing.
-                let _ = input.send(file.Data).await;
+            if let Some(input) = known.input() {
+                feed(&input, &file.Data).await;
             }
             if file.EOF {
-                known.input = None;
+                known.live().input = None;
             }
         }
         Message::Resize(size) => {
-            if let Some(terminal) = &known.terminal {
+            if let Some(terminal) = &known.live().terminal {
                 let cells = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
                 // One whose process has ended has no size.
                 let _ = terminal.resize(cells(size.Rows), cells(size.Cols));
@@ -157,7 +194,7 @@ async fn handle(
         }
         Message::Signal(signal) => {
             let signal = signal_named(&signal.Name)?;
-            if let Some(control) = &known.control {
+            if let Some(control) = &known.live().control {
                 control.signal(signal);
             }
         }
@@ -226,12 +263,14 @@ async fn start(
     match started {
         Ok(Started { streams, control, end }) => {
             let Ours { input, outputs, terminal } = streams;
-            let input = input.map(forward_input);
-            let known = Known { input, terminal, control: Some(control) };
+            let known = Known::default();
+            let input = input.map(|input| forward_input(input, known.ended.clone()));
+            *known.live() = Live { input, terminal, control: Some(control) };
+            let process = known.clone();
             ends.spawn(async move {
                 // A container that is gone takes its processes along.
                 let ended = async { end.await.unwrap_or_else(|_| Err(Failure::canceled())) };
-                finish(replies, outputs, ended).await;
+                finish(replies, outputs, &process, ended).await;
             });
             Ok(known)
         }
@@ -243,22 +282,38 @@ async fn start(
                 replies.end(fd).await;
             }
             replies.send(wire::DoneMessage::default()).await;
-            Ok(Known { input: None, terminal: None, control: None })
+            Ok(Known::default())
         }
     }
 }
 
-/// Writes what the client sends for as long as the process reads.
-fn forward_input(mut input: Input) -> mpsc::Sender<Vec<u8>> {
+/// Writes what the client sends for as long as the process reads. Others that it left its end to read nothing more when it has ended.
+fn forward_input(mut input: Input, ended: CancellationToken) -> mpsc::Sender<Vec<u8>> {
     let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(INPUT_DEPTH);
     tokio::spawn(async move {
-        while let Some(bytes) = receiver.recv().await {
-            if input.write(&bytes).await.is_err() {
-                return;
+        let forward = async {
+            while let Some(bytes) = receiver.recv().await {
+                if input.write(&bytes).await.is_err() {
+                    return;
+                }
             }
+        };
+        tokio::select! {
+            () = forward => {}
+            () = ended.cancelled() => {}
         }
     });
     sender
+}
+
+/// Passes input on in pieces: a queue of messages as large as a client makes them would have no bound worth the name.
+async fn feed(input: &mpsc::Sender<Vec<u8>>, data: &[u8]) {
+    for piece in data.chunks(CHUNK) {
+        // A process that has ended reads nothing.
+        if input.send(piece.to_vec()).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What one process says.
@@ -269,47 +324,75 @@ struct Replies {
 }
 
 impl Replies {
-    /// Says something; a client that is gone hears nothing, which its stream's own end is for.
-    async fn send(&self, message: impl Into<Message>) {
+    /// Says something, unless the client is gone, which its stream's own end is for. Says whether there is a client.
+    async fn send(&self, message: impl Into<Message>) -> bool {
         let message = wire::ExecMessage {
             ProcessID: self.id.clone(),
             Input: Some(message.into()),
             ..wire::ExecMessage::default()
         };
-        let _ = self.stream.send(Ok(message)).await;
+        self.stream.send(Ok(message)).await.is_ok()
     }
 
     async fn end(&self, fd: u32) {
         self.send(wire::FdMessage { Fd: fd, EOF: true, ..wire::FdMessage::default() }).await;
     }
 
-    async fn forward(&self, fd: u32, mut source: Source) {
+    /// Passes an output on, to its end or until nothing more is to be expected of it.
+    async fn forward(&self, fd: u32, mut source: Source, ended: CancellationToken, rest: Drain) {
         let mut buffer = vec![0; CHUNK];
-        while let Ok(length @ 1..) = source.read(&mut buffer).await {
+        let Drain { mut wait, bytes: mut room } = rest;
+        loop {
+            let late = ended.is_cancelled().then(Instant::now);
+            let read = tokio::select! {
+                biased;
+                read = source.read(&mut buffer) => read,
+                () = given_up(&ended, wait) => return,
+            };
+            let Ok(length @ 1..) = read else { return };
+            if let Some(begun) = late {
+                wait = wait.saturating_sub(begun.elapsed());
+                match room.checked_sub(length) {
+                    Some(left) => room = left,
+                    None => return,
+                }
+            }
             let bytes = buffer.get(..length).unwrap_or_default().to_vec();
-            self.send(wire::FdMessage { Fd: fd, Data: bytes, ..wire::FdMessage::default() }).await;
+            let said = wire::FdMessage { Fd: fd, Data: bytes, ..wire::FdMessage::default() };
+            if !self.send(said).await {
+                return;
+            }
         }
     }
+}
+
+/// Resolves when a process has ended and nothing came for as long.
+async fn given_up(ended: &CancellationToken, wait: Duration) {
+    ended.cancelled().await;
+    tokio::time::sleep(wait).await;
 }
 
 async fn finish(
     replies: Replies,
     outputs: Vec<(u32, Source)>,
+    process: &Known,
     end: impl Future<Output = Result<(), Failure>>,
 ) {
-    let mut readers: Vec<_> = outputs
+    let readers: Vec<_> = outputs
         .into_iter()
         .map(|(fd, source)| {
-            let replies = replies.clone();
-            (fd, tokio::spawn(async move { replies.forward(fd, source).await }))
+            let (replies, ended) = (replies.clone(), process.ended.clone());
+            let reader = async move { replies.forward(fd, source, ended, DRAIN).await };
+            (fd, tokio::spawn(reader))
         })
         .collect();
-    replies.send(exit(end.await)).await;
-    for (fd, reader) in &mut readers {
-        if tokio::time::timeout(DRAIN, &mut *reader).await.is_err() {
-            reader.abort();
-        }
-        replies.end(*fd).await;
+    let end = end.await;
+    process.end();
+    replies.send(exit(end)).await;
+    for (fd, reader) in readers {
+        // It ends by itself, as soon as the client has read what there was.
+        let _ = reader.await;
+        replies.end(fd).await;
     }
     replies.send(wire::DoneMessage::default()).await;
 }
@@ -345,3 +428,6 @@ fn status(failure: &Failure) -> Status {
         ..Status::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

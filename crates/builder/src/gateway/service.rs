@@ -92,7 +92,7 @@ impl GatewayService {
             })
             .collect();
         bridge.import(imports).await;
-        let bridge = &bridge.governed_by(request.SourcePolicies)?;
+        let bridge = &bridge.governed_by(request.SourcePolicies).await?;
         let answer = match (request.Definition.into_option(), request.Frontend.as_str()) {
             (Some(definition), "") => {
                 let reference = match definition.def.is_empty() {

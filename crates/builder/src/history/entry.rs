@@ -65,10 +65,11 @@ pub(super) struct Unwritten {
 
 impl Entry {
     /// A record that is new, with the blobs that it names.
-    pub(super) fn new(record: Record, blobs: Vec<Blob>) -> Self {
-        let mut names: Vec<Digest> = blobs.iter().map(Blob::digest).collect();
-        names.sort_unstable();
-        names.dedup();
+    pub(super) fn new(record: Record, mut blobs: Vec<Blob>) -> Self {
+        // Kept once, however often it was told.
+        blobs.sort_unstable_by_key(Blob::digest);
+        blobs.dedup_by_key(|blob| blob.digest());
+        let names: Vec<Digest> = blobs.iter().map(Blob::digest).collect();
         let bytes: u64 = blobs.iter().map(Blob::size).sum();
         Self {
             created: time(&record.CreatedAt),
@@ -128,8 +129,17 @@ pub(super) fn decode(bytes: &[u8]) -> Option<wire::BuildHistoryRecord> {
     wire::BuildHistoryRecord::decode_from_slice(bytes).ok()
 }
 
+/// What `old` names and `new` does not.
+pub(super) fn replaced(
+    old: &wire::BuildHistoryRecord,
+    new: &wire::BuildHistoryRecord,
+) -> Vec<Digest> {
+    let stay = named(new);
+    named(old).into_iter().filter(|digest| !stay.contains(digest)).collect()
+}
+
 /// Every blob that a record itself names.
-pub(super) fn named(record: &wire::BuildHistoryRecord) -> Vec<Digest> {
+fn named(record: &wire::BuildHistoryRecord) -> Vec<Digest> {
     let results = record.Result.as_option().into_iter().chain(record.Results.values());
     let of_results = results.flat_map(|result| {
         let named = result.ResultDeprecated.as_option().into_iter();

@@ -1,14 +1,13 @@
 //! Which records a listener asks for: filter expressions over `ref`, `status` and `repository`, times and durations compared with
 //! `>`, `>=`, `<` and `<=`, and how many.
 
-use std::time::Duration;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use cofferdam_wire::moby::buildkit::v1 as wire;
 
 use super::logs::time_of;
+use crate::config::duration;
 use crate::failure::Failure;
-use crate::filters::Filters;
+use crate::filters::{Filters, Room};
 
 /// Expressions of one request.
 const MAX_EXPRESSIONS: usize = 100;
@@ -66,8 +65,11 @@ impl Query {
             return Err(Failure::invalid("too many filters"));
         }
         let now = Utc::now();
-        let any =
-            request.Filter.iter().map(|text| All::parse(text, now)).collect::<Result<_, _>>()?;
+        let mut room = Room::default();
+        let mut any = Vec::with_capacity(request.Filter.len());
+        for text in &request.Filter {
+            any.push(All::parse(text, now, &mut room)?);
+        }
         let limit = usize::try_from(request.Limit)
             .map_err(|_| Failure::invalid(format!("invalid limit {}", request.Limit)))?;
         Ok(Self {
@@ -78,31 +80,63 @@ impl Query {
         })
     }
 
-    /// The records wanted of those given, which are in the order of their beginnings. With a limit, the newest come first.
-    pub(super) fn choose(&self, mut records: Vec<super::Record>) -> Vec<super::Record> {
-        if !self.any.is_empty() {
-            records.retain(|record| self.any.iter().any(|all| all.matches(record)));
-        }
-        if let Some(limit) = self.limit {
+    /// What is given in the order of the records' beginnings, in the order in which they are to be offered. With a limit, the newest
+    /// come first.
+    pub(super) fn order<T>(&self, mut records: Vec<T>) -> Vec<T> {
+        if self.limit.is_some() {
             records.reverse();
-            records.truncate(limit);
         }
         records
+    }
+
+    /// Begins to choose among records.
+    pub(super) const fn choose(&self) -> Chosen<'_> {
+        Chosen { query: self, records: Vec::new() }
+    }
+}
+
+/// The records wanted of those that were offered.
+#[derive(Debug)]
+pub(super) struct Chosen<'a> {
+    query: &'a Query,
+    records: Vec<super::Record>,
+}
+
+impl Chosen<'_> {
+    /// Whether no more are wanted.
+    pub(super) fn is_full(&self) -> bool {
+        self.query.limit.is_some_and(|limit| self.records.len() >= limit)
+    }
+
+    /// Takes a record if it is wanted.
+    pub(super) fn offer(&mut self, record: super::Record) {
+        let any = &self.query.any;
+        if any.is_empty() || any.iter().any(|all| all.matches(&record)) {
+            self.records.push(record);
+        }
+    }
+
+    pub(super) fn into_records(self) -> Vec<super::Record> {
+        self.records
     }
 }
 
 impl All {
-    fn parse(text: &str, now: DateTime<Utc>) -> Result<Self, Failure> {
+    fn parse(text: &str, now: DateTime<Utc>, room: &mut Room) -> Result<Self, Failure> {
+        room.expression(text)?;
         let mut times = Vec::new();
         let mut rest = Vec::new();
         // Fields that are compared have no quotes in them; what has any is put together again.
         for part in text.split(',') {
             match Time::parse(part.trim(), now)? {
-                Some(time) => times.push(time),
+                Some(time) => {
+                    room.selector()?;
+                    times.push(time);
+                }
                 None => rest.push(part),
             }
         }
-        Ok(Self { fields: Filters::parse(&[rest.join(",")])?, times })
+        Ok(Self { fields: Filters::parse_within(&[rest.join(",")], room)?, times })
     }
 
     fn matches(&self, record: &wire::BuildHistoryRecord) -> bool {
@@ -187,30 +221,6 @@ fn repository(record: &wire::BuildHistoryRecord) -> Option<String> {
     is_git.then(|| remote.to_owned())
 }
 
-/// A duration as Go writes them: `1h30m`, `1.5s`, `100ms`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let unit = match &rest[..letters] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        rest = &rest[letters..];
-        total = total.checked_add(Duration::try_from_secs_f64(number * unit).ok()?)?;
-    }
-    Some(total).filter(|_| !text.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -247,7 +257,15 @@ mod tests {
             Limit: limit,
             ..wire::BuildHistoryRequest::default()
         });
-        query.unwrap().choose(records).iter().map(|record| record.Ref.clone()).collect()
+        let query = query.unwrap();
+        let mut chosen = query.choose();
+        for record in query.order(records) {
+            if chosen.is_full() {
+                break;
+            }
+            chosen.offer(record);
+        }
+        chosen.into_records().iter().map(|record| record.Ref.clone()).collect()
     }
 
     #[test]
@@ -288,7 +306,21 @@ mod tests {
         }
         let request = wire::BuildHistoryRequest { Limit: -1, ..Default::default() };
         assert!(Query::parse(&request).is_err());
-        assert_eq!(duration("1h1.5s"), Some(Duration::from_millis(3_601_500)));
-        assert_eq!((duration(""), duration("5"), duration("m")), (None, None, None));
+    }
+
+    #[test]
+    fn selectors_of_all_expressions_are_counted_together() {
+        let many = |count: usize, text: &str| {
+            let request = wire::BuildHistoryRequest {
+                Filter: vec![text.to_owned(); count],
+                ..Default::default()
+            };
+            Query::parse(&request)
+        };
+        assert!(many(30, "ref==a,status==b,duration>1s").is_ok());
+        assert!(many(40, "ref==a,status==b,duration>1s").is_err());
+        assert!(many(40, "duration>1s,startedAt>1s,completedAt>1s").is_err());
+        assert!(many(10, "ref~=a").is_ok());
+        assert!(many(11, "ref~=a").is_err());
     }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buffa::MessageField;
+use chrono::{DateTime, Utc};
+use cofferdam_wire::moby::buildkit::v1 as wire;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
@@ -21,16 +23,28 @@ use crate::failure::Failure;
 const LINGER: Duration = Duration::from_secs(3);
 
 /// A record whose trace is not at its end.
+#[derive(Clone)]
 pub(super) struct Late {
     asked: Arc<Notify>,
     done: watch::Receiver<bool>,
 }
 
+impl Late {
+    /// Brings it to its end.
+    pub(super) async fn finish(mut self) {
+        self.asked.notify_one();
+        // The task is gone when this fails, and then there is nothing to wait for.
+        let _ = self.done.wait_for(|done| *done).await;
+    }
+}
+
 impl History {
-    /// Waits for spans of a build that has just ended; its own, and those of its client that are in the record already, are given.
+    /// Waits for spans of a build that began at `created` and has just ended; its own, and how many of its client's are in the
+    /// record already, are given.
     pub(super) fn wait_for_spans(
         self: &Arc<Self>,
         key: &Key,
+        created: DateTime<Utc>,
         own: Vec<Value>,
         known: usize,
         interest: Interest,
@@ -45,18 +59,27 @@ impl History {
             let spans = interest.spans();
             drop(interest);
             if spans.len() > known
-                && let Err(failure) = history.extend_trace(&key, own, spans).await
+                && let Err(failure) = history.extend_trace(&key, created, own, spans).await
             {
                 tracing::warn!(%failure, "a build's trace could not be written");
             }
-            history.lock().late.remove(&key);
+            history.no_longer_late(&key, &asked);
             done.send_replace(true);
         });
+    }
+
+    /// Forgets one who waits. A later build of the same name may have another.
+    fn no_longer_late(&self, key: &Key, asked: &Arc<Notify>) {
+        let mut state = self.lock();
+        if state.late.get(key).is_some_and(|late| Arc::ptr_eq(&late.asked, asked)) {
+            state.late.remove(key);
+        }
     }
 
     async fn extend_trace(
         self: &Arc<Self>,
         key: &Key,
+        created: DateTime<Utc>,
         mut own: Vec<Value>,
         spans: Vec<Value>,
     ) -> Result<(), Failure> {
@@ -64,8 +87,13 @@ impl History {
         let store = Arc::clone(&self.store);
         let kept = blocking(move || logs::keep(&store, trace::MEDIA_TYPE, &trace::to_blob(&own)));
         let (descriptor, blob) = kept.await??;
-        let longer = |record: &mut cofferdam_wire::moby::buildkit::v1::BuildHistoryRecord| {
-            record.trace = MessageField::some(to_wire(&descriptor));
+        let longer = |record: &mut wire::BuildHistoryRecord| {
+            // A later build of the same name has a trace of its own.
+            let same = logs::time_of(record.CreatedAt.as_option()) == Some(created);
+            if same {
+                record.trace = MessageField::some(to_wire(&descriptor));
+            }
+            same
         };
         self.change(key, vec![blob], longer).await
     }
@@ -74,13 +102,10 @@ impl History {
     pub(crate) async fn finalize(&self, owner: &str, reference: &str) {
         let found = {
             let state = self.lock();
-            let late = state.late.get(&Key::new(owner, reference));
-            late.map(|late| (Arc::clone(&late.asked), late.done.clone()))
+            state.late.get(&Key::new(owner, reference)).cloned()
         };
-        if let Some((asked, mut done)) = found {
-            asked.notify_one();
-            // The task is gone when this fails, and then there is nothing to wait for.
-            let _ = done.wait_for(|done| *done).await;
+        if let Some(late) = found {
+            late.finish().await;
         }
     }
 }

@@ -34,7 +34,7 @@ impl History {
             running.map(|(_, record)| event(wire::BuildHistoryEventType::STARTED, record)).collect()
         };
         if !query.active_only {
-            let ended = query.choose(self.ended(&wanted).await?);
+            let ended = self.ended(&wanted, query).await?;
             let ended = ended.iter();
             events.extend(ended.map(|record| event(wire::BuildHistoryEventType::COMPLETE, record)));
         }
@@ -45,20 +45,25 @@ impl History {
         Ok(first.chain(from_now_on(live, wanted)).boxed())
     }
 
-    /// The records that are wanted, in the order of their beginnings.
-    async fn ended(&self, wanted: &Wanted) -> Result<Vec<Record>, Failure> {
+    /// The records that are wanted. No more are read than that takes.
+    async fn ended(&self, wanted: &Wanted, query: &Query) -> Result<Vec<Record>, Failure> {
         let mut keys: Vec<_> = {
             let state = self.lock();
             let found = state.ended.iter().filter(|(key, _)| wanted.includes(key));
             found.map(|(key, entry)| (entry.created, key.clone())).collect()
         };
         keys.sort();
-        let mut records = Vec::with_capacity(keys.len());
-        for (_, key) in keys {
+        let mut chosen = query.choose();
+        for (_, key) in query.order(keys) {
+            if chosen.is_full() {
+                break;
+            }
             // One that was removed meanwhile is not there.
-            records.extend(self.read(&key).await?);
+            if let Some(record) = self.read(&key).await? {
+                chosen.offer(record);
+            }
         }
-        Ok(records)
+        Ok(chosen.into_records())
     }
 }
 

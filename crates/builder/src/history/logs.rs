@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use buffa::Message;
+use buffa::{Message, MessageField};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cofferdam_image::Descriptor;
@@ -20,9 +20,12 @@ use crate::blocking::blocking;
 use crate::failure::Failure;
 
 const MEDIA_TYPE: &str = "application/vnd.buildkit.status.v0";
-/// Largest frame that is read back. The largest that is written has one event beyond a mebibyte of output; a frame of more could not
-/// be sent to a client.
+/// Largest frame that is written and read back: one of more could not be sent to a client.
 const MAX_FRAME: usize = 16 << 20;
+/// Bytes of one status stream, beyond which only the states of steps are kept; by default, builds print less.
+const MAX_OUTPUT: usize = 512 << 20;
+/// Bytes of states that are kept beyond that.
+const MAX_STATES: usize = 64 << 20;
 /// Bytes that are written at once.
 const WRITE: usize = 1 << 20;
 
@@ -69,16 +72,13 @@ pub(super) async fn write(
     let mut summary = Summary::default();
     let mut writer = store.blob_writer(None).map_err(Failure::store)?;
     let mut buffer = Vec::new();
+    let mut written = 0_usize;
     while let Some(response) = responses.next().await {
         let mut response = response?;
-        for vertex in &mut response.vertexes {
-            vertex.name = redact::text(&vertex.name);
-            vertex.error = redact::text(&vertex.error);
-        }
+        redact::status(&mut response);
         summary.add(&response);
-        let frame = response.encode_to_vec();
-        let length = u32::try_from(frame.len()).map_err(Failure::internal)?;
-        buffer.extend_from_slice(&length.to_le_bytes());
+        let Some(frame) = framed(response, written, MAX_OUTPUT, MAX_STATES) else { continue };
+        written = written.saturating_add(frame.len());
         buffer.extend_from_slice(&frame);
         if buffer.len() >= WRITE {
             writer = append(writer, std::mem::take(&mut buffer)).await?;
@@ -90,6 +90,38 @@ pub(super) async fn write(
     });
     let blob = blob.await??;
     Ok((Descriptor::new(MEDIA_TYPE, blob.digest(), blob.size()), blob, summary))
+}
+
+/// What is kept of a response, as a frame, after `written` bytes of a stream that may have `output` bytes of everything and then
+/// `states` more.
+fn framed(
+    mut response: StatusResponse,
+    written: usize,
+    output: usize,
+    states: usize,
+) -> Option<Vec<u8>> {
+    let too_large = |response: &StatusResponse| response.encoded_len() as usize > MAX_FRAME;
+    if written >= output {
+        response.logs.clear();
+        response.statuses.clear();
+        response.warnings.clear();
+    }
+    if too_large(&response) {
+        // Each has the whole file that it is about.
+        for warning in &mut response.warnings {
+            warning.info = MessageField::none();
+        }
+    }
+    if too_large(&response) {
+        response.warnings.clear();
+    }
+    let frame = response.encode_to_vec();
+    let most = output.saturating_add(states).saturating_sub(written).min(MAX_FRAME);
+    if frame.is_empty() || frame.len() > most {
+        return None;
+    }
+    let length = u32::try_from(frame.len()).ok()?;
+    Some([&length.to_le_bytes()[..], &frame[..]].concat())
 }
 
 async fn append(mut writer: BlobWriter, bytes: Vec<u8>) -> Result<BlobWriter, Failure> {
@@ -153,4 +185,49 @@ pub(super) fn time_of(
     time: Option<&buffa_types::google::protobuf::Timestamp>,
 ) -> Option<DateTime<Utc>> {
     time.and_then(|time| DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_wire::moby::buildkit::v1::{VertexLog, VertexWarning};
+
+    use super::*;
+
+    fn response() -> StatusResponse {
+        StatusResponse {
+            vertexes: vec![Vertex { digest: "sha256:1".into(), ..Vertex::default() }],
+            logs: vec![VertexLog { msg: vec![b'x'; 100], ..VertexLog::default() }],
+            ..StatusResponse::default()
+        }
+    }
+
+    fn kept(response: StatusResponse, written: usize) -> Option<StatusResponse> {
+        let frame = framed(response, written, 1000, 100)?;
+        StatusResponse::decode_from_slice(&frame[4..]).ok()
+    }
+
+    #[test]
+    fn a_stream_without_room_keeps_the_states_of_steps_and_then_nothing() {
+        assert_eq!(kept(response(), 900), Some(response()));
+        let state = StatusResponse { logs: Vec::new(), ..response() };
+        assert_eq!(kept(response(), 1000), Some(state));
+        assert_eq!(kept(response(), 1099), None);
+        assert_eq!(kept(StatusResponse { vertexes: Vec::new(), ..response() }, 1000), None);
+    }
+
+    #[test]
+    fn no_frame_is_larger_than_what_is_read_back() {
+        let info =
+            cofferdam_wire::pb::SourceInfo { data: vec![b'x'; MAX_FRAME], ..Default::default() };
+        let warning = VertexWarning {
+            short: b"short".to_vec(),
+            info: MessageField::some(info),
+            ..VertexWarning::default()
+        };
+        let large = StatusResponse { warnings: vec![warning], ..response() };
+        let frame = framed(large, 0, MAX_OUTPUT, MAX_STATES).unwrap_or_default();
+        let kept = StatusResponse::decode_from_slice(&frame[4..]).unwrap_or_default();
+        assert_eq!(kept.warnings[0].short, b"short");
+        assert!(!kept.warnings[0].info.is_set() && kept.vertexes.len() == 1);
+    }
 }

@@ -20,6 +20,8 @@ mod recorder;
 mod recording;
 mod redact;
 mod spans;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -148,6 +150,11 @@ impl History {
         self.lock().running.remove(key);
     }
 
+    /// Whether a build of this name runs, whatever is on record of earlier ones.
+    pub(crate) fn is_running(&self, owner: &str, reference: &str) -> bool {
+        self.lock().running.contains_key(&Key::new(owner, reference))
+    }
+
     /// The record of a build that has ended.
     pub(crate) async fn find(
         &self,
@@ -198,27 +205,42 @@ impl History {
         if pinned {
             self.bounds.check_pin(&self.lock().ended)?;
         }
-        self.change(&key, Vec::new(), |record| record.pinned = pinned).await
+        let change = |record: &mut wire::BuildHistoryRecord| {
+            record.pinned = pinned;
+            true
+        };
+        self.change(&key, Vec::new(), change).await
     }
 
-    /// Changes the record of a build that has ended, which names `blobs` from then on too.
+    /// Changes the record of a build that has ended, which keeps `blobs` from then on too; `change` says whether it is the one that
+    /// was meant.
     async fn change(
         self: &Arc<Self>,
         key: &Key,
         blobs: Vec<cofferdam_store::Blob>,
-        change: impl FnOnce(&mut wire::BuildHistoryRecord),
+        change: impl FnOnce(&mut wire::BuildHistoryRecord) -> bool,
     ) -> Result<(), Failure> {
         // A record that is removed meanwhile must not come back.
         let _turn = self.disk.lock().await;
         let Some(record) = self.read(key).await? else { return Ok(()) };
         let mut changed = (*record).clone();
-        change(&mut changed);
+        if !change(&mut changed) {
+            return Ok(());
+        }
         changed.Generation = changed.Generation.saturating_add(1);
-        let held = entry::named(&changed);
-        let held = held.iter().filter_map(|digest| self.store.blob(digest)).chain(blobs);
+        // The record itself does not name everything that is kept with it.
+        let gone = entry::replaced(&record, &changed);
+        let mut kept = self.kept(key);
+        kept.retain(|digest| !gone.contains(digest));
+        let held = kept.iter().filter_map(|digest| self.store.blob(digest)).chain(blobs);
         let entry = Entry::new(Arc::new(changed), held.collect());
         self.end(key, entry);
         Ok(())
+    }
+
+    /// What is kept with a record.
+    fn kept(&self, key: &Key) -> Vec<Digest> {
+        self.lock().ended.get(key).map(|entry| entry.blobs.clone()).unwrap_or_default()
     }
 
     /// Removes the record of a build that has ended, and what nothing else names.
@@ -278,9 +300,12 @@ impl History {
             let mut state = self.lock();
             let Some(entry) = state.ended.get_mut(key) else { return };
             entry.on_disk = true;
-            if entry.unwritten.as_ref().is_some_and(|new| Arc::ptr_eq(&new.record, record)) {
-                entry.unwritten = None;
+            // A newer version may have come meanwhile: until that is on disk, what is there still names what it replaces.
+            let newest = entry.unwritten.as_ref().map(|new| Arc::ptr_eq(&new.record, record));
+            if newest != Some(true) {
+                return;
             }
+            entry.unwritten = None;
             std::mem::take(&mut entry.stale)
         };
         if !stale.is_empty() {

@@ -30,6 +30,9 @@ use crate::wire_time::timestamp;
 /// The misspelling is the protocol's.
 const ERROR_TYPE: &str = "application/vnd.googeapis.google.rpc.status+proto";
 const STACK: &str = "github.com/moby/buildkit/stack.Stack+json";
+/// Details of one error together; the largest is the file that it is about.
+const MAX_DETAILS: usize = 4 << 20;
+
 /// Steps and warnings are counted in 32 bits on the wire.
 fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
@@ -66,7 +69,7 @@ impl Recorder {
         let created = Utc::now();
         let record = wire::BuildHistoryRecord {
             Ref: request.Ref.clone(),
-            Frontend: redact::text(&request.Frontend),
+            Frontend: redact::name(&request.Frontend),
             FrontendAttrs: redact::attributes(&request.FrontendAttrs),
             Exporters: exporters(request),
             CreatedAt: MessageField::some(timestamp(created)),
@@ -93,10 +96,16 @@ impl Recorder {
         self.0.as_ref().map(|begun| begun.recording.clone()).unwrap_or_default()
     }
 
-    /// Ends the build's events and records how the build ended.
+    /// Ends the build's events and records how the build ended. Whoever stops waiting for it stops nothing: otherwise the build would
+    /// be shown as one that runs for ever.
     pub(crate) async fn end(mut self, result: &Result<wire::SolveResponse, Failure>) {
-        if let Some(begun) = self.0.take() {
-            begun.end(result.as_ref()).await;
+        let Some(begun) = self.0.take() else { return };
+        let (history, key) = (Arc::clone(&begun.builder.context.history), begun.key.clone());
+        let result = result.clone();
+        let ending = tokio::spawn(async move { begun.end(result.as_ref()).await });
+        if let Err(error) = ending.await {
+            tracing::warn!(%error, "a build could not be recorded");
+            history.abandon(&key);
         }
     }
 }
@@ -111,13 +120,13 @@ impl Drop for Recorder {
 
 fn exporters(request: &wire::SolveRequest) -> Vec<wire::Exporter> {
     if request.Exporters.is_empty() && !request.ExporterDeprecated.is_empty() {
-        return vec![redact::exporter(&wire::Exporter {
+        return redact::exporters([&wire::Exporter {
             Type: request.ExporterDeprecated.clone(),
             Attrs: request.ExporterAttrsDeprecated.clone(),
             ..wire::Exporter::default()
-        })];
+        }]);
     }
-    request.Exporters.iter().map(redact::exporter).collect()
+    redact::exporters(&request.Exporters)
 }
 
 impl Begun {
@@ -126,11 +135,14 @@ impl Begun {
         let (history, key) = (Arc::clone(&self.builder.context.history), self.key.clone());
         match self.record(result).await {
             Ok(ended) => {
-                history.end(&key, ended.entry);
-                history.wait_for_spans(&key, ended.own_spans, ended.client_spans, ended.interest);
+                let Ended { entry, own_spans, client_spans, interest } = ended;
+                let created = entry.created;
+                history.end(&key, entry);
+                history.wait_for_spans(&key, created, own_spans, client_spans, interest);
             }
             Err(failure) => {
-                tracing::warn!(%failure, "a build could not be recorded");
+                let reason = redact::error(failure.message());
+                tracing::warn!(reason, "a build could not be recorded");
                 history.abandon(&key);
             }
         }
@@ -219,17 +231,20 @@ fn error(failure: &Failure) -> Status {
         "version": env!("CARGO_PKG_VERSION"),
     });
     let stack = (STACK.to_owned(), stack.to_string().into());
-    let details = std::iter::once(&stack).chain(failure.details());
+    let mut room = MAX_DETAILS;
+    let details = std::iter::once(&stack).chain(failure.details()).filter_map(|(url, value)| {
+        let value = redact::detail(value)?;
+        room = room.checked_sub(value.len())?;
+        Some(buffa_types::google::protobuf::Any {
+            type_url: url.clone(),
+            value,
+            ..Default::default()
+        })
+    });
     Status {
         code: i32::try_from(failure.code().grpc_code()).unwrap_or(2),
-        message: redact::text(failure.message()),
-        details: details
-            .map(|(type_url, value)| buffa_types::google::protobuf::Any {
-                type_url: type_url.clone(),
-                value: value.clone(),
-                ..Default::default()
-            })
-            .collect(),
+        message: redact::error(failure.message()),
+        details: details.collect(),
         ..Status::default()
     }
 }

@@ -101,6 +101,9 @@ impl Recording {
         descriptor: &Descriptor,
     ) {
         let Some(mut made) = self.made() else { return };
+        if made.attestations.values().map(Vec::len).sum::<usize>() >= MAX_BLOBS {
+            return;
+        }
         let mut descriptor = to_wire(descriptor);
         descriptor.annotations.insert(PREDICATE_TYPE.to_owned(), predicate_type.to_owned());
         made.attestations.entry(platform.to_owned()).or_default().push(descriptor);

@@ -1,9 +1,10 @@
 //! Spans that clients send while their builds run, to be put into the records of those builds.
 //!
 //! Only traces of builds that run, or ended a moment ago, are kept, and only spans that came from the owner of such a build:
-//! whoever knows another build's trace can add nothing to it. What is kept of one trace is bounded.
+//! whoever knows another build's trace can add nothing to it. What is kept of one trace is bounded. Credentials are taken out of
+//! everything that is kept or handed on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, SecondsFormat};
@@ -11,6 +12,8 @@ use cofferdam_wire::opentelemetry::proto::common::v1 as common;
 use cofferdam_wire::opentelemetry::proto::common::v1::__buffa::oneof::any_value::Value as Kind;
 use cofferdam_wire::opentelemetry::proto::trace::v1 as wire;
 use serde_json::{Value, json};
+
+use super::redact;
 
 /// Spans of one trace that are kept: a build of a thousand steps has fewer.
 const MAX_SPANS: usize = 10_000;
@@ -50,16 +53,42 @@ impl Spans {
         Interest { spans: Arc::clone(&self.0), key }
     }
 
-    /// Takes what a client of `owner` sent.
-    pub(crate) fn add(&self, owner: &str, sent: &[wire::ResourceSpans]) {
+    /// Takes what a client of `owner` sent, and gives back what of it belongs to its builds, without credentials.
+    pub(crate) fn add(
+        &self,
+        owner: &str,
+        mut sent: Vec<wire::ResourceSpans>,
+    ) -> Vec<wire::ResourceSpans> {
+        only(&mut sent, &self.wanted(owner));
+        sent.iter_mut().for_each(redact::spans);
         let mut traces = lock(&self.0);
-        each(sent, |span, resource, library| {
+        each(&sent, |span, resource, library| {
             let key = (owner.to_owned(), hex::encode(&span.trace_id));
             if let Some(trace) = traces.get_mut(&key) {
                 trace.add(|| to_json(span, resource, library));
             }
         });
+        drop(traces);
+        sent
     }
+
+    /// The traces that builds of `owner` have an interest in.
+    fn wanted(&self, owner: &str) -> HashSet<String> {
+        let traces = lock(&self.0);
+        let own = traces.keys().filter(|(of, _)| of == owner);
+        own.map(|(_, trace)| trace.clone()).collect()
+    }
+}
+
+/// Leaves the spans of these traces.
+fn only(sent: &mut Vec<wire::ResourceSpans>, traces: &HashSet<String>) {
+    for of_resource in &mut *sent {
+        for of_scope in &mut of_resource.scope_spans {
+            of_scope.spans.retain(|span| traces.contains(&hex::encode(&span.trace_id)));
+        }
+        of_resource.scope_spans.retain(|of_scope| !of_scope.spans.is_empty());
+    }
+    sent.retain(|of_resource| !of_resource.scope_spans.is_empty());
 }
 
 /// Spans as a record's blob has them.
@@ -184,11 +213,6 @@ fn time(nanoseconds: u64) -> String {
 fn attributes(list: &[common::KeyValue]) -> Value {
     let one = |pair: &common::KeyValue| {
         let (kind, value) = value(pair.value.as_option(), 0);
-        // Addresses that clients connect to may have users in them.
-        let value = match value {
-            Value::String(text) => Value::String(super::redact::text(&text)),
-            other => other,
-        };
         json!({ "Key": pair.key, "Value": { "Type": kind, "Value": value } })
     };
     Value::Array(list.iter().map(one).collect())
@@ -252,15 +276,18 @@ mod tests {
     fn spans_of_builds_that_run_are_kept() {
         let spans = Spans::default();
         let trace = hex::encode(TRACE);
-        spans.add("", &sent(&["early"]));
+        assert!(spans.add("", sent(&["early"])).is_empty());
         let first = spans.keep("", &trace);
         let second = spans.keep("", &trace);
-        spans.add("", &sent(&["one", "two"]));
-        spans.add("another", &sent(&["foreign"]));
+        let handed_on = spans.add("", sent(&["one", "two"]));
+        assert_eq!(handed_on[0].scope_spans[0].spans.len(), 2);
+        let told = format!("{handed_on:?}");
+        assert!(!told.contains("u:p") && told.contains("https://xxxxx:xxxxx@h/"), "{told}");
+        assert!(spans.add("another", sent(&["foreign"])).is_empty());
         let kept = first.spans();
         assert_eq!(kept.len(), 2);
         assert_eq!(kept[0]["Name"], "one");
-        assert_eq!(kept[0]["Attributes"][0]["Value"]["Value"], "https://xxxxx@h/");
+        assert_eq!(kept[0]["Attributes"][0]["Value"]["Value"], "https://xxxxx:xxxxx@h/");
         drop(first);
         assert_eq!(second.spans().len(), 2);
         drop(second);
@@ -271,7 +298,7 @@ mod tests {
     fn what_is_kept_of_a_trace_is_bounded() {
         let spans = Spans::default();
         let interest = spans.keep("", &hex::encode(TRACE));
-        spans.add("", &sent(&["x"; 2 * MAX_SPANS]));
+        spans.add("", sent(&["x"; 2 * MAX_SPANS]));
         assert_eq!(interest.spans().len(), MAX_SPANS);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cofferdam_sandbox::{Control, Exit, Network, Process, Running, Security, Spec, User};
 use cofferdam_solver::Step;
 use cofferdam_wire::pb;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::container_io::{self, no_pipes, of_terminal};
@@ -98,6 +98,8 @@ pub(crate) struct Container {
     /// What the sandbox uses for as long as it runs.
     held: Mutex<Option<Prepared>>,
     tasks: TaskTracker,
+    /// Room for processes; each has a place from before its start until it has ended.
+    room: Arc<Semaphore>,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -129,6 +131,7 @@ impl Container {
             first: tokio::sync::Mutex::new(First::Waiting(Box::new((prepared, root)))),
             held: Mutex::default(),
             tasks: TaskTracker::new(),
+            room: Arc::new(Semaphore::new(MAX_PROCESSES)),
             failure: Mutex::default(),
             blueprint,
         }))
@@ -148,13 +151,11 @@ impl Container {
 
     /// Starts a process. The first one is the init of the container: when it ends, all others do.
     pub(crate) async fn start(self: &Arc<Self>, launch: Launch) -> Result<Started, Failure> {
-        if self.tasks.len() >= MAX_PROCESSES {
-            return Err(Failure::new(
-                connectrpc::ErrorCode::ResourceExhausted,
-                format!("the container has {MAX_PROCESSES} processes already"),
-            ));
-        }
-        let mut process = self.process(&launch).await?;
+        let place = Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
+            let message = format!("the container has {MAX_PROCESSES} processes already");
+            Failure::new(connectrpc::ErrorCode::ResourceExhausted, message)
+        })?;
+        let process = self.process(&launch).await?;
         // A canceled step ends whoever waits here.
         let mut first = tokio::select! {
             first = self.first.lock() => first,
@@ -163,15 +164,14 @@ impl Container {
         match std::mem::replace(&mut *first, First::Failed) {
             First::Waiting(parts) => {
                 let (prepared, root) = *parts;
-                let started = self.start_first(prepared, root, process, &launch).await?;
+                let started = self.start_first(prepared, root, process, &launch, place).await?;
                 *first = First::Running(started.control.clone());
                 Ok(started)
             }
             First::Running(control) => {
                 *first = First::Running(control.clone());
                 drop(first);
-                process.no_new_privileges |= process.user.uid == 0;
-                self.join(&control, process, &launch).await
+                self.join(&control, process, &launch, place).await
             }
             First::Failed => Err(Failure::unknown("the container's first process was not started")),
         }
@@ -207,7 +207,7 @@ impl Container {
             user: User { uid: user.uid, gid: user.gid, groups: user.groups },
             security: if launch.insecure { Security::Insecure } else { Security::Sandbox },
             ulimits: exec_limits::of_processes(&self.context.config.limits, meta),
-            no_new_privileges: false,
+            no_new_privileges: user.uid == 0,
             terminal: launch.terminal,
         })
     }
@@ -226,7 +226,7 @@ impl Container {
         spec.env = process.env;
         spec.cwd = process.cwd;
         spec.user = process.user;
-        spec.no_new_privileges = spec.user.uid == 0;
+        spec.no_new_privileges = process.no_new_privileges;
         let hostname = &blueprint.hostname;
         let hostname = if hostname.is_empty() { DEFAULT_HOSTNAME } else { hostname };
         hostname.clone_into(&mut spec.hostname);
@@ -247,6 +247,7 @@ impl Container {
         root: OwnedFd,
         process: Process,
         launch: &Launch,
+        place: OwnedSemaphorePermit,
     ) -> Result<Started, Failure> {
         let context = &self.context;
         let spec = self.spec(&mut prepared, root, process)?;
@@ -268,7 +269,7 @@ impl Container {
             _ => None,
         };
         let limits = Limits { written, recording };
-        self.watch(running, ours, launch, Some(limits))
+        self.watch(running, ours, launch, Some(limits), place)
     }
 
     async fn join(
@@ -276,12 +277,13 @@ impl Container {
         first: &Control,
         process: Process,
         launch: &Launch,
+        place: OwnedSemaphorePermit,
     ) -> Result<Started, Failure> {
         let (theirs, ours) = streams(launch)?;
         let launcher = &self.context.launcher;
         let running =
             launcher.join(first, process, theirs.stdout, theirs.stderr, theirs.stdin).await;
-        self.watch(running.map_err(command_failed)?, ours, launch, None)
+        self.watch(running.map_err(command_failed)?, ours, launch, None, place)
     }
 
     /// Waits for a process's end on a task of its own.
@@ -291,6 +293,7 @@ impl Container {
         ours: Option<Ours>,
         launch: &Launch,
         limits: Option<Limits>,
+        place: OwnedSemaphorePermit,
     ) -> Result<Started, Failure> {
         let streams = match (ours, running.take_terminal()) {
             (Some(ours), _) => ours,
@@ -302,6 +305,7 @@ impl Container {
         let container = Arc::clone(self);
         self.tasks.spawn(async move {
             let ended = container.ended(running, limits).await;
+            drop(place);
             if let Err(failure) = &ended {
                 let mut first = container.failure.lock().unwrap_or_else(PoisonError::into_inner);
                 first.get_or_insert_with(|| failure.clone());

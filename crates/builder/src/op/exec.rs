@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use cofferdam_graph::Vertex;
-use cofferdam_sandbox::{Exit, Network, Security, Spec, User};
+use cofferdam_sandbox::{Exit, LaunchError, Network, Security, Spec, User};
 use cofferdam_solver::Step;
 use cofferdam_wire::pb;
 
@@ -196,8 +196,9 @@ async fn run(
         context.require_gate()?;
     }
     let Pipes { stdout, stderr, readers } = exec_logs::pipes(step)?;
-    let mut running =
-        context.launcher.run(spec, stdout, stderr, None).await.map_err(Failure::of)?;
+    let command = spec.args.join(" ");
+    let started = context.launcher.run(spec, stdout, stderr, None).await;
+    let mut running = started.map_err(|error| not_started(&command, error))?;
     let recording = match running.take_tun() {
         Some(tun) if gated => {
             let attachment = context.attach(tun, &name).await?;
@@ -206,7 +207,7 @@ async fn run(
         _ => None,
     };
     let exit = tokio::select! {
-        exit = running.wait() => exit.map_err(Failure::of)?,
+        exit = running.wait() => exit.map_err(|error| not_started(&command, error))?,
         failure = exec_limits::unwanted(context, step, written) => {
             running.kill();
             // The step is gone when wait returns; only then may its mounts be reused.
@@ -222,6 +223,21 @@ async fn run(
     match written.trouble().await {
         Some(trouble) => Err(Failure::new(connectrpc::ErrorCode::ResourceExhausted, trouble)),
         None => Ok(exit),
+    }
+}
+
+/// A command that cannot be executed failed as one that ended badly does, as BuildKit tells it.
+fn not_started(command: &str, error: LaunchError) -> Failure {
+    let command = match error {
+        LaunchError::Command { .. } => Some(command),
+        _ => None,
+    };
+    let failure = Failure::of(error);
+    match command {
+        Some(command) => {
+            failure.during(&format!("process {command:?} did not complete successfully"))
+        }
+        None => failure,
     }
 }
 

@@ -12,8 +12,9 @@ use cofferdam_store::{Store, Tree, mount_tree};
 use cofferdam_wire::pb;
 use cofferdam_wire::pb::__buffa::oneof::{file_action::Action, user_opt::User};
 
+use super::exec_limits::disk_is_low;
 use super::file::{self, Maker};
-use crate::blocking::blocking;
+use crate::blocking::{blocking, give_back};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::remains::{Remains, Subject};
@@ -53,11 +54,17 @@ pub(crate) async fn execute(
     };
     match blocking(move || run.actions()).await? {
         Ok(outputs) => Ok(outputs.into_iter().map(Snapshot::committed).collect()),
-        Err(failed) => Err(failed.failure.leaving(Remains {
-            inputs: inputs.into_iter().map(Some).collect(),
-            mounts: failed.left.into_iter().map(|tree| tree.map(Snapshot::committed)).collect(),
-            subject: Subject::Action(failed.action),
-        })),
+        Err(failed) => {
+            if failed.left.is_empty() {
+                // What was written is gone: it may be what filled the disk.
+                give_back(&context.store, ()).await;
+            }
+            Err(failed.failure.leaving(Remains {
+                inputs: inputs.into_iter().map(Some).collect(),
+                mounts: failed.left.into_iter().map(|tree| tree.map(Snapshot::committed)).collect(),
+                subject: Subject::Action(failed.action),
+            }))
+        }
     }
 }
 
@@ -125,7 +132,9 @@ impl Run {
 
     /// The failure of an action with what there is by now. Trouble leaves an action out.
     fn failed(mut self, action: usize, failure: Failure) -> Failed {
-        let count = if self.explores { self.op.actions.len() } else { 0 };
+        // As after a step: what filled the disk is not kept to be looked at.
+        let keeps = self.explores && disk_is_low(self.store.path()).is_none();
+        let count = if keeps { self.op.actions.len() } else { 0 };
         let left = (0..count).map(|index| {
             let made = index < self.states.len();
             made.then(|| self.committed(index).ok()).flatten()

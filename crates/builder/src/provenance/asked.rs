@@ -4,7 +4,7 @@
 //! with the graphs and images it asked for.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use chrono::{DateTime, Utc};
 use cofferdam_dockerfile::git_fragment;
@@ -23,6 +23,10 @@ const MAX_DEPTH: usize = 16;
 const MAX_BELOW: usize = 1_000;
 /// Images one frontend may look up; the provenance is marked incomplete above.
 const MAX_IMAGES: usize = 10_000;
+
+/// The frontend that is an image, and the attribute with which a build lets it reach the network.
+const IMAGE_FRONTEND: &str = "gateway.v0";
+const NETWORK: (&str, &str) = ("frontend-network", "default");
 
 /// A request to a frontend.
 pub(crate) struct FrontendRequest {
@@ -45,6 +49,11 @@ impl FrontendRequest {
     fn is_empty(&self) -> bool {
         self.name.is_empty() && self.attrs.is_empty() && self.inputs.is_empty()
     }
+
+    fn has_network(&self) -> bool {
+        let wanted = self.attrs.get(NETWORK.0).is_some_and(|value| value == NETWORK.1);
+        wanted && self.name == IMAGE_FRONTEND
+    }
 }
 
 /// What one frontend, or the client itself, asked for.
@@ -59,6 +68,8 @@ pub(crate) struct Asked {
     scope: String,
     produced: Arc<Produced>,
     seen: Mutex<Seen>,
+    /// This as requests tell of it whose inputs were made here; one for all that was made.
+    told: OnceLock<Option<Arc<RequestProvenance>>>,
 }
 
 /// When the build began, and what it is called among all builds of all builders.
@@ -71,10 +82,10 @@ struct Beginning {
 #[derive(Default)]
 struct Seen {
     images: Vec<ImageSource>,
+    /// More images were looked up than are kept.
+    lost: bool,
     references: Vec<Arc<Reference>>,
     below: Vec<Arc<Asked>>,
-    /// Keeps what was made known while this lives.
-    known: Vec<Arc<RequestProvenance>>,
 }
 
 impl Asked {
@@ -86,7 +97,8 @@ impl Asked {
     ) -> Result<Arc<Self>, Failure> {
         let (root, seen) = (Arc::new(root), Mutex::default());
         let beginning = Beginning { invocation: crate::worker::random_id()?, time: Utc::now() };
-        Ok(Arc::new(Self { request: None, root, depth: 0, beginning, scope, produced, seen }))
+        let told = OnceLock::new();
+        Ok(Arc::new(Self { request: None, root, depth: 0, beginning, scope, produced, seen, told }))
     }
 
     /// What the build is called among all, and when it began.
@@ -113,6 +125,7 @@ impl Asked {
             scope: self.scope.clone(),
             produced: Arc::clone(&self.produced),
             seen: Mutex::default(),
+            told: OnceLock::new(),
         });
         let mut seen = self.seen();
         if self.depth >= MAX_DEPTH || seen.below.len() >= MAX_BELOW {
@@ -130,8 +143,13 @@ impl Asked {
     /// An image was looked up.
     pub(crate) fn looked_up(&self, image: ImageSource) {
         let mut seen = self.seen();
-        if seen.images.len() < MAX_IMAGES && !seen.images.contains(&image) {
+        if seen.images.contains(&image) {
+            return;
+        }
+        if seen.images.len() < MAX_IMAGES {
             seen.images.push(image);
+        } else {
+            seen.lost = true;
         }
     }
 
@@ -140,9 +158,8 @@ impl Asked {
         for reference in results {
             let Some(target) = reference.graph().target() else { continue };
             let Some(maker) = self.maker(&reference) else { continue };
-            let Some(request) = maker.told(&Sources::default()) else { continue };
-            let known = self.produced.add(&self.scope, target.vertex.digest, request);
-            self.seen().known.push(known);
+            let Some(request) = maker.told() else { continue };
+            self.produced.add(&self.scope, target.vertex.digest, request);
         }
     }
 
@@ -181,6 +198,18 @@ impl Asked {
         all
     }
 
+    /// Whether not every image that was looked up here and below is known.
+    pub(super) fn is_incomplete(&self) -> bool {
+        let lost = self.seen().lost;
+        lost || self.below().iter().any(|below| below.is_incomplete())
+    }
+
+    /// Whether a frontend here or below could reach a network: what it answers may depend on that.
+    pub(super) fn had_network(&self) -> bool {
+        let own = self.request.as_ref().is_some_and(|request| request.has_network());
+        own || self.below().iter().any(|below| below.had_network())
+    }
+
     /// The parameters of this request; empty for what a client asks for itself.
     pub(super) fn parameters(&self, sources: &Sources) -> Parameters {
         let Some(request) = &self.request else { return Parameters::default() };
@@ -188,26 +217,30 @@ impl Asked {
         let mut parameters = Parameters::default();
         parameters.frontend.clone_from(&request.name);
         parameters.args = filter_args(&request.attrs);
-        parameters.inputs = self.inputs_of(request);
-        parameters.root = self.root_of(sources).map(Box::new);
+        self.add_inputs(request, &mut parameters);
+        let root = self.root_of(sources);
+        parameters.incomplete |= root
+            .as_ref()
+            .and_then(|root| root.request.as_ref())
+            .is_some_and(|request| request.incomplete);
+        parameters.root = root.map(Box::new);
         parameters
     }
 
     /// This request as it is told of in others.
-    fn told(&self, sources: &Sources) -> Option<RequestProvenance> {
-        let request = self.request.as_ref()?;
-        let mut told = self.tell(request, sources);
-        if let Some(parameters) = &mut told.request {
-            parameters.root = self.root_of(sources).map(Box::new);
-        }
-        Some(told)
+    fn told(&self) -> Option<&Arc<RequestProvenance>> {
+        let tell = || {
+            let request = self.request.as_ref()?;
+            Some(Arc::new(self.tell(request, &Sources::default())))
+        };
+        self.told.get_or_init(tell).as_ref()
     }
 
     fn tell(&self, request: &FrontendRequest, sources: &Sources) -> RequestProvenance {
         let args = filter_args(&request.attrs);
         let mut told = request_provenance(&request.name, args, sources, &git_fragment);
         if let Some(parameters) = &mut told.request {
-            parameters.inputs = self.inputs_of(request);
+            self.add_inputs(request, parameters);
         }
         told
     }
@@ -220,10 +253,57 @@ impl Asked {
         (says_something && Some(&root) != own.as_ref()).then_some(root)
     }
 
-    fn inputs_of(&self, request: &FrontendRequest) -> BTreeMap<String, RequestProvenance> {
-        let find = |(name, definition): (&String, &pb::Definition)| {
-            Some((name.clone(), self.produced.find(&self.scope, definition)?))
+    /// Adds the requests that made the inputs of `request`, always in one order: there may not be room for all.
+    fn add_inputs(&self, request: &FrontendRequest, parameters: &mut Parameters) {
+        let mut inputs: Vec<(&String, &pb::Definition)> = request.inputs.iter().collect();
+        inputs.sort_by(|a, b| a.0.cmp(b.0));
+        for (name, definition) in inputs {
+            if let Some(made) = self.produced.find(&self.scope, definition) {
+                parameters.add_input(name, &made);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn request(name: &str, attrs: &[(&str, &str)]) -> FrontendRequest {
+        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        FrontendRequest::new(name, &attrs.collect(), HashMap::new())
+    }
+
+    fn client() -> Arc<Asked> {
+        Asked::by_client(request("", &[]), "scope".to_owned(), Arc::default()).unwrap()
+    }
+
+    #[test]
+    fn frontends_with_network_are_known() {
+        let asked = client();
+        let with = [("frontend-network", "default")];
+        let dockerfile = asked.begin(request("dockerfile.v0", &with)).unwrap();
+        dockerfile.begin(request(IMAGE_FRONTEND, &[("frontend-network", "none")])).unwrap();
+        assert!(!asked.had_network());
+        dockerfile.begin(request(IMAGE_FRONTEND, &with)).unwrap();
+        assert!(asked.had_network());
+    }
+
+    #[test]
+    fn images_that_are_left_out_are_noted() {
+        let asked = client();
+        let below = asked.begin(request("dockerfile.v0", &[])).unwrap();
+        let image = |number: usize| ImageSource {
+            reference: number.to_string(),
+            platform: None,
+            digest: None,
+            local: false,
         };
-        request.inputs.iter().filter_map(find).collect()
+        below.seen().images = (0..MAX_IMAGES).map(image).collect();
+        below.looked_up(image(0));
+        assert!(!asked.is_incomplete());
+        below.looked_up(image(MAX_IMAGES));
+        assert!(asked.is_incomplete());
     }
 }

@@ -31,6 +31,10 @@ pub(crate) fn gather(
     capture.request.args = parameters.args;
     capture.request.inputs = parameters.inputs;
     capture.request.root = parameters.root;
+    capture.request.incomplete |= parameters.incomplete;
+    capture.incomplete |= asked.is_incomplete();
+    // Also of frontends that did not make this result: they may have told others what to make.
+    capture.network |= bridge.asked.had_network();
     for other in asked.references() {
         let is_result = results.iter().any(|result| Arc::ptr_eq(result, &other));
         if !is_result && let Some(more) = of_reference(bridge, &other) {
@@ -124,9 +128,17 @@ fn add_source(capture: &mut Capture, vertex: &Vertex, op: &pb::SourceOp, pin: Op
         ("git", _) => add_git(capture, op, rest, pin.unwrap_or_default()),
         ("http" | "https", Some(digest)) => {
             capture.add_http(HttpSource { url: op.identifier.clone(), digest });
+            // Without it there is no download.
+            add_secrets(capture, op, &["http.authheadersecret"], false);
         }
         _ => capture.incomplete = true,
     }
+}
+
+/// Secrets that a source names for its server.
+fn add_secrets(capture: &mut Capture, op: &pb::SourceOp, attributes: &[&str], optional: bool) {
+    let ids = attributes.iter().filter_map(|key| op.attrs.get(*key));
+    ids.filter(|id| !id.is_empty()).for_each(|id| capture.add_secret(id, optional));
 }
 
 fn add_git(capture: &mut Capture, op: &pb::SourceOp, rest: &str, commit: &str) {
@@ -137,13 +149,8 @@ fn add_git(capture: &mut Capture, op: &pb::SourceOp, rest: &str, commit: &str) {
     if !reference.is_empty() {
         url = format!("{url}#{reference}");
     }
-    let bundle = attr("git.bundle").cloned();
-    capture.add_git(GitSource { url, commit: commit.to_owned(), bundle });
-    for key in ["git.authtokensecret", "git.authheadersecret"] {
-        if let Some(id) = attr(key) {
-            capture.add_secret(id, true);
-        }
-    }
+    capture.add_git(GitSource { url, commit: commit.to_owned() });
+    add_secrets(capture, op, &["git.authtokensecret", "git.authheadersecret"], true);
     if let Some(id) = attr("git.mountsshsock") {
         capture.add_ssh(id, true);
     }
@@ -166,5 +173,18 @@ mod tests {
         let images = vec![image("a", &amd), image("a", &arm), image("tool", &amd)];
         let kept = for_platform(images, &[amd.clone(), arm.clone()], &arm);
         assert_eq!(kept, [image("a", &arm), image("tool", &amd)]);
+    }
+
+    #[test]
+    fn secrets_that_sources_name_are_told() {
+        let mut op = pb::SourceOp::default();
+        op.attrs.insert("http.authheadersecret".to_owned(), "token".to_owned());
+        op.attrs.insert("git.authtokensecret".to_owned(), String::new());
+        let mut capture = Capture::default();
+        add_secrets(&mut capture, &op, &["http.authheadersecret"], false);
+        add_secrets(&mut capture, &op, &["git.authtokensecret", "git.authheadersecret"], true);
+        let told = capture.request.secrets;
+        assert_eq!(told.len(), 1);
+        assert!(told[0].id == "token" && !told[0].optional);
     }
 }

@@ -23,13 +23,7 @@ pub(crate) struct Produced(Mutex<HashMap<Key, Vec<Weak<RequestProvenance>>>>);
 
 impl Produced {
     /// Remembers that `request` of `scope` made the graph under `head`, while the value lives.
-    pub(super) fn add(
-        &self,
-        scope: &str,
-        head: Digest,
-        request: RequestProvenance,
-    ) -> Arc<RequestProvenance> {
-        let request = Arc::new(request);
+    pub(super) fn add(&self, scope: &str, head: Digest, request: &Arc<RequestProvenance>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN {
             known.retain(|_, made| made.iter().any(|made| made.strong_count() > 0));
@@ -37,9 +31,10 @@ impl Produced {
         if known.len() < MAX_KNOWN {
             let made = known.entry((scope.to_owned(), head)).or_default();
             made.retain(|made| made.strong_count() > 0);
-            made.push(Arc::downgrade(&request));
+            if !made.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(request))) {
+                made.push(Arc::downgrade(request));
+            }
         }
-        request
     }
 
     /// The request that made `definition`, when all that did are equal.
@@ -47,22 +42,14 @@ impl Produced {
         &self,
         scope: &str,
         definition: &pb::Definition,
-    ) -> Option<RequestProvenance> {
+    ) -> Option<Arc<RequestProvenance>> {
         let head = head(definition)?;
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let made = known.get(&(scope.to_owned(), head))?;
-        let mut requests = made.iter().filter_map(Weak::upgrade).map(|made| without_root(&made));
+        let mut requests = made.iter().filter_map(Weak::upgrade);
         let first = requests.next()?;
         requests.all(|other| other == first).then_some(first)
     }
-}
-
-fn without_root(made: &RequestProvenance) -> RequestProvenance {
-    let mut made = made.clone();
-    if let Some(request) = &mut made.request {
-        request.root = None;
-    }
-    made
 }
 
 /// The op that a definition stands for.
@@ -88,14 +75,18 @@ mod tests {
         let produced = Produced::default();
         let mut request = RequestProvenance::default();
         request.config_source.path = "Dockerfile".to_owned();
-        let first = produced.add("a", head, request.clone());
-        assert_eq!(produced.find("a", &definition), Some(request.clone()));
+        let request = Arc::new(request);
+        for _ in 0..2 {
+            produced.add("a", head, &request);
+        }
+        assert_eq!(produced.find("a", &definition), Some(Arc::clone(&request)));
         assert_eq!(produced.find("b", &definition), None);
-        let second = produced.add("a", head, RequestProvenance::default());
+        let second = Arc::new(RequestProvenance::default());
+        produced.add("a", head, &second);
         assert_eq!(produced.find("a", &definition), None);
         drop(second);
-        assert_eq!(produced.find("a", &definition), Some(request));
-        drop(first);
+        assert_eq!(produced.find("a", &definition), Some(Arc::clone(&request)));
+        drop(request);
         assert_eq!(produced.find("a", &definition), None);
         assert_eq!(produced.find("a", &pb::Definition::default()), None);
     }

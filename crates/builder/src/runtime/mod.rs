@@ -51,7 +51,9 @@ impl OpRuntime {
                 by_content: dependency.by_content,
             })
             .collect();
-        Ok(CacheMap { digest: digester.finish(), inputs, volatile: false, note: None })
+        // Nothing here says what a graph is that comes out of a file, or who may have its result. Its own steps are remembered.
+        let volatile = matches!(vertex.op.op, Some(Op::Build(_)));
+        Ok(CacheMap { digest: digester.finish(), inputs, volatile, note: None })
     }
 
     async fn content(

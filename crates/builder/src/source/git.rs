@@ -13,7 +13,7 @@ use cofferdam_solver::Step;
 use cofferdam_store::Tree;
 use cofferdam_wire::pb;
 
-use super::git_refs::{Named, choose, is_commit, is_hex};
+use super::git_refs::{Named, Names, choose, is_commit, is_hex};
 use super::git_run::Git;
 use super::{SourceKey, cancellable};
 use crate::blocking::blocking;
@@ -35,7 +35,7 @@ pub(super) struct Remote {
     pub(super) login: Option<String>,
     /// The only one that git may speak.
     pub(super) protocol: String,
-    reference: String,
+    pub(super) reference: String,
     subdirectory: String,
     keep_git: bool,
     submodules: bool,
@@ -48,22 +48,12 @@ pub(super) struct Remote {
 }
 
 fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
-    let (plain, fragment) = identifier.split_once('#').unwrap_or((identifier, ""));
+    let (_, fragment) = identifier.split_once('#').unwrap_or((identifier, ""));
     let (reference, subdirectory) = fragment.split_once(':').unwrap_or((fragment, ""));
-    let url = match op.attrs.get("git.fullurl").filter(|url| !url.is_empty()) {
-        Some(url) => url.clone(),
-        None => format!("https://{plain}"),
-    };
-    let protocol = match url.split_once("://") {
-        Some((scheme @ ("https" | "http" | "ssh" | "git"), _)) => scheme.to_owned(),
-        // scp-like addresses, user@host:path
-        None if url.contains('@') && url.contains(':') => "ssh".to_owned(),
-        _ => return Err(Failure::invalid("git URLs must use https, http, ssh or git")),
-    };
-    for (what, text) in [("URL", &url), ("ref", &reference.to_owned())] {
-        if text.starts_with('-') || text.chars().any(|c| c.is_control() || c == ' ') {
-            return Err(Failure::invalid(format!("invalid git {what}")));
-        }
+    super::check_supported(op)?;
+    let address = super::git_address::address(op, identifier)?;
+    if reference.starts_with('-') || reference.chars().any(|c| c.is_control() || c == ' ') {
+        return Err(Failure::invalid("invalid git ref"));
     }
     if subdirectory.split('/').any(|part| part == "..") {
         return Err(Failure::invalid(format!("invalid git subdirectory {subdirectory:?}")));
@@ -75,11 +65,11 @@ fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
             "invalid checksum {checksum} for Git URL, expected hex commit hash"
         )));
     }
-    let (url, login) = super::login::split(&url);
+    let (url, login) = super::login::split(&address.url);
     Ok(Remote {
         url,
         login,
-        protocol,
+        protocol: address.protocol.to_owned(),
         reference: reference.to_owned(),
         subdirectory: clean(subdirectory),
         keep_git: flag("git.keepgitdir"),
@@ -157,7 +147,7 @@ pub(crate) async fn describe(
     cancellable(step, describe).await
 }
 
-/// What a reference names now.
+/// What a source names, as far as its build may use it.
 async fn name(
     context: &Arc<Context>,
     op: &pb::SourceOp,
@@ -180,16 +170,7 @@ async fn name(
         let reference = if whole { wanted.to_owned() } else { format!("refs/heads/{wanted}") };
         Named::commit_of(&reference, checksum)
     } else {
-        let git = Git { context, op, remote, directory: None, step };
-        let listing = if wanted.is_empty() {
-            git.text(&["ls-remote", "--symref", "--", &remote.url, "HEAD"]).await?
-        } else {
-            let peeled = format!("{wanted}^{{}}");
-            git.text(&["ls-remote", "--", &remote.url, wanted, &peeled]).await?
-        };
-        let shown = if wanted.is_empty() { "HEAD" } else { wanted };
-        choose(&listing, wanted)
-            .ok_or_else(|| Failure::unknown(format!("repository does not contain ref {shown}")))?
+        list(context, op, remote, step).await?
     };
     if let Some(expected) = &remote.checksum {
         named.check(expected)?;
@@ -197,25 +178,72 @@ async fn name(
     Ok(named)
 }
 
-/// The checked-out files.
+/// What the repository says that a reference names. Within one build that is one answer: a tag that moves meanwhile would
+/// make what was decided about the build wrong.
+async fn list(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    remote: &Remote,
+    step: &Step,
+) -> Result<Named, Failure> {
+    let wanted = remote.reference.as_str();
+    let mut digester = Digester::new();
+    digester.field(&remote.url);
+    digester.field(wanted);
+    digester.field(remote.login.as_deref().unwrap_or_default());
+    let question = digester.finish();
+    let builds = context.builds_of(step);
+    let names: Vec<Arc<Names>> = builds.into_iter().map(|build| build.names).collect();
+    let known = names.iter().find_map(|names| names.get(&question));
+    let named = match known {
+        Some(known) => known,
+        None => ask(context, op, remote, step).await?,
+    };
+    for names in &names {
+        names.keep(question, &named);
+    }
+    Ok(named)
+}
+
+/// Asks the repository what a reference names now.
+async fn ask(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    remote: &Remote,
+    step: &Step,
+) -> Result<Named, Failure> {
+    let wanted = remote.reference.as_str();
+    let git = Git { context, op, remote, directory: None, step };
+    let listing = if wanted.is_empty() {
+        git.text(&["ls-remote", "--symref", "--", &remote.url, "HEAD"]).await?
+    } else {
+        let peeled = format!("{wanted}^{{}}");
+        git.text(&["ls-remote", "--", &remote.url, wanted, &peeled]).await?
+    };
+    let shown = if wanted.is_empty() { "HEAD" } else { wanted };
+    choose(&listing, wanted)
+        .ok_or_else(|| Failure::unknown(format!("repository does not contain ref {shown}")))
+}
+
+/// The files of `commit`, which the source was named by.
 pub(crate) async fn snapshot(
     context: &Arc<Context>,
     op: &pb::SourceOp,
     identifier: &str,
+    commit: &str,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
     let remote = parse(op, identifier)?;
-    cancellable(step, checkout(context, op, &remote, step)).await
+    cancellable(step, checkout(context, op, &remote, commit, step)).await
 }
 
 async fn checkout(
     context: &Arc<Context>,
     op: &pb::SourceOp,
     remote: &Remote,
+    commit: &str,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
-    let named = name(context, op, remote, step).await?;
-    let commit = named.commit();
     let directory =
         tempfile::Builder::new().prefix("git-").tempdir_in(TEMPORARY).map_err(Failure::store)?;
     let path = directory.path();

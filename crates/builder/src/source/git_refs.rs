@@ -1,7 +1,34 @@
 //! Which object a reference of a repository names, decided from what `git ls-remote` lists, and what
 //! a build may demand of it.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use cofferdam_digest::Digest;
+
 use crate::failure::Failure;
+
+/// References that one build remembers; more are asked for each time.
+const MAX_NAMES: usize = 10_000;
+
+/// What references named when a build first asked, by digests of the questions.
+#[derive(Default)]
+pub(crate) struct Names(Mutex<HashMap<Digest, Named>>);
+
+impl Names {
+    /// What was answered before.
+    pub(super) fn get(&self, question: &Digest) -> Option<Named> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(question).cloned()
+    }
+
+    /// Remembers an answer, unless there is one.
+    pub(super) fn keep(&self, question: Digest, named: &Named) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MAX_NAMES || known.contains_key(&question) {
+            known.entry(question).or_insert_with(|| named.clone());
+        }
+    }
+}
 
 /// What a reference names now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +135,17 @@ mod tests {
             assert!(tag.check("ab").unwrap_err().message().contains("expected checksum to match"));
         }
         assert_eq!(choose(&listing, "gone"), None);
+    }
+
+    #[test]
+    fn the_first_answer_of_a_build_stays() {
+        let (names, question) = (Names::default(), Digest::of("question"));
+        assert_eq!(names.get(&question), None);
+        let first = Named::commit_of("refs/heads/main", &hash('a'));
+        names.keep(question, &first);
+        names.keep(question, &Named::commit_of("refs/heads/main", &hash('b')));
+        assert_eq!(names.get(&question), Some(first));
+        assert_eq!(names.get(&Digest::of("another")), None);
     }
 
     #[test]

@@ -82,15 +82,33 @@ impl Git<'_> {
         self.run(&["remote", "add", "origin", &self.remote.url]).await.map(|_| ())
     }
 
-    /// Fetches `object`.
+    /// Fetches `object` and nothing in its place.
     pub(super) async fn fetch(&self, object: &str) -> Result<(), Failure> {
         // Servers may refuse to serve a bare commit; then everything reachable is fetched.
         let shallow = ["fetch", "-q", "--depth=1", "--no-tags", "origin", object];
-        if self.run(&shallow).await.is_err() {
-            let all = "+refs/heads/*:refs/remotes/origin/*";
-            self.run(&["fetch", "-q", "--tags", "origin", all]).await?;
+        if self.run(&shallow).await.is_ok() {
+            return Ok(());
         }
-        Ok(())
+        let all = "+refs/heads/*:refs/remotes/origin/*";
+        self.run(&["fetch", "-q", "--tags", "origin", all]).await?;
+        if self.has(object).await {
+            return Ok(());
+        }
+        // Neither a branch nor a tag: a request to merge, for example.
+        let reference = self.remote.reference.as_str();
+        if reference.starts_with("refs/") {
+            self.run(&["fetch", "-q", "--no-tags", "origin", reference]).await?;
+            if self.has(object).await {
+                return Ok(());
+            }
+        }
+        Err(Failure::unknown(format!(
+            "the repository does not serve {object}: no reference leads to it now"
+        )))
+    }
+
+    async fn has(&self, object: &str) -> bool {
+        self.run(&["cat-file", "-e", object]).await.is_ok()
     }
 
     /// What a command prints, without blanks around it.
@@ -139,7 +157,9 @@ impl Git<'_> {
                 command.env(variable, value);
             }
         }
-        if let Some(header) = authorization(context, op, remote, step).await {
+        if speaks(args)
+            && let Some(header) = authorization(context, op, remote, step).await
+        {
             let host_only = url::Url::parse(&remote.url)
                 .map(|url| url.origin().ascii_serialization())
                 .unwrap_or_default();
@@ -154,6 +174,11 @@ impl Git<'_> {
         command.args(args);
         command
     }
+}
+
+/// Whether a command speaks with a server. No other one is given what opens it.
+fn speaks(args: &[&str]) -> bool {
+    matches!(args, ["ls-remote" | "fetch", ..] | ["submodule", "update", ..])
 }
 
 /// What a program says, up to a bound: a server decides how much git has to say about its refs. One that says more is ended.
@@ -172,4 +197,19 @@ async fn bounded_output(command: &mut Command) -> std::io::Result<std::process::
     // Dropped on an error, which ends the program.
     let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
     Ok(std::process::Output { status: child.wait().await?, stdout, stderr })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_commands_that_speak_with_servers_have_credentials() {
+        for args in [&["ls-remote", "--", "u"][..], &["fetch", "-q"], &["submodule", "update"]] {
+            assert!(speaks(args), "{args:?}");
+        }
+        for args in [&["init"][..], &["checkout", "fetch"], &["submodule", "deinit"], &[]] {
+            assert!(!speaks(args), "{args:?}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cofferdam_digest::{Digest, Digester};
 use cofferdam_image::archive;
 use cofferdam_session::Session;
-use cofferdam_solver::{Status, Step};
+use cofferdam_solver::{CacheMap, Status, Step};
 use cofferdam_store::{Blob, BlobWriter, Tree};
 use cofferdam_wire::pb;
 use flate2::write::GzDecoder;
@@ -73,11 +73,11 @@ pub(crate) async fn key(
     step: &Step,
 ) -> Result<SourceKey, Failure> {
     let place = Place::of(op, url);
-    let mut digester = Digester::new();
-    digester.field("http");
-    let parsed = parse(url)?;
+    let parsed = parse(op, url)?;
     if let Some(expected) = checksum(op)? {
         // Nothing else can come of it, so nothing has to be asked.
+        let mut digester = Digester::new();
+        digester.field("http");
         digester.field("pinned");
         digester.field(expected.to_string());
         digester.field(place.digest().as_bytes());
@@ -85,16 +85,30 @@ pub(crate) async fn key(
         return Ok(SourceKey { digest: digester.finish(), volatile: false, pin });
     }
     let download = cancellable(step, download(context, op, &parsed, &place, step)).await?;
+    let digest = name(op, &download);
+    // The file is made after the key was looked up; until then the blob must not be collected.
+    let pin = download.blob.digest().to_string();
+    let waiting = waiting(&place, &digest);
+    context.downloads.keep(&waiting, download.blob, download.modified, download.name);
+    Ok(SourceKey { digest, volatile: false, pin: Some(pin.into()) })
+}
+
+/// What names a download that no checksum holds to its content: everything the file is made of.
+fn name(op: &pb::SourceOp, download: &Download) -> Digest {
+    let mut digester = Digester::new();
+    digester.field("http");
     digester.field(download.blob.digest().to_string());
-    digester.field(file_name(op, &download));
+    digester.field(file_name(op, download));
     digester.field(download.modified.unwrap_or(0).to_le_bytes());
     for key in ["http.perm", "http.uid", "http.gid"] {
         digester.field(op.attrs.get(key).map_or("", String::as_str));
     }
-    // The file is made after the key was looked up; until then the blob must not be collected.
-    let pin = download.blob.digest().to_string();
-    context.downloads.keep(&place.key(), download.blob, download.modified, download.name);
-    Ok(SourceKey { digest: digester.finish(), volatile: false, pin: Some(pin.into()) })
+    digester.finish()
+}
+
+/// What a download waits under: another build may get another file from the same place meanwhile.
+fn waiting(place: &Place, named: &Digest) -> String {
+    format!("{}:{}", place.key(), named.hex())
 }
 
 /// What a download is called, holds and when it changed.
@@ -105,8 +119,33 @@ pub(crate) async fn describe(
     step: &Step,
 ) -> Result<(String, Digest, Option<i64>), Failure> {
     let place = Place::of(op, url);
-    let found = cancellable(step, download(context, op, &parse(url)?, &place, step)).await?;
+    let found = cancellable(step, download(context, op, &parse(op, url)?, &place, step)).await?;
     Ok((file_name(op, &found), found.blob.digest(), found.modified))
+}
+
+/// The file that was `named`, or an error when the server has another one by now.
+async fn named_download(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    url: &str,
+    named: &CacheMap,
+    step: &Step,
+) -> Result<Download, Failure> {
+    let place = Place::of(op, url);
+    if let Some((blob, modified, name)) = context.downloads.take(&waiting(&place, &named.digest)) {
+        return Ok(Download { blob, name, modified });
+    }
+    let found = cancellable(step, download(context, op, &parse(op, url)?, &place, step)).await?;
+    // What a checksum holds was compared with it already.
+    if checksum(op)?.is_none() && name(op, &found) != named.digest {
+        return Err(Failure::unknown(format!(
+            "{} changed during the build: it was {} and is now {}, or has another name or time",
+            redacted(url),
+            named.note.as_deref().unwrap_or_default(),
+            found.blob.digest()
+        )));
+    }
+    Ok(found)
 }
 
 /// The downloaded file in a directory of its own.
@@ -114,13 +153,10 @@ pub(crate) async fn snapshot(
     context: &Arc<Context>,
     op: &pb::SourceOp,
     url: &str,
+    named: &CacheMap,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
-    let place = Place::of(op, url);
-    let download = match context.downloads.take(&place.key()) {
-        Some((blob, modified, name)) => Download { blob, name, modified },
-        None => cancellable(step, download(context, op, &parse(url)?, &place, step)).await?,
-    };
+    let download = named_download(context, op, url, named, step).await?;
     let number = |key: &str| op.attrs.get(key).and_then(|text| text.parse::<u32>().ok());
     let (uid, gid) = (number("http.uid").unwrap_or(0), number("http.gid").unwrap_or(0));
     let ids = context.store_ids();
@@ -174,7 +210,8 @@ pub(super) async fn newest(files: &Snapshot) -> Result<Option<i64>, Failure> {
     blocking(read).await?.map_err(Failure::store)
 }
 
-fn parse(url: &str) -> Result<url::Url, Failure> {
+fn parse(op: &pb::SourceOp, url: &str) -> Result<url::Url, Failure> {
+    super::check_supported(op)?;
     url::Url::parse(url)
         .map_err(|error| Failure::invalid(format!("invalid URL {}: {error}", redacted(url))))
 }

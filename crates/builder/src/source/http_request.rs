@@ -9,7 +9,9 @@ use std::sync::Arc;
 use cofferdam_solver::Step;
 use cofferdam_store::Blob;
 use cofferdam_wire::pb;
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 use reqwest::{Method, Response};
 
 use super::http::redacted;
@@ -102,14 +104,22 @@ async fn headers(
     if let Some(value) = authorization(context, op, url, step).await? {
         headers.insert(AUTHORIZATION, value);
     }
-    for (key, value) in &op.attrs {
-        if let Some(name) = key.strip_prefix("http.header.") {
-            let invalid = |_| Failure::invalid(format!("invalid HTTP header {name:?}"));
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(()))?;
-            headers.insert(name, HeaderValue::from_str(value).map_err(|_| invalid(()))?);
-        }
-    }
+    chosen(op, &mut headers)?;
     Ok(headers)
+}
+
+/// Headers that a graph may choose. Like BuildKit, others are left out: they could say who asks, or which version is wanted.
+fn chosen(op: &pb::SourceOp, headers: &mut HeaderMap) -> Result<(), Failure> {
+    for (key, value) in &op.attrs {
+        let Some(name) = key.strip_prefix("http.header.") else { continue };
+        let allowed = [ACCEPT, USER_AGENT];
+        let same = |header: &HeaderName| header.as_str().eq_ignore_ascii_case(name);
+        let Some(allowed) = allowed.into_iter().find(same) else { continue };
+        let value = HeaderValue::from_str(value)
+            .map_err(|_| Failure::invalid(format!("invalid HTTP header {name:?}")))?;
+        headers.insert(allowed, value);
+    }
+    Ok(())
 }
 
 /// What proves to the server that the client may download: the secret the graph names, which has to
@@ -141,4 +151,31 @@ async fn authorization(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn graphs_choose_harmless_headers_only() {
+        let mut op = pb::SourceOp::default();
+        for (name, value) in [
+            ("accept", "text/plain"),
+            ("User-Agent", "me"),
+            ("authorization", "x"),
+            ("host", "elsewhere"),
+            ("not a name", "x"),
+        ] {
+            op.attrs.insert(format!("http.header.{name}"), value.to_owned());
+        }
+        let mut headers = HeaderMap::new();
+        chosen(&op, &mut headers).unwrap();
+        assert_eq!(headers.len(), 2, "{headers:?}");
+        assert_eq!(headers[ACCEPT], "text/plain");
+        assert_eq!(headers[USER_AGENT], "me");
+        op.attrs.insert("http.header.accept".to_owned(), "a\nb".to_owned());
+        assert!(chosen(&op, &mut headers).is_err());
+    }
 }

@@ -283,9 +283,13 @@ async fn resolve(
     vertex: &Vertex,
     op: &pb::SourceOp,
     reference: &str,
+    pin: Option<Digest>,
     step: &Step,
 ) -> Result<(Reference, ResolvedImage), Failure> {
-    let parsed = parse(reference)?;
+    let mut parsed = parse(reference)?;
+    if let Some(pin) = pin {
+        parsed = parsed.with_digest(pin);
+    }
     let platform = platform_of(&vertex.effective_platform());
     let sessions = context.sessions_of(step);
     let resolved = cancellable(step, context.resolve_image(&parsed, &platform, sessions)).await?;
@@ -309,21 +313,23 @@ pub(crate) async fn key(
     reference: &str,
     step: &Step,
 ) -> Result<SourceKey, Failure> {
-    let (_, resolved) = resolve(context, vertex, op, reference, step).await?;
+    let (_, resolved) = resolve(context, vertex, op, reference, None, step).await?;
     let limit = op.attrs.get("image.layerlimit").map_or("", String::as_str);
     let key = SourceKey::stable(&["image", &resolved.digest.to_string(), limit]);
     Ok(key.pinned(&resolved.root.to_string()))
 }
 
-/// The image's layers, not yet fetched.
+/// The layers of the image that was named `pin`, not yet fetched.
 pub(crate) async fn snapshot(
     context: &Arc<Context>,
     vertex: &Arc<Vertex>,
     op: &pb::SourceOp,
     reference: &str,
+    pin: &str,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
-    let (pinned, resolved) = resolve(context, vertex, op, reference, step).await?;
+    let pin = Digest::parse(pin).map_err(Failure::internal)?;
+    let (pinned, resolved) = resolve(context, vertex, op, reference, Some(pin), step).await?;
     let blobs = RegistryBlobs::new(context.repository(&pinned, context.sessions_of(step)));
     let name = format!("pulled from {}", pinned.familiar());
     layers(context, op, &resolved, Arc::new(blobs), name, step.progress.clone())

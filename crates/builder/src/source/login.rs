@@ -21,7 +21,7 @@ pub(super) fn split(url: &str) -> (String, Option<String>) {
 }
 
 /// The bytes that `%41` and the like stand for.
-fn decoded(text: &str) -> Vec<u8> {
+pub(super) fn decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, others @ ..] = rest {

@@ -2,9 +2,11 @@
 //!
 //! One module per scheme of a `SourceOp`'s identifier. Each answers two questions: what names
 //! the content (for the cache key, asked first) and where the files are (asked only when a
-//! consumer runs).
+//! consumer runs). The second answer is about what the first one named: what a tag, a branch or a
+//! server says by then is not asked again, or the key would lead to something else.
 
 pub(crate) mod git;
+pub(crate) mod git_address;
 mod git_refs;
 mod git_run;
 pub(crate) mod http;
@@ -19,10 +21,11 @@ use std::sync::Arc;
 
 use cofferdam_digest::Digest;
 use cofferdam_graph::Vertex;
-use cofferdam_solver::Step;
+use cofferdam_solver::{CacheMap, Step};
 use cofferdam_wire::pb;
 use futures::FutureExt;
 
+pub(crate) use self::git_refs::Names;
 use crate::buildpacks::composed;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -103,18 +106,43 @@ pub(crate) async fn snapshot(
     op: &pb::SourceOp,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
+    let named = named(step);
     match scheme(op)? {
         Scheme::Image(reference) => {
-            image::snapshot(context, vertex, op, reference, step).boxed().await
+            image::snapshot(context, vertex, op, reference, pin(named?)?, step).boxed().await
         }
         Scheme::OciLayout(reference) => {
             image::layout_snapshot(context, vertex, op, reference, step).boxed().await
         }
         Scheme::Local(name) => local::snapshot(context, op, name, step).boxed().await,
-        Scheme::Git(remote) => git::snapshot(context, op, remote, step).boxed().await,
-        Scheme::Http(url) => http::snapshot(context, op, url, step).boxed().await,
+        Scheme::Git(remote) => git::snapshot(context, op, remote, pin(named?)?, step).boxed().await,
+        Scheme::Http(url) => http::snapshot(context, op, url, named?, step).boxed().await,
         Scheme::Composed(name) => composed::snapshot(context, name, step),
     }
+}
+
+/// Attributes that this builder cannot heed, and beginnings of such.
+const UNSUPPORTED: [&str; 4] = ["git.bundle", "git.checkoutbundle", "git.sig.", "http.sig."];
+
+/// Refuses what a client may want of a source and does not get: the build would be about something else than was meant, or about
+/// something that nobody has vouched for.
+fn check_supported(op: &pb::SourceOp) -> Result<(), Failure> {
+    let wanted = op.attrs.iter().filter(|(_, value)| !value.is_empty() && *value != "false");
+    let refused = |key: &&String| UNSUPPORTED.iter().any(|begin| key.starts_with(*begin));
+    match wanted.map(|(key, _)| key).filter(refused).min() {
+        Some(key) => Err(Failure::invalid(format!("source attribute {key:?} is not supported"))),
+        None => Ok(()),
+    }
+}
+
+/// What a source was called when its key was made.
+fn named(step: &Step) -> Result<&CacheMap, Failure> {
+    step.named.as_ref().ok_or_else(|| Failure::unknown("a source is wanted that nobody named"))
+}
+
+/// What it turned out to be then.
+fn pin(named: &CacheMap) -> Result<&str, Failure> {
+    named.note.as_deref().ok_or_else(|| Failure::unknown("a source is wanted that nobody pinned"))
 }
 
 /// When the content of `op` was made, in seconds since 1970, where its origin says so: the server
@@ -149,5 +177,25 @@ pub(crate) async fn cancellable<T>(
     tokio::select! {
         result = work => result,
         () = step.cancel.cancelled() => Err(Failure::canceled()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_heeded_is_refused_by_name() {
+        let op = |key: &str, value: &str| pb::SourceOp {
+            attrs: [(key.to_owned(), value.to_owned())].into_iter().collect(),
+            ..pb::SourceOp::default()
+        };
+        for key in ["git.bundle", "git.checkoutbundle", "git.sig.pubkey", "http.sig.signature"] {
+            let refused = check_supported(&op(key, "x")).map_err(|failure| failure.to_string());
+            assert!(refused.is_err_and(|message| message.contains(key)), "{key}");
+        }
+        for (key, value) in [("git.bundle", ""), ("git.checkoutbundle", "false"), ("a", "b")] {
+            assert!(check_supported(&op(key, value)).is_ok(), "{key}={value}");
+        }
     }
 }

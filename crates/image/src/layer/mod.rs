@@ -21,8 +21,8 @@ pub use apply::{Applied, ApplyOptions, apply, apply_untrusted};
 pub use error::ApplyError;
 pub use limits::Limits;
 pub use pack::{
-    Block, BlockSource, Compression, PackError, PackOptions, Packed, PriorBlob, TreeOptions,
-    TreeWriter, pack, write_tree,
+    Block, BlockSource, Compression, ESTARGZ_ANNOTATIONS, PackError, PackOptions, Packed,
+    PriorBlob, TreeOptions, TreeWriter, pack, write_tree,
 };
 pub(crate) use source::{Source, Wrapping};
 pub(crate) use tarstream::TarStream;

@@ -3,7 +3,7 @@
 //! Field decoding is the `tar` crate's; the framing is done here, because what matters is that
 //! this reader and every other one see the same entries (CVE-2025-62518 and relatives): sizes in
 //! extended headers that contradict the main header, duplicate keys, GNU and PAX long names on
-//! the same entry, data behind entries that have none and bytes behind the end are all refused.
+//! the same entry, data behind entries that have none and bytes behind the end (but for the table of an eStargz) are all refused.
 
 use std::io::Read;
 
@@ -17,6 +17,8 @@ mod pax;
 use pax::Pax;
 
 const BLOCK: usize = 512;
+/// What an eStargz calls its table of contents, the only file of a second tar behind the first.
+pub(crate) const ESTARGZ_TABLE: &[u8] = b"stargz.index.json";
 /// Sizes up to this fit into the 11 octal digits of a plain header.
 const MAX_OCTAL_SIZE: u64 = 0o777_7777_7777;
 /// Each entry may be preceded by at most one of each kind of extended header.
@@ -132,6 +134,11 @@ impl<R: Read> TarStream<R> {
         self.exact(&mut scratch[..padding])
     }
 
+    /// Bytes of the current entry that were not read yet.
+    pub(crate) const fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
     fn exact(&mut self, buffer: &mut [u8]) -> Result<(), ApplyError> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -158,25 +165,52 @@ impl<R: Read> TarStream<R> {
         self.exact(&mut rest[first..])?;
         *header.as_mut_bytes() = rest;
         if rest.iter().all(|&byte| byte == 0) {
-            self.only_zeros_follow()?;
+            self.nothing_follows()?;
             return Ok(None);
         }
         self.check_sum(&header)?;
         Ok(Some(header))
     }
 
-    fn only_zeros_follow(&mut self) -> Result<(), ApplyError> {
-        let mut scratch = [0; 16 << 10];
+    /// Reads what is behind the end: zeros and, in an eStargz, the table of contents, which is no part of what is unpacked.
+    fn nothing_follows(&mut self) -> Result<(), ApplyError> {
+        let mut tables = 0;
         loop {
-            let count = self.reader.read(&mut scratch).map_err(ApplyError::Read)?;
+            let mut block = [0; BLOCK];
+            let count = self.rest(&mut block)?;
             if count == 0 {
                 return Ok(());
             }
-            if scratch[..count].iter().any(|&byte| byte != 0) {
+            if block.iter().all(|&byte| byte == 0) {
+                continue;
+            }
+            let mut header = Header::new_old();
+            *header.as_mut_bytes() = block;
+            let table = count == BLOCK
+                && tables == 0
+                && header.entry_type() == EntryType::Regular
+                && *header.path_bytes() == *ESTARGZ_TABLE;
+            if !table || self.check_sum(&header).is_err() {
                 return Err(self.malformed("bytes follow the end of the archive"));
             }
-            self.offset += count as u64;
+            tables += 1;
+            self.remaining = self.size(&header, None, Kind::File)?;
+            self.padding = self.remaining.next_multiple_of(BLOCK as u64) - self.remaining;
+            self.skip_data()?;
         }
+    }
+
+    /// Fills `buffer` as far as the stream goes.
+    fn rest(&mut self, buffer: &mut [u8]) -> Result<usize, ApplyError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.reader.read(&mut buffer[filled..]).map_err(ApplyError::Read)? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        self.offset += filled as u64;
+        Ok(filled)
     }
 
     fn check_sum(&self, header: &Header) -> Result<(), ApplyError> {

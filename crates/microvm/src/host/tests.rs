@@ -131,6 +131,34 @@ async fn a_machine_that_does_not_start_says_why() {
     );
 }
 
+/// Landlock restricts the thread that asks for it and what that starts, and so no other test.
+#[test]
+fn a_machines_process_runs_the_system_and_its_monitor_and_nothing_that_was_brought() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::copy("/bin/true", &path).unwrap();
+        path
+    };
+    let (monitor, brought) = (copy("monitor"), copy("brought"));
+    let attempts = |confined: bool| {
+        let (monitor, brought) = (monitor.clone(), brought.clone());
+        let attempt = move || {
+            if confined {
+                confine_machine(Some(&monitor)).unwrap();
+            }
+            let runs = |program: &Path| {
+                std::process::Command::new(program).status().is_ok_and(|status| status.success())
+            };
+            let listens = std::net::TcpListener::bind("127.0.0.1:0").is_ok();
+            [runs(Path::new("/bin/true")), runs(&monitor), runs(&brought), listens]
+        };
+        std::thread::spawn(attempt).join().unwrap()
+    };
+    assert_eq!(attempts(false), [true; 4], "control");
+    assert_eq!(attempts(true), [true, true, false, false]);
+}
+
 /// The smallest guest there is: says "Linux version" on the serial line, and asks the keyboard's controller to reset the machine.
 fn tiny_kernel() -> Vec<u8> {
     /// Where it is loaded, and where in the file it begins.

@@ -9,6 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 
+/// Largest list of headers or trailers from the other end. Details of errors are among those, and they hold whole Dockerfiles.
+const HEADER_LIST: u32 = 8 << 20;
+
 /// A handle on the one HTTP/2 connection of a tunnel; cheap to clone, never reconnects.
 #[derive(Clone)]
 pub struct Transport {
@@ -46,6 +49,7 @@ where
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST)
         .handshake(TokioIo::new(io))
         .await?;
     Ok((Transport { sender }, connection))

@@ -220,6 +220,8 @@ impl Runtime for World {
         step: &Step,
     ) -> Result<Vec<Text>, StepError> {
         self.executed.lock().unwrap().push(vertex.name());
+        let named = step.named.as_ref().unwrap();
+        assert_eq!(named.note.is_some(), named.volatile, "a step knows what it was named");
         self.jobs_seen.lock().unwrap().extend(step.jobs());
         let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(now, Ordering::SeqCst);

@@ -85,7 +85,7 @@ pub(crate) struct InputArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Steps")]
 pub(crate) struct StepArgs {
-    /// Privilege for the build: network.host, security.insecure; may be repeated
+    /// Privilege for the build: network.host, security.insecure, device[=NAME]; may be repeated
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
 
@@ -138,11 +138,11 @@ pub(crate) struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
 
-    /// Attach a list of what is in the image, made by a scanner: true, false or generator=IMAGE
+    /// Attach a list of what is in the image, made by a scanner: true, false or generator=IMAGE; not by buildpacks
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) sbom: Option<String>,
 
-    /// Attach a statement of how the image was built: true, false, mode=min or mode=max[,KEY=VALUE]
+    /// Attach a statement of how the image was built: true, false, mode=min or mode=max[,KEY=VALUE]; not by buildpacks
     #[arg(long, value_name = "OPTIONS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) provenance: Option<String>,
 
@@ -168,11 +168,11 @@ pub(crate) struct CacheArgs {
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
 
-    /// Cache to read: an image name or type=registry|local,KEY=VALUE; may be repeated
+    /// Cache to read: an image name or type=registry|local|s3,KEY=VALUE; may be repeated
     #[arg(long, value_name = "CACHE")]
     pub(crate) cache_from: Vec<String>,
 
-    /// Cache to write: inline, an image name or type=registry|local|inline,KEY=VALUE; may be repeated
+    /// Cache to write: inline, an image name or type=registry|local|s3|inline,KEY=VALUE; may be repeated
     #[arg(long, value_name = "CACHE")]
     pub(crate) cache_to: Vec<String>,
 }
@@ -215,8 +215,8 @@ pub(crate) struct BuilderChoice {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Registry or other host that the builder this command starts may reach although it is not public; steps may not. Hosts
-    /// on the command line need no such word. May be repeated
+    /// Registry or other host that the builder this command starts may reach although it is not public; its steps may not. Places
+    /// that other flags name need no such word. May be repeated
     #[arg(
         long,
         value_name = "HOST[:PORT]",

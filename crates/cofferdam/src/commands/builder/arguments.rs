@@ -77,7 +77,8 @@ pub(crate) struct BuilderArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
     pub(crate) cdi_disabled: Option<bool>,
 
-    /// Directory with declarations of devices (Container Device Interface) [default: /etc/cdi, /var/run/cdi]; may be repeated
+    /// Directory with declarations of devices (Container Device Interface) [default: /etc/cdi, /var/run/cdi]; not at
+    /// level vm; may be repeated
     #[arg(long, value_name = "DIR", value_delimiter = ',')]
     pub(crate) cdi_spec_dir: Vec<PathBuf>,
 
@@ -85,7 +86,7 @@ pub(crate) struct BuilderArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) provenance_env_dir: Option<PathBuf>,
 
-    /// Address to say on, over HTTP, what the builder is doing
+    /// Address to say on, over HTTP, what the builder is doing: HOST:PORT, tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "ADDR", env = "BUILDKITD_DEBUGADDR")]
     pub(crate) debugaddr: Option<String>,
 

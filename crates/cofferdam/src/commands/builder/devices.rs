@@ -1,15 +1,18 @@
 //! Declarations of devices (Container Device Interface), read where they are and told to the builder, which cannot see them.
 //!
-//! The kernel says when something in a directory changed; directories that come later are found by looking again. What is told are the declarations as JSON, all of them each
-//! time: a length of four bytes, the least significant first, and a list. What they mean is the builder's business.
+//! The kernel says when something in a directory changed; directories that come later are found by looking again. What is told
+//! are the declarations as JSON, all of them each time: a length of four bytes, the least significant first, and a list. What they
+//! mean is the builder's business.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use cofferdam_builder::Config;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::AsyncWriteExt;
@@ -29,10 +32,7 @@ pub(super) fn watch(config: &Config) -> anyhow::Result<Option<OwnedFd>> {
     if config.cdi.disabled {
         return Ok(None);
     }
-    let mut dirs = config.cdi.spec_dirs.clone();
-    if dirs.is_empty() {
-        dirs = DEFAULT.iter().map(PathBuf::from).collect();
-    }
+    let dirs = directories(config);
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("make a socket pair")?;
     ours.set_nonblocking(true)?;
     let ours = UnixStream::from_std(ours)?;
@@ -40,19 +40,40 @@ pub(super) fn watch(config: &Config) -> anyhow::Result<Option<OwnedFd>> {
     Ok(Some(theirs.into()))
 }
 
+/// For a builder that has no devices of this machine, since it is in another: whoever declared some is told so, once.
+pub(super) fn say_that_none_are_given(config: &Config) {
+    if !config.cdi.disabled && !files(&directories(config)).is_empty() {
+        tracing::warn!(
+            "devices are declared here, and builders in virtual machines have none of them"
+        );
+    }
+}
+
+fn directories(config: &Config) -> Vec<PathBuf> {
+    match config.cdi.spec_dirs.as_slice() {
+        [] => DEFAULT.iter().map(PathBuf::from).collect(),
+        named => named.to_vec(),
+    }
+}
+
 async fn tell(dirs: Vec<PathBuf>, mut builder: UnixStream) {
     let Ok(changes) = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC) else { return };
     // SAFETY: an owned descriptor is the same and open as long as it lives, and the registration owns it.
     let Ok(changes) = (unsafe { AsyncFd::register(changes) }) else { return };
     let mut told = "[]".to_owned();
+    let mut faults = Faults::new();
     loop {
         for dir in &dirs {
             let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVE | WatchFlags::DELETE;
             // A directory that is not there is looked for again.
             let _ = inotify::add_watch(changes.get_ref(), dir, flags);
         }
-        let message = files(&dirs).iter().filter_map(|file| read(file)).collect();
-        let message = serde_json::Value::Array(message).to_string();
+        let (declarations, found) = look(&dirs);
+        for (file, error) in new_faults(&faults, &found) {
+            tracing::warn!(file = %file.display(), %error, "a declaration of devices cannot be read");
+        }
+        faults = found;
+        let message = serde_json::Value::Array(declarations).to_string();
         if message != told {
             let Ok(length) = u32::try_from(message.len()) else { return };
             let sent = async {
@@ -92,19 +113,38 @@ fn files(dirs: &[PathBuf]) -> Vec<PathBuf> {
     all
 }
 
-fn read(path: &Path) -> Option<serde_json::Value> {
-    let parsed = || -> anyhow::Result<serde_json::Value> {
-        let mut text = String::new();
-        File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-        Ok(serde_yaml_ng::from_str(&text)?)
-    };
-    match parsed() {
-        Ok(value) => Some(value),
-        Err(error) => {
-            tracing::warn!(file = %path.display(), %error, "a declaration of devices cannot be read");
-            None
+/// What is wrong with declarations, by file.
+type Faults = BTreeMap<PathBuf, String>;
+
+/// The declarations that can be read, and what is wrong with the others.
+fn look(dirs: &[PathBuf]) -> (Vec<serde_json::Value>, Faults) {
+    let (mut declarations, mut faults) = (Vec::new(), Faults::new());
+    for file in files(dirs) {
+        match read(&file) {
+            Ok(declaration) => declarations.push(declaration),
+            Err(error) => {
+                faults.insert(file, format!("{error:#}"));
+            }
         }
     }
+    (declarations, faults)
+}
+
+/// Those of `found` that were not `known`: each look finds the same ones again.
+fn new_faults<'a>(
+    known: &'a Faults,
+    found: &'a Faults,
+) -> impl Iterator<Item = (&'a PathBuf, &'a String)> {
+    found.iter().filter(move |(file, fault)| known.get(*file) != Some(*fault))
+}
+
+fn read(path: &Path) -> anyhow::Result<serde_json::Value> {
+    // It may be a link. A pipe must not keep this process waiting.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    ensure!(file.metadata()?.is_file(), "it is no regular file");
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(serde_yaml_ng::from_str(&text)?)
 }
 
 #[cfg(test)]
@@ -119,10 +159,28 @@ mod tests {
         fs::write(dir.path().join("b.json"), r#"{"kind":"b.com/d"}"#).unwrap();
         fs::write(dir.path().join("c.txt"), "kind: c.com/d\n").unwrap();
         fs::write(dir.path().join("d.yaml"), ": no : yaml [").unwrap();
-        let found = files(&[dir.path().to_owned(), "/nonexistent".into()]);
-        let kinds: Vec<_> = found.iter().filter_map(|file| read(file)).collect();
-        assert_eq!(found.len(), 3);
-        assert_eq!(kinds.len(), 2);
-        assert_eq!(kinds[0]["kind"], "a.com/d");
+        std::os::unix::fs::symlink("a.yaml", dir.path().join("e.yaml")).unwrap();
+        let (found, faults) = look(&[dir.path().to_owned(), "/nonexistent".into()]);
+        let kinds: Vec<&str> = found.iter().map(|one| one["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["a.com/d", "b.com/d", "a.com/d"]);
+        assert_eq!(faults.keys().collect::<Vec<_>>(), [&dir.path().join("d.yaml")]);
+    }
+
+    #[test]
+    fn a_fault_is_told_once_and_nothing_waits_for_a_pipe() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe.yaml");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let dirs = [dir.path().to_owned()];
+        let (found, first) = look(&dirs);
+        assert!(found.is_empty());
+        assert_eq!(new_faults(&Faults::new(), &first).count(), 1);
+        let (_, second) = look(&dirs);
+        assert_eq!(new_faults(&first, &second).count(), 0);
+        fs::remove_file(&pipe).unwrap();
+        fs::write(&pipe, ": no : yaml [").unwrap();
+        let (_, third) = look(&dirs);
+        assert_eq!(new_faults(&second, &third).count(), 1, "another fault of the same file");
     }
 }

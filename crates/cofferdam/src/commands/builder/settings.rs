@@ -65,8 +65,7 @@ impl Settings {
         apply_tls(&args, &mut config)?;
         let mut addresses = addresses(&args, &mut config, places)?;
         let debug = args.debugaddr.as_ref().unwrap_or(&config.grpc.debug_address);
-        // A virtual machine has no listener of that kind.
-        if !debug.is_empty() && config.isolation.level != cofferdam_sandbox::Isolation::Vm {
+        if !debug.is_empty() {
             addresses.push(Address::for_debugging(debug)?);
         }
         let root = args.root.or_else(|| config.root.take()).or_else(|| places.root());
@@ -303,6 +302,19 @@ mod tests {
         let args = BuilderArgs { server_socket: Some("s".into()), ..BuilderArgs::default() };
         let settings = settle(args, config).unwrap();
         assert_eq!(settings.addresses, [Address::Server("s".into())]);
+    }
+
+    #[test]
+    fn what_the_builder_does_can_be_asked_at_every_level() {
+        for level in ["namespaces", "gvisor", "vm"] {
+            let text = format!(
+                r#"{{"isolation":{{"level":"{level}"}},"grpc":{{"debugAddress":"127.0.0.1:1"}}}}"#
+            );
+            let config = serde_json::from_str(&text).unwrap();
+            let settings = settle(BuilderArgs::default(), config).unwrap();
+            let debug = Address::Debug(Box::new(Address::Tcp("127.0.0.1:1".into())));
+            assert!(settings.addresses.contains(&debug), "{level}: {:?}", settings.addresses);
+        }
     }
 
     #[test]

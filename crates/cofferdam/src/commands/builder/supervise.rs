@@ -78,7 +78,9 @@ async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
     let mut gate = gate::start(theirs, &settings)?;
     let mut descriptors = bound.descriptors;
     descriptors.push((enclosed::GATE.to_owned(), ours));
-    if let Some(feed) = devices::watch(&settings.config)? {
+    if settings.config.isolation.level == Isolation::Vm {
+        devices::say_that_none_are_given(&settings.config);
+    } else if let Some(feed) = devices::watch(&settings.config)? {
         descriptors.push((enclosed::DEVICES.to_owned(), feed));
     }
     let mut builder = enclose(&settings, descriptors)?;

@@ -32,7 +32,7 @@ impl Encoder {
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
         Ok(Self(match compression {
             Compression::Uncompressed => State::Plain,
-            Compression::Gzip(level) => {
+            Compression::Gzip(level) | Compression::Estargz(level) => {
                 let level = flate2::Compression::new(level.min(9));
                 State::Deflate(Box::new(Compress::new(level, false)))
             }
@@ -78,7 +78,7 @@ pub(super) fn key(compression: Compression, block: &[u8]) -> Digest {
 /// The checksum of one block, to be combined in order.
 pub(super) fn checksum(compression: Compression, block: &[u8]) -> Crc {
     let mut crc = Crc::new();
-    if matches!(compression, Compression::Gzip(_)) {
+    if matches!(compression, Compression::Gzip(_) | Compression::Estargz(_)) {
         crc.update(block);
     }
     crc
@@ -87,7 +87,7 @@ pub(super) fn checksum(compression: Compression, block: &[u8]) -> Crc {
 /// What comes before the first block.
 pub(super) const fn prologue(compression: Compression) -> &'static [u8] {
     match compression {
-        Compression::Gzip(_) => &GZIP_HEADER,
+        Compression::Gzip(_) | Compression::Estargz(_) => &GZIP_HEADER,
         Compression::Uncompressed | Compression::Zstd(_) => &[],
     }
 }
@@ -95,7 +95,7 @@ pub(super) const fn prologue(compression: Compression) -> &'static [u8] {
 /// What comes after the last block.
 pub(super) fn epilogue(compression: Compression, crc: &Crc) -> Vec<u8> {
     match compression {
-        Compression::Gzip(_) => {
+        Compression::Gzip(_) | Compression::Estargz(_) => {
             [&DEFLATE_END[..], &crc.sum().to_le_bytes(), &crc.amount().to_le_bytes()].concat()
         }
         Compression::Uncompressed | Compression::Zstd(_) => Vec::new(),

@@ -93,6 +93,7 @@ pub(super) fn run(
             diff_id,
             uncompressed_size,
             entries,
+            annotations: std::collections::BTreeMap::new(),
             blocks: written.blocks,
             reused_blocks: written.reused,
         })

@@ -15,8 +15,8 @@ use crate::patterns::Matcher;
 
 /// Name of the list. An entry of the sender that is called like this is left out, and has no id.
 pub(super) const LIST: &str = ".fsutil-metadata";
-/// Largest list: that of a million entries with long names.
-const MAX_LIST: usize = 256 << 20;
+/// Largest list, which is held in memory until it is whole. Frontends read it in one message, and those have no more room.
+const MAX_LIST: usize = 16 << 20;
 
 /// What a transfer of descriptions has so far.
 #[derive(Default)]
