@@ -11,7 +11,7 @@ use cofferdam_egress::{Attachment, GATE_ADDRESS, Gate};
 use cofferdam_image::registry;
 use cofferdam_sandbox::{Launcher, Network};
 use cofferdam_session::{LookupError, Session, SessionManager};
-use cofferdam_solver::Step;
+use cofferdam_solver::{Step, VertexLog};
 use cofferdam_store::{IdRange, Store};
 use cofferdam_wire::moby::buildkit::v1::types::WorkerRecord;
 use futures::FutureExt;
@@ -21,7 +21,6 @@ use crate::buildpacks::composed::Composed;
 use crate::cache::Imports;
 use crate::config::Config;
 use crate::devices::Devices;
-use crate::downloads::Downloads;
 use crate::failure::Failure;
 use crate::gateway::bridge::Bridge;
 use crate::history::{History, Recording};
@@ -29,7 +28,7 @@ use crate::online::Online;
 use crate::op::build::Nesting;
 use crate::provenance::Produced;
 use crate::serving::{Scope, ServedSolve};
-use crate::source::Names;
+use crate::source::{Answers, Names};
 use crate::telemetry::Collector;
 use crate::turns::Turns;
 
@@ -54,6 +53,8 @@ pub(crate) struct BuildInfo {
     pub(crate) recording: Recording,
     /// What references of repositories turned out to be.
     pub(crate) names: Arc<Names>,
+    /// What was downloaded for it.
+    pub(crate) answers: Arc<Answers>,
 }
 
 /// The shared parts of a builder.
@@ -72,8 +73,6 @@ pub(crate) struct Context {
     pub(crate) http: reqwest::Client,
     /// Configuration.
     pub(crate) config: Config,
-    /// Downloads between key and use.
-    pub(crate) downloads: Downloads,
     /// Layers that are being fetched.
     pub(crate) fetches: Arc<Turns>,
     /// Devices that the operator declared.
@@ -115,7 +114,6 @@ impl Context {
             sessions: SessionManager::new(),
             registries,
             http,
-            downloads: Downloads::default(),
             fetches: Arc::default(),
             online: Arc::new(online),
             produced: Arc::default(),
@@ -184,6 +182,14 @@ impl Context {
     /// The sessions of the builds that want a step.
     pub(crate) fn sessions_of(&self, step: &Step) -> Vec<String> {
         self.builds_of(step).into_iter().flat_map(|build| build.sessions).collect()
+    }
+
+    /// The sessions of the builds that want what `log` tells of, now.
+    pub(crate) fn sessions_holding(&self, log: &VertexLog) -> Vec<String> {
+        let builds = self.lock();
+        let holders = log.holders();
+        let wanting = holders.iter().filter_map(|(job, _)| builds.get(&**job));
+        wanting.flat_map(|build| build.sessions.iter().cloned()).collect()
     }
 
     /// A session that a step's op names, then those of the builds that want it, each once: a lookup of one that is not there

@@ -32,6 +32,7 @@ impl Credentials for SessionCredentials {
     }
 
     async fn login(&self, host: &str) -> Result<Option<Login>, CredentialsError> {
+        let mut trouble = None;
         for id in &self.ids {
             // A client that left has nothing to give; anonymous access may still do.
             let Some(session) = self.sessions.lookup(id) else { continue };
@@ -44,10 +45,11 @@ impl Credentials for SessionCredentials {
                     }));
                 }
                 Err(AuthError::Absent { .. }) => {}
-                Err(error) => return Err(Self::failed(host, &error)),
+                // It may be about to leave, while another client of the same work stays.
+                Err(error) => trouble = Some(Self::failed(host, &error)),
             }
         }
-        Ok(None)
+        trouble.map_or(Ok(None), Err)
     }
 
     async fn token(&self, request: &TokenRequest) -> Result<Option<Token>, CredentialsError> {

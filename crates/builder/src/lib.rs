@@ -24,7 +24,6 @@ mod control;
 mod credentials;
 mod debug;
 mod devices;
-mod downloads;
 mod error_details;
 mod export;
 mod failure;
@@ -56,7 +55,7 @@ mod xattrs;
 pub use config::{
     Accelerator, BuildLimits, Cdi, Config, ConfigError, DiskSpace, Dns, GcPolicy, Grpc, History,
     Hypervisor, Isolation, KeyPair, Landlock, Limits, Log, Otel, OtelProtocol, Registry, Span,
-    StepLimits, Tls, TlsPem, Vm as VmConfig, Worker as WorkerConfig, Workers,
+    StepLimits, Tls, TlsPem, UnknownProtocol, Vm as VmConfig, Worker as WorkerConfig, Workers,
 };
 pub use listener::Listener;
 pub use run::{Parts, RunError, run};

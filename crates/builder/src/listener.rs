@@ -236,6 +236,7 @@ fn status_in_trailers<B>(mut response: http::Response<B>) -> http::Response<B> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn failed(kind: &str) -> http::Response<()> {

@@ -72,6 +72,11 @@ impl Absent {
         self.from.stream(&self.remote, offset).await
     }
 
+    /// Whether it can still be had.
+    pub(crate) async fn exists(&self) -> bool {
+        self.from.has(&self.remote).await
+    }
+
     /// The repository that has it.
     pub(crate) fn place(&self) -> Option<Reference> {
         self.from.place(&self.remote)

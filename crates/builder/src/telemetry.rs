@@ -158,10 +158,78 @@ impl Sender {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    use hyper::body::{Body, Incoming};
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
     use super::*;
 
     fn spans(bytes: usize) -> Vec<ResourceSpans> {
         vec![ResourceSpans { schema_url: "x".repeat(bytes), ..ResourceSpans::default() }]
+    }
+
+    /// The path and the body of a request.
+    type Heard = (String, Vec<u8>);
+
+    /// A collector that speaks gRPC to one client, and answers everything with `status`.
+    async fn collector(status: &'static str) -> (Sender, mpsc::UnboundedReceiver<Heard>) {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let (told, heard) = mpsc::unbounded_channel::<Heard>();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let told = told.clone();
+                async move {
+                    let path = request.uri().path().to_owned();
+                    let mut body = request.into_body();
+                    let mut bytes = Vec::new();
+                    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                        if let Ok(data) = frame.unwrap().into_data() {
+                            bytes.extend_from_slice(&data);
+                        }
+                    }
+                    told.send((path, bytes)).unwrap();
+                    let response = Response::builder().header("grpc-status", status);
+                    Ok::<_, Infallible>(response.body(String::new()).unwrap())
+                }
+            });
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+        let config = Otel { endpoint, ..Otel::default() };
+        (Sender::new(&config).unwrap(), heard)
+    }
+
+    #[tokio::test]
+    async fn a_collector_is_spoken_to_in_grpc() {
+        let (sender, mut heard) = collector("0").await;
+        sender.send(spans(3)).await.unwrap();
+        let (path, body) = heard.recv().await.unwrap();
+        assert_eq!(path, GRPC_PATH);
+        let (frame, message) = body.split_at(5);
+        let length = u32::try_from(message.len()).unwrap();
+        assert_eq!(
+            (frame[0], &frame[1..]),
+            (0, &length.to_be_bytes()[..]),
+            "plain, and its length"
+        );
+        let request = ExportTraceServiceRequest::decode_from_slice(message).unwrap();
+        assert_eq!(request.resource_spans.len(), 1);
+        assert_eq!(request.resource_spans[0].schema_url, "xxx");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_in_grpc_is_noticed() {
+        let (sender, _heard) = collector("16").await;
+        assert_eq!(sender.send(spans(3)).await, Err("gRPC status 16".to_owned()));
     }
 
     #[test]

@@ -20,13 +20,14 @@ pub struct ClientError {
     message: String,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    converted: Option<String>,
 }
 
 impl ClientError {
     /// An error with nothing beneath it.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), source: None }
+        Self { message: message.into(), source: None, converted: None }
     }
 
     /// An error that carries the builder's own one. The message must already say what it says.
@@ -35,7 +36,19 @@ impl ClientError {
         message: impl Into<String>,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Self { message: message.into(), source: Some(Box::new(source)) }
+        Self { message: message.into(), source: Some(Box::new(source)), converted: None }
+    }
+
+    /// The same error: rules put the source `identifier`, which is no image, in the place of the image that was asked for.
+    #[must_use]
+    pub fn converted_to(self, identifier: impl Into<String>) -> Self {
+        Self { converted: Some(identifier.into()), ..self }
+    }
+
+    /// What rules put in the place of the image, when that is no image.
+    #[must_use]
+    pub fn converted(&self) -> Option<&str> {
+        self.converted.as_deref()
     }
 
     /// The builder's own error, if it gave one.

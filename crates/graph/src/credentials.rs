@@ -28,8 +28,9 @@ pub fn without_credentials(text: &str) -> Cow<'_, str> {
         };
         let hidden = match user.split_once(':') {
             Some(_) => format!("{HIDDEN}:{HIDDEN}"),
-            // Of images what stands before the `@` is the name.
-            None if scheme.ends_with("ssh") || scheme == "git" || scheme == "image" => continue,
+            None if scheme.ends_with("ssh") || scheme == "git" => continue,
+            // Of images and their blobs what stands before the `@` is the name.
+            None if matches!(scheme, "image" | "image+blob" | "layout" | "layout+blob") => continue,
             None => HIDDEN.to_owned(),
         };
         shown.push_str(&text[done..begin]);
@@ -76,7 +77,9 @@ mod tests {
 
     #[test]
     fn names_of_images_by_digest_stay() {
-        let text = "docker-image://localhost@sha256:0123/x";
-        assert_eq!(without_credentials(text), "docker-image://localhost@sha256:0123/x");
+        for scheme in ["docker-image", "docker-image+blob", "oci-layout", "oci-layout+blob"] {
+            let text = format!("{scheme}://localhost@sha256:0123/x");
+            assert_eq!(without_credentials(&text), text);
+        }
     }
 }

@@ -436,3 +436,52 @@ async fn endless_challenges_end() {
     assert!(server.asked().len() <= 3);
     assert!(!format!("{:?}", Secret::new(SECRET.to_owned())).contains(SECRET));
 }
+
+#[tokio::test]
+async fn what_refers_to_a_manifest_is_listed_or_tagged() {
+    let about = Digest::of(b"about");
+    let found = |text: &str| Descriptor::of(media::OCI_MANIFEST, text.as_bytes());
+    let list =
+        |text: &str| serde_json::to_vec(&Index::new(media::OCI_INDEX, vec![found(text)])).unwrap();
+    let reply =
+        |body: &[u8]| Reply::new(200).header("Content-Type", media::OCI_INDEX).body(body.to_vec());
+    let (listed, tagged) = (list("listed"), list("tagged"));
+    let lists = Server::start(move |_| reply(&listed));
+    assert_eq!(anonymous(&lists).referrers(&about).await.unwrap(), [found("listed")]);
+    assert_eq!(lists.asked()[0].path, format!("/v2/x/referrers/{about}"));
+
+    // A registry that has no lists.
+    let tag = format!("/manifests/sha256-{}", about.hex());
+    let tags = Server::start(move |asked| match asked.path.ends_with(&tag) {
+        true => reply(&tagged),
+        false => Reply::new(404),
+    });
+    assert_eq!(anonymous(&tags).referrers(&about).await.unwrap(), [found("tagged")]);
+    let nothing = Server::start(|_| Reply::new(404));
+    assert!(anonymous(&nothing).referrers(&about).await.unwrap().is_empty());
+
+    let huge = Server::start(|_| Reply::new(200).body(vec![b' '; 5 << 20]));
+    let refused = anonymous(&huge).referrers(&about).await;
+    assert!(matches!(refused, Err(RegistryError::Document { .. })), "{refused:?}");
+    let denied = Server::start(|_| Reply::new(403));
+    let refused = anonymous(&denied).referrers(&about).await;
+    assert!(matches!(refused, Err(RegistryError::Denied { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn the_size_of_a_blob_is_told_or_there_is_none() {
+    let digest = Digest::of(b"12345");
+    let has = Server::start(|_| Reply::new(200).body("12345"));
+    assert_eq!(anonymous(&has).blob_size(&digest).await.unwrap(), 5);
+    let asked = has.asked().remove(0);
+    assert_eq!(
+        (asked.method.as_str(), asked.path.clone()),
+        ("HEAD", format!("/v2/x/blobs/{digest}"))
+    );
+    let nothing = Server::start(|_| Reply::new(404));
+    let missing = anonymous(&nothing).blob_size(&digest).await;
+    assert!(matches!(missing, Err(RegistryError::NotFound { .. })), "{missing:?}");
+    let denied = Server::start(|_| Reply::new(403));
+    let refused = anonymous(&denied).blob_size(&digest).await;
+    assert!(matches!(refused, Err(RegistryError::Denied { .. })), "{refused:?}");
+}

@@ -66,10 +66,11 @@ impl Capture {
         }
     }
 
-    /// Adds a repository.
+    /// Adds a repository. The same one from another bundle counts as another.
     pub fn add_git(&mut self, mut git: GitSource) {
         git.url = without_credentials(&git.url).into_owned();
-        if !self.sources.git.iter().any(|known| known.url == git.url) {
+        let same = |known: &GitSource| known.url == git.url && known.bundle == git.bundle;
+        if !self.sources.git.iter().any(same) {
             self.sources.git.push(git);
         }
     }
@@ -111,7 +112,10 @@ impl Capture {
         });
         self.sources.images.sort_by(|a, b| a.reference.cmp(&b.reference));
         self.sources.blobs.sort_by(|a, b| a.reference.cmp(&b.reference));
-        self.sources.git.sort_by(|a, b| a.url.cmp(&b.url));
+        self.sources.git.sort_by(|a, b| {
+            let bundle = |git: &GitSource| git.bundle.as_ref().map(|from| from.reference.clone());
+            a.url.cmp(&b.url).then_with(|| bundle(a).cmp(&bundle(b)))
+        });
         self.sources.http.sort_by(|a, b| a.url.cmp(&b.url));
         self.sources.locals.sort();
         self.request.secrets.sort_by(|a, b| a.id.cmp(&b.id));

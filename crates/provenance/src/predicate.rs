@@ -242,6 +242,11 @@ fn materials(sources: &Sources) -> Result<Vec<Material>, PurlError> {
     }
     for git in &sources.git {
         all.push(Material { uri: git.url.clone(), digest: commit_digest(&git.commit) });
+        if let Some(bundle) = &git.bundle {
+            let extra = [("ref_type", "bundle"), ("vcs_url", git.url.as_str())];
+            let uri = image_purl(kind(bundle.local), &bundle.reference, None, &extra)?;
+            all.push(Material { uri, digest: sha256(&bundle.digest) });
+        }
     }
     for http in &sources.http {
         all.push(Material { uri: http.url.clone(), digest: sha256(&http.digest) });
@@ -255,7 +260,7 @@ mod tests {
     use cofferdam_digest::Digest;
 
     use super::*;
-    use crate::sources::ImageSource;
+    use crate::sources::{BlobSource, GitSource, ImageSource};
 
     fn capture() -> Capture {
         let mut capture = Capture::default();
@@ -315,6 +320,31 @@ mod tests {
         assert_eq!(*request, json!({ "frontend": "dockerfile.v0" }));
         let metadata = &value["runDetails"]["metadata"];
         assert_eq!(metadata["buildkit_completeness"]["request"], false);
+    }
+
+    #[test]
+    fn a_repository_and_the_bundle_it_came_from_are_both_told() {
+        let (url, digest) = ("https://h/r.git#main".to_owned(), Digest::of("bundle"));
+        let commit = "0123456789012345678901234567890123456789".to_owned();
+        let of = |bundle| GitSource { url: url.clone(), commit: commit.clone(), bundle };
+        let reference = format!("h:5000/r@{digest}");
+        let mut capture = Capture::default();
+        capture.add_git(of(Some(BlobSource { reference: reference.clone(), digest, local: true })));
+        capture.add_git(of(Some(BlobSource { reference, digest, local: false })));
+        capture.add_git(of(None));
+        capture.add_git(of(None));
+        capture.finish();
+        let told = materials(&capture.sources).unwrap();
+        let count = |start: &str| told.iter().filter(|one| one.uri.starts_with(start)).count();
+        assert_eq!((count(&url), count("pkg:oci/"), count("pkg:docker/")), (3, 1, 1));
+        assert_eq!(told.len(), 5);
+        for bundle in told.iter().filter(|one| one.uri.starts_with("pkg:")) {
+            let end = "&ref_type=bundle&vcs_url=https%3A%2F%2Fh%2Fr.git%23main";
+            assert!(bundle.uri.ends_with(end), "{}", bundle.uri);
+            assert_eq!(bundle.digest["sha256"], digest.hex());
+        }
+        let commits = told.iter().filter(|one| one.digest.get("sha1") == Some(&commit));
+        assert_eq!(commits.count(), 3);
     }
 
     #[test]

@@ -282,8 +282,8 @@ mod tests {
     fn a_remote_context_is_the_source_of_the_request() {
         let commit = "0123456789012345678901234567890123456789".to_owned();
         let url = "https://xxxxx:xxxxx@h/r.git#v1".to_owned();
-        let sources =
-            Sources { git: vec![GitSource { url, commit: commit.clone() }], ..Sources::default() };
+        let git = GitSource { url, commit: commit.clone(), bundle: None };
+        let sources = Sources { git: vec![git], ..Sources::default() };
         let split = |text: &str| Some((text.trim_end_matches(":dir").to_owned(), text.to_owned()));
         let args = args(&[("context", "https://u:p@h/r.git#v1:dir"), ("filename", "D")]);
         let told = request_provenance("f", args, &sources, &split);

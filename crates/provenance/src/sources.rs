@@ -34,6 +34,8 @@ pub struct GitSource {
     pub url: String,
     /// The commit.
     pub commit: String,
+    /// The file that the commit was taken from, when the repository itself was not asked.
+    pub bundle: Option<BlobSource>,
 }
 
 /// A download.

@@ -11,6 +11,7 @@ use cofferdam_graph::Edge;
 use cofferdam_solver::{
     Event, EventStream, Job, LogLimits, LogStream, Options, Solver, Status, VertexState, Warning,
 };
+use cofferdam_wire::pb;
 use world::{Named, World, edge};
 
 async fn all(mut events: EventStream) -> Vec<Arc<Event>> {
@@ -247,4 +248,25 @@ async fn a_vertex_with_and_without_cache_is_shown_twice() {
     let twin = Digest::of(format!("{}-ignorecache", plain.vertex.digest));
     assert_eq!(states(&events, &plain.vertex.digest).len(), 3 + 2);
     assert!(states(&events, &twin).last().unwrap().completed.is_some());
+}
+
+#[tokio::test]
+async fn a_vertex_is_shown_with_its_progress_group() {
+    let world = world();
+    let job = world.solver().job("one").unwrap();
+    let group = pb::ProgressGroup { id: "group".into(), weak: true, ..Default::default() };
+    let metadata =
+        pb::OpMetadata { progress_group: Some(group).into(), ..pb::OpMetadata::default() };
+    let target = edge(|draft| {
+        let base = draft.source("text://base");
+        draft.run_with("join x", &[(base, Named)], 1, metadata)
+    });
+    job.solve(&target).await.unwrap();
+    let events = closed(&job).await;
+    let group = |digest: &Digest| {
+        let last = states(&events, digest).last().and_then(|state| state.progress_group.clone());
+        last.map(|group| (group.id, group.weak))
+    };
+    assert_eq!(group(&target.vertex.digest), Some(("group".to_owned(), true)));
+    assert_eq!(group(&target.vertex.inputs[0].vertex.digest), None);
 }

@@ -1,9 +1,7 @@
 //! ADD: URLs, archives, git repositories.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cofferdam_tests::http::{Response, Server};
@@ -103,24 +101,6 @@ fn a_checksum_holds_a_download_to_its_content() {
     ));
     let error = builder.build(&bad).run().failure();
     assert!(error.contains("mismatch") && error.contains("Dockerfile:2"), "{error}");
-}
-
-#[test]
-fn a_download_that_changes_during_a_build_is_refused() {
-    let builder = Builder::plain();
-    let seen: Mutex<HashMap<String, usize>> = Mutex::default();
-    let server = Server::start(move |request| {
-        let mut seen = seen.lock().unwrap();
-        let times = seen.entry(request.path.clone()).or_default();
-        *times += 1;
-        Response::ok(format!("answer {times}"))
-    });
-    // More than the builder holds back between naming files and making them: some are downloaded again.
-    let adds: Vec<String> =
-        (0..70).map(|number| format!("ADD {} /f/\n", server.url(&number.to_string()))).collect();
-    let context = Context::dockerfile(&format!("FROM scratch\n{}", adds.concat()));
-    let error = builder.build(&context).run().failure();
-    assert!(error.contains("changed during the build"), "{error}");
 }
 
 /// A repository served by files alone: any web server can.

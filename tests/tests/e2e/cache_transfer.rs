@@ -164,3 +164,49 @@ fn a_missing_cache_stops_nothing_and_a_broken_one_is_never_believed() {
     assert_eq!(files["copy"].text(), "1");
     assert_eq!(files["random"].content.len(), 100_000);
 }
+
+/// The JSON document of a cache's directory that is called so.
+fn document(cache: &std::path::Path, digest: &serde_json::Value) -> serde_json::Value {
+    let hex = digest.as_str().unwrap().trim_start_matches("sha256:");
+    serde_json::from_slice(&std::fs::read(cache.join("blobs/sha256").join(hex)).unwrap()).unwrap()
+}
+
+/// The config of a cache in a directory.
+fn cache_config(cache: &std::path::Path) -> serde_json::Value {
+    let index = std::fs::read(cache.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let manifest = document(cache, &index["manifests"][0]["digest"]);
+    document(cache, &manifest["config"]["digest"])
+}
+
+#[test]
+fn a_layer_that_a_cache_lost_and_nobody_needs_is_left_out_of_the_next_cache() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, next) = (directory.path().join("cache"), directory.path().join("next"));
+    let context = Context::dockerfile(
+        "FROM @busybox AS made\nRUN head -c 1000 /dev/urandom > /random && touch /other\nFROM scratch\nCOPY --from=made /random /\n",
+    );
+    let first = Builder::plain();
+    let to = format!("type=local,mode=max,dest={}", cache.display());
+    let _ = first.build(&context).arg("--cache-to").arg(to).run().success();
+    drop(first);
+    let config = cache_config(&cache);
+    let layers = config["layers"].as_array().unwrap();
+    // The one that stands on another is what RUN made.
+    let run = layers.iter().find(|layer| layer["parent"].as_i64() != Some(-1)).unwrap();
+    let run = run["blob"].as_str().unwrap().trim_start_matches("sha256:");
+    std::fs::remove_file(cache.join("blobs/sha256").join(run)).unwrap();
+    let second = Builder::plain();
+    let outcome = second
+        .build(&context)
+        .arg("--cache-from")
+        .arg(format!("type=local,src={}", cache.display()))
+        .arg("--cache-to")
+        .arg(format!("type=local,mode=max,dest={}", next.display()))
+        .run()
+        .success();
+    assert!(outcome.ran().is_empty(), "{:?}", outcome.ran());
+    let config = cache_config(&next);
+    let layers = config["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 1, "what COPY made is there still: {config}");
+}

@@ -18,14 +18,14 @@ use tonic::{Code, Request, Status};
 use wire::exec_message::Input;
 
 /// A build that a client drives, for as long as this lives.
-struct Driven {
+pub(super) struct Driven {
     channel: Channel,
     name: String,
     solve: tokio::task::JoinHandle<Result<tonic::Response<control::SolveResponse>, Status>>,
 }
 
 impl Driven {
-    async fn begin(builder: &Builder, name: &str, policy: Option<Policy>) -> Self {
+    pub(super) async fn begin(builder: &Builder, name: &str, policy: Option<Policy>) -> Self {
         let endpoint = Endpoint::from_shared(builder.address()).unwrap();
         let channel = endpoint.connect().await.unwrap();
         let mut client = ControlClient::new(channel.clone());
@@ -38,18 +38,18 @@ impl Driven {
         Self { channel, name: name.to_owned(), solve }
     }
 
-    fn bridge(&self) -> LlbBridgeClient<Channel> {
+    pub(super) fn bridge(&self) -> LlbBridgeClient<Channel> {
         LlbBridgeClient::new(self.channel.clone())
     }
 
-    fn of<T>(&self, message: T) -> Request<T> {
+    pub(super) fn of<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("buildkit-controlapi-buildid", self.name.parse().unwrap());
         request
     }
 
     /// Names the result of a graph.
-    async fn solve(&self, definition: pb::Definition) -> Result<String, Status> {
+    pub(super) async fn solve(&self, definition: pb::Definition) -> Result<String, Status> {
         self.solve_under(definition, Vec::new()).await
     }
 
@@ -96,7 +96,7 @@ impl Driven {
         Processes { sender, replies, known: HashMap::new() }
     }
 
-    async fn finish(self) {
+    pub(super) async fn finish(self) {
         let result = Some(wire::Result::default());
         let request = wire::ReturnRequest { result, ..Default::default() };
         self.bridge().r#return(self.of(request)).await.unwrap();
@@ -200,7 +200,7 @@ fn mount(dest: &str, result: &str) -> Mount {
 }
 
 /// A graph of ops that follow each other.
-fn graph(ops: Vec<pb::Op>) -> pb::Definition {
+pub(super) fn graph(ops: Vec<pb::Op>) -> pb::Definition {
     let mut def: Vec<Vec<u8>> = Vec::new();
     for mut op in ops {
         if let Some(last) = def.last() {

@@ -7,6 +7,7 @@
 
 mod add;
 mod attestations;
+mod bundles;
 mod cache_transfer;
 mod caching;
 mod content;
@@ -32,6 +33,7 @@ mod reproducible;
 mod run;
 mod secrets;
 mod settings;
+mod sources;
 mod stages;
 mod tls;
 mod users;

@@ -142,6 +142,80 @@ fn layers_are_compressed_as_asked() {
 }
 
 #[test]
+fn a_layout_gathers_images_and_can_be_built_on() {
+    let builder = Builder::plain();
+    let out = tempfile::tempdir().unwrap();
+    let layout = out.path().join("layout");
+    for (name, text) in [("app:1", "one"), ("app:2", "two")] {
+        let context =
+            Context::new(&[("Dockerfile", "FROM @busybox\nCOPY note /note\n"), ("note", text)]);
+        let output = format!("type=oci,tar=false,dest={}", layout.display());
+        let _ = builder.build(&context).args("-t").arg(name).arg("-o").arg(output).run().success();
+    }
+    let index: Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let tags: Vec<&Value> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["annotations"]["org.opencontainers.image.ref.name"])
+        .collect();
+    assert_eq!(tags, ["1", "2"]);
+    // Either can be built on, by another builder too.
+    let other = Builder::plain();
+    for (tag, text) in [("1", "one"), ("2", "two")] {
+        let context = Context::dockerfile("FROM base\nRUN cat /note > /read\n");
+        let image = other
+            .build(&context)
+            .arg("--build-context")
+            .arg(format!("base=oci-layout://{}:{tag}", layout.display()))
+            .image();
+        assert_eq!(image.text("read"), text);
+    }
+    let two = format!("type=docker,tar=false,dest={}", out.path().join("b").display());
+    let said = builder
+        .build(&Context::dockerfile("FROM @busybox\n"))
+        .arg("-o")
+        .arg(format!("type=oci,tar=false,dest={}", layout.display()))
+        .arg("-o")
+        .arg(two)
+        .run()
+        .failure();
+    assert!(said.contains("only one output can have tar=false"), "{said}");
+}
+
+#[test]
+fn an_estargz_is_a_layer_like_any_other() {
+    const TABLE: &str = "containerd.io/snapshot/stargz/toc.digest";
+    let builder = Builder::plain();
+    let context = context();
+    let registry = Registry::start();
+    let name = registry.reference("lazy:1");
+    let output =
+        format!("type=image,push=true,compression=estargz,oci-mediatypes=false,name={name}");
+    let _ = builder.build(&context).arg("-o").arg(output).run().success();
+    let image = registry.pull("lazy", "1");
+    let layers = image.manifest["layers"].as_array().unwrap();
+    // Layers that were pulled stay as they are; what was made here has a table.
+    assert!(layers[0]["annotations"].get(TABLE).is_none(), "{layers:?}");
+    let top = layers.last().unwrap();
+    assert!(top["annotations"][TABLE].as_str().unwrap().starts_with("sha256:"), "{top}");
+    assert_eq!(top["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+    assert_eq!(image.text("d/a"), "content");
+
+    // Who has never seen it pulls it and builds on it, and its table is no file of the image.
+    let other = Builder::plain();
+    let child = other.image(&format!("FROM {name}\nRUN cat /d/link > /read && ls / > /names\n"));
+    assert_eq!(child.text("read"), "content");
+    assert!(!child.text("names").contains("stargz"), "{}", child.text("names"));
+
+    // The same layers are packed once more for who asked for gzip.
+    let (_, gzip) = builder.build(&context).image_with(",compression=gzip");
+    let top = gzip.manifest["layers"].as_array().unwrap().last().unwrap().clone();
+    assert!(top.get("annotations").is_none_or(|told| told.get(TABLE).is_none()), "{top}");
+}
+
+#[test]
 fn several_outputs_of_one_build_agree() {
     let builder = Builder::plain();
     let context = context();

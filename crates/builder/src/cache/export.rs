@@ -21,7 +21,7 @@ use crate::context::Context;
 use crate::export::layers::{Packing, pack};
 use crate::export::{compression, flag, push_blobs_of};
 use crate::failure::Failure;
-use crate::pieces::{PieceName, Pieces};
+use crate::pieces::{Piece, PieceName, Pieces};
 
 /// What a client wants exported.
 #[derive(Clone, PartialEq, Eq)]
@@ -124,9 +124,11 @@ pub(crate) async fn export(
     let form = request.form()?;
     let packing = request.packing(form.oci_types)?;
     let mut builder = Builder::default();
+    let mut seen = HashMap::new();
     for result in &results {
         for (output, pieces) in result.outputs.iter().enumerate() {
-            if let Some(pieces) = pieces {
+            let Some(pieces) = pieces else { continue };
+            if can_be_had(pieces, &mut seen).await {
                 let layers = pack(&context.store, pieces, packing).await?;
                 builder.add(result, output, &layers);
             }
@@ -156,6 +158,24 @@ pub(crate) async fn export(
     }
     let json = serde_json::to_string(&manifest.descriptor).map_err(Failure::internal)?;
     Ok(BTreeMap::from([("cache.manifest".to_owned(), json)]))
+}
+
+/// Whether every layer is here or still where it was: a cache that was imported may have lost some, and
+/// what nobody needed of it is no reason to fail. `seen` holds what was asked before.
+async fn can_be_had(pieces: &Pieces, seen: &mut HashMap<Digest, bool>) -> bool {
+    for piece in pieces.iter() {
+        let Piece::There(absent) = piece else { continue };
+        let digest = absent.remote.descriptor.digest;
+        let there = match seen.get(&digest) {
+            Some(there) => *there,
+            None => absent.exists().await,
+        };
+        seen.insert(digest, there);
+        if !there {
+            return false;
+        }
+    }
+    true
 }
 
 /// Mentions a finished piece of work.

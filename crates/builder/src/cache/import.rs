@@ -16,11 +16,12 @@ use cofferdam_solver::VertexLog;
 use futures::FutureExt;
 
 use super::config::{CacheConfig, CacheLayer, MAX_RECORDS, MEDIA_TYPE};
+use super::registry::CachePlace;
 use super::s3::{self, Bucket};
 use crate::context::Context;
 use crate::export::flag;
 use crate::failure::Failure;
-use crate::source::image::{RegistryBlobs, SessionBlobs};
+use crate::source::image::SessionBlobs;
 use crate::source::layers::{BlobSource, RemoteLayer, RemoteLayers};
 
 /// Largest config of a cache manifest.
@@ -34,8 +35,16 @@ const INLINE_KEY: &str = "moby.buildkit.cache.v0";
 pub(crate) struct ImportedCache {
     /// Of each image that has some.
     records: Vec<Records>,
-    blobs: Arc<dyn BlobSource>,
+    blobs: Blobs,
     name: String,
+}
+
+/// Where the layers of a cache are.
+enum Blobs {
+    /// In a registry, where it matters who asks.
+    Registry(Arc<CachePlace>),
+    /// Somewhere that only its importer can name.
+    Other(Arc<dyn BlobSource>),
 }
 
 /// What a client wants imported.
@@ -87,7 +96,10 @@ impl ImportedCache {
         let name_of_output = output_key(key, output);
         let found = self.records.iter().find_map(|records| records.find(&name_of_output));
         let (identity, layers) = found?;
-        let blobs = Arc::clone(&self.blobs);
+        let blobs = match &self.blobs {
+            Blobs::Registry(place) => place.layers(log),
+            Blobs::Other(blobs) => Arc::clone(blobs),
+        };
         let name = format!("imported from {}", self.name);
         let layers = RemoteLayers::new(context, blobs, layers, name, log.clone());
         Some((identity.unwrap_or(*key), layers))
@@ -118,7 +130,8 @@ impl ImportedCache {
             .ok_or_else(|| Failure::invalid("registry cache importer needs a ref"))?;
         let reference = Reference::parse(text).map_err(Failure::of)?;
         let insecure = flag(&request.attrs, "registry.insecure")?.unwrap_or(false);
-        let repository = context.repository_for_push(&reference, sessions.to_vec(), insecure)?;
+        let place = CachePlace::new(context, &reference, insecure, sessions)?;
+        let repository = place.repository();
         let fetched = repository.fetch(&reference.target()).await.map_err(Failure::of)?;
         let records = match fetched.document {
             Document::Manifest(manifest) if manifest.config.media_type == MEDIA_TYPE => {
@@ -137,8 +150,7 @@ impl ImportedCache {
                 }
             }
         };
-        let blobs = Arc::new(RegistryBlobs::new(repository));
-        Ok(Self { records, blobs, name: text.clone() })
+        Ok(Self { records, blobs: Blobs::Registry(place), name: text.clone() })
     }
 
     async fn from_bucket(request: &ImportRequest) -> Result<Self, Failure> {
@@ -152,7 +164,7 @@ impl ImportedCache {
             }
             None => Vec::new(),
         };
-        Ok(Self { records, blobs: Arc::new(bucket), name })
+        Ok(Self { records, blobs: Blobs::Other(Arc::new(bucket)), name })
     }
 
     async fn from_client(
@@ -190,7 +202,7 @@ impl ImportedCache {
             .ok_or_else(|| Failure::invalid(format!("{source} holds no build cache")))?;
         let bytes = blobs.small(&config.digest, MAX_CONFIG).await?;
         let records = vec![Records::new(parse(&bytes)?, &layers)];
-        Ok(Self { records, blobs: Arc::new(blobs), name: source })
+        Ok(Self { records, blobs: Blobs::Other(Arc::new(blobs)), name: source })
     }
 }
 

@@ -11,6 +11,7 @@ mod document;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod of_build;
+mod registry;
 mod s3;
 
 use cofferdam_digest::Digest;

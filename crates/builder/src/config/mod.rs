@@ -19,7 +19,7 @@ use cofferdam_egress::Policy;
 use serde::{Deserialize, Serialize};
 
 pub use self::limits::{BuildLimits, Limits, StepLimits};
-pub use self::otel::{Otel, OtelProtocol};
+pub use self::otel::{Otel, OtelProtocol, UnknownProtocol};
 pub(crate) use self::units::duration;
 pub use self::units::{DiskSpace, Span};
 pub use self::vm::{Accelerator, Hypervisor, Vm};

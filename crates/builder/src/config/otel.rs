@@ -30,9 +30,22 @@ pub enum OtelProtocol {
     Http,
 }
 
+/// OpenTelemetry's variables ask for a way to speak that is not spoken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "OTEL_EXPORTER_OTLP_PROTOCOL: unsupported protocol {0:?}: grpc and http/protobuf are spoken"
+)]
+pub struct UnknownProtocol(String);
+
 impl Otel {
     /// Fills in what the file does not say from OpenTelemetry's variables.
-    pub fn add_variables(&mut self, variable: impl Fn(&str) -> Option<String>) {
+    ///
+    /// # Errors
+    /// They name a collector and a protocol that is not spoken.
+    pub fn add_variables(
+        &mut self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), UnknownProtocol> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let either = |what: &str| {
             set(&format!("OTEL_EXPORTER_OTLP_TRACES_{what}"))
@@ -41,32 +54,82 @@ impl Otel {
         let off = set("OTEL_SDK_DISABLED").is_some_and(|value| value == "true")
             || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value != "otlp");
         let Some(endpoint) = either("ENDPOINT").filter(|_| !off && self.endpoint.is_empty()) else {
-            return;
+            return Ok(());
+        };
+        self.protocol = match either("PROTOCOL") {
+            None => OtelProtocol::Grpc,
+            Some(name) if name == "grpc" => OtelProtocol::Grpc,
+            Some(name) if name == "http/protobuf" => OtelProtocol::Http,
+            Some(name) => return Err(UnknownProtocol(name)),
         };
         self.endpoint = endpoint;
         self.whole = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").is_some();
-        self.protocol = match either("PROTOCOL").as_deref() {
-            Some("http/protobuf") => OtelProtocol::Http,
-            _ => OtelProtocol::Grpc,
-        };
         let headers = either("HEADERS").unwrap_or_default();
         let pairs = headers.split(',').filter_map(|pair| pair.split_once('='));
         self.headers =
-            pairs.map(|(name, value)| (name.trim().into(), value.trim().into())).collect();
+            pairs.map(|(name, value)| (unescaped(name.trim()), unescaped(value.trim()))).collect();
+        Ok(())
     }
+}
+
+/// The text that `%20` and the like stand for, which is how the variable writes what would part its pairs.
+fn unescaped(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, others @ ..] = rest {
+        let code = others.get(..2).and_then(|code| std::str::from_utf8(code).ok());
+        let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
+        match code.filter(|_| *first == b'%') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &others[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = others;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn from(variables: &[(&str, &str)]) -> Otel {
+    fn tried(variables: &[(&str, &str)]) -> Result<Otel, UnknownProtocol> {
         let mut otel = Otel::default();
         otel.add_variables(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
-        });
-        otel
+        })
+        .map(|()| otel)
+    }
+
+    fn from(variables: &[(&str, &str)]) -> Otel {
+        tried(variables).unwrap()
+    }
+
+    #[test]
+    fn a_protocol_that_is_not_spoken_is_refused() {
+        let asked = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ];
+        assert_eq!(tried(&asked), Err(UnknownProtocol("http/json".to_owned())));
+        assert_eq!(from(&asked[1..]), Otel::default(), "nobody is to be spoken to");
+    }
+
+    #[test]
+    fn headers_are_unescaped() {
+        let otel = from(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20YQ%3D%3D,x=1%2c2,y=50%"),
+        ]);
+        assert_eq!(otel.headers["authorization"], "Basic YQ==");
+        assert_eq!(otel.headers["x"], "1,2");
+        assert_eq!(otel.headers["y"], "50%");
     }
 
     #[test]

@@ -29,6 +29,7 @@ const GATEWAY: &[&str] = &[
     "gateway.warnings",
     "reference.attestations",
     "source.metaresolver",
+    "source.metaresolver.image.attestations",
 ];
 
 /// Capabilities LLB knows and this builder does not have (yet); announcing them would make
@@ -39,9 +40,6 @@ const ABSENT: &[&str] = &[
     "exec.meta.network.proxy",
     "source.git.signatureverify",
     "source.http.signatureverify",
-    "source.git.bundle",
-    "source.git.checkoutbundle",
-    "source.imageblob",
 ];
 
 fn capability(id: &str) -> APICap {
@@ -69,7 +67,7 @@ mod tests {
     #[test]
     fn what_there_is_gets_announced_and_nothing_else() {
         let announced: Vec<String> = llb().into_iter().map(|cap| cap.ID).collect();
-        for there in ["cache.s3", "exec.meta.cdi", "history.filter"] {
+        for there in ["cache.s3", "exec.meta.cdi", "history.filter", "source.imageblob"] {
             assert!(announced.iter().any(|id| id == there), "{there}");
         }
         for id in ABSENT {

@@ -114,9 +114,14 @@ impl Client for FrontendClient {
         _mode: &str,
         log_name: &str,
     ) -> Result<ResolvedImage, ClientError> {
-        let resolved = self.bridge.resolve_image(reference, platform, log_name).await;
-        let (reference, resolved) = resolved.map_err(client_error)?;
-        Ok(ResolvedImage { reference, digest: resolved.root, config: resolved.config })
+        let governed = self.bridge.govern_reference(reference, platform).await;
+        let used = governed.map_err(client_error)?.map_err(|identifier| {
+            let message = format!("policy converts image {reference} to {identifier}");
+            client_error(Failure::invalid(message)).converted_to(identifier)
+        })?;
+        let resolved = self.bridge.look_up_image(&used, platform, log_name).await;
+        let resolved = resolved.map_err(client_error)?;
+        Ok(ResolvedImage { reference: used, digest: resolved.root, config: resolved.config })
     }
 
     async fn resolve_layout_config(

@@ -190,7 +190,7 @@ fn go_mode(mode: u32) -> u32 {
         FileType::BlockDevice => 1 << 26,
         FileType::CharacterDevice => (1 << 26) | (1 << 21),
         FileType::Fifo => 1 << 25,
-        FileType::Socket => 1 << 24,
+        // The format has no sockets: senders of files leave the bit out, and so does this.
         _ => 0,
     };
     let special = [(0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)];
@@ -199,12 +199,20 @@ fn go_mode(mode: u32) -> u32 {
 }
 
 fn wire(name: &str, stat: &rustix::fs::Stat, link: String, ids: cofferdam_store::IdRange) -> Stat {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let device = match kind {
+        FileType::BlockDevice | FileType::CharacterDevice => stat.st_rdev,
+        _ => 0,
+    };
     Stat {
         path: name.to_owned(),
         mode: go_mode(stat.st_mode),
         uid: ids.from_disk(stat.st_uid).unwrap_or(stat.st_uid),
         gid: ids.from_disk(stat.st_gid).unwrap_or(stat.st_gid),
-        size: stat.st_size,
+        // What a directory takes depends on the file system below it and says nothing of what is in it.
+        size: if kind.is_dir() { 0 } else { stat.st_size },
+        devmajor: i64::from(rustix::fs::major(device)),
+        devminor: i64::from(rustix::fs::minor(device)),
         modTime: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64,
         linkname: link,
         ..Stat::default()
@@ -234,5 +242,28 @@ mod tests {
         let refused = list("", 3 * (ENTRY + 1) - 1).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::ResourceExhausted);
         assert_eq!(list("b", ENTRY + 1).unwrap().len(), 1, "a pattern asks for less");
+    }
+
+    #[test]
+    fn directories_have_no_size_and_files_have_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("directory")).unwrap();
+        std::fs::write(dir.path().join("file"), "four").unwrap();
+        std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
+        let view = Root::new(std::fs::File::open(dir.path()).unwrap().into());
+        let ids = cofferdam_store::IdRange::IDENTITY;
+        let entries = entries_within(&view, "/", "", ids, MAX_READ).unwrap();
+        let seen: Vec<(&str, i64, &str)> = entries
+            .iter()
+            .map(|entry| (entry.path.as_str(), entry.size, entry.linkname.as_str()))
+            .collect();
+        assert_eq!(seen, [("directory", 0, ""), ("file", 4, ""), ("link", 4, "file")]);
+        assert!(entries.iter().all(|entry| (entry.devmajor, entry.devminor) == (0, 0)));
+    }
+
+    #[test]
+    fn sockets_have_no_kind_of_their_own() {
+        assert_eq!(go_mode(0o140_644), 0o644);
+        assert_eq!(go_mode(0o010_644), (1 << 25) | 0o644);
     }
 }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use cofferdam_digest::Digest;
 use cofferdam_graph::default_platform;
+use cofferdam_image::Reference;
 use cofferdam_wire::moby::buildkit::v1::frontend as wire;
 use cofferdam_wire::pb;
 
+use super::attestations::{self, Home};
 use super::bridge::Bridge;
 use crate::failure::Failure;
-use crate::source::image::{ResolvedImage, platform_of, resolve_layout};
-use crate::source::{git, http};
+use crate::source::image::{ResolvedImage, SessionBlobs, platform_of, resolve_layout};
+use crate::source::{cancellable, git, http};
 
 /// Value of `ResolverType` for images in a client's store.
 const LAYOUT_RESOLVER: i32 = 1;
@@ -66,7 +68,7 @@ impl Bridge {
         let wanted = platform.cloned().unwrap_or_else(default_platform);
         self.govern(&mut source, &wanted).await?;
         if let Some(reference) = source.identifier.strip_prefix(LAYOUT) {
-            let found = self.layout_image(reference, &source, platform, log_name).await?;
+            let (_, found) = self.layout_image(reference, &source, platform, log_name).await?;
             return Ok((reference.to_owned(), found));
         }
         let reference = source.identifier.strip_prefix(REGISTRY).ok_or_else(|| {
@@ -87,13 +89,30 @@ impl Bridge {
             Source: request.Source.clone(),
             ..Default::default()
         };
-        let plain = request.Image.as_option().is_some_and(|image| image.NoConfig);
+        let wanted = request.Image.as_option();
         if let Some(reference) = source.identifier.strip_prefix(REGISTRY) {
             let found = self.look_up_image(reference, platform, &request.LogName).await?;
-            response.Image = buffa::MessageField::some(image(&found, plain));
+            let mut told = image(&found, wanted.is_some_and(|image| image.NoConfig));
+            if let Some(wanted) = wanted.filter(|image| wants_attestations(image)) {
+                let named = Reference::parse(reference).map_err(Failure::of)?;
+                let home = self.context.repository(&named, self.sessions.clone());
+                let kinds = &wanted.ResolveAttestations;
+                let chain = self.chain(&source, Home::Registry(home), &found, kinds).await?;
+                told.AttestationChain =
+                    chain.map_or_else(Default::default, buffa::MessageField::some);
+            }
+            response.Image = buffa::MessageField::some(told);
         } else if let Some(reference) = source.identifier.strip_prefix(LAYOUT) {
-            let found = self.layout_image(reference, &source, platform, &request.LogName).await?;
-            response.Image = buffa::MessageField::some(image(&found, plain));
+            let log_name = &request.LogName;
+            let (home, found) = self.layout_image(reference, &source, platform, log_name).await?;
+            let mut told = image(&found, wanted.is_some_and(|image| image.NoConfig));
+            if let Some(wanted) = wanted.filter(|image| wants_attestations(image)) {
+                let kinds = &wanted.ResolveAttestations;
+                let chain = self.chain(&source, Home::Layout(home), &found, kinds).await?;
+                told.AttestationChain =
+                    chain.map_or_else(Default::default, buffa::MessageField::some);
+            }
+            response.Image = buffa::MessageField::some(told);
         } else if let Some(remote) = source.identifier.strip_prefix("git://") {
             let objects = request.Git.as_option().is_some_and(|git| git.ReturnObject);
             let found = self.repository(remote, &source, objects).await?;
@@ -102,6 +121,31 @@ impl Bridge {
             response.HTTP = buffa::MessageField::some(self.download(&source).await?);
         }
         Ok(response)
+    }
+
+    /// What speaks about an image that was found, with the statements of the types `kinds`.
+    async fn chain(
+        &self,
+        source: &pb::SourceOp,
+        home: Home,
+        found: &ResolvedImage,
+        kinds: &[String],
+    ) -> Result<Option<wire::AttestationChain>, Failure> {
+        let identifier = &source.identifier;
+        let name = format!("{}:attestations:{identifier}", self.job.id());
+        let step = self.job.aside(Digest::of(name));
+        let find = async {
+            let root = match (self.context.document(found.root).await?, &home) {
+                (Some(root), Home::Registry(_)) => root,
+                _ => home.root(&found.root).await?,
+            };
+            attestations::chain(&home, found, root, kinds).await
+        };
+        let find = cancellable(&step, find);
+        let chain = self.context.online.during_job(self.job.id(), identifier, find).await;
+        chain.map_err(|failure| {
+            failure.during(&format!("failed to resolve attestations for {identifier}"))
+        })
     }
 
     async fn repository(
@@ -151,7 +195,7 @@ impl Bridge {
         source: &pb::SourceOp,
         platform: Option<&pb::Platform>,
         log_name: &str,
-    ) -> Result<ResolvedImage, Failure> {
+    ) -> Result<(SessionBlobs, ResolvedImage), Failure> {
         let store = source.attrs.get(LAYOUT_STORE).map_or("", String::as_str);
         let name = match log_name {
             "" => format!("resolve image config for oci-layout://{reference}"),
@@ -160,7 +204,7 @@ impl Bridge {
         let log = self.job.vertex(Digest::of(format!("{}:{name}", self.job.id())), &name);
         let platform = platform_of(&platform.cloned().unwrap_or_else(default_platform));
         let find = resolve_layout(&self.context, reference, store, &platform, &self.sessions);
-        log.track(find).await.map(|(_, found)| found)
+        log.track(find).await
     }
 }
 
@@ -175,6 +219,11 @@ fn layout(reference: &str, store: String) -> pb::SourceOp {
 
 fn is_url(identifier: &str) -> bool {
     identifier.starts_with("http://") || identifier.starts_with("https://")
+}
+
+/// Whether a client asks who vouches for an image. Naming the statements that it wants says so as well.
+fn wants_attestations(wanted: &wire::ResolveSourceImageRequest) -> bool {
+    wanted.AttestationChain || !wanted.ResolveAttestations.is_empty()
 }
 
 fn image(found: &ResolvedImage, plain: bool) -> wire::ResolveSourceImageResponse {
@@ -194,5 +243,16 @@ mod tests {
         let source = layout("app@sha256:0", "store".to_owned());
         assert_eq!(source.identifier, "oci-layout://app@sha256:0");
         assert_eq!(source.attrs[LAYOUT_STORE], "store");
+    }
+
+    #[test]
+    fn naming_statements_asks_for_attestations() {
+        let mut wanted = wire::ResolveSourceImageRequest::default();
+        assert!(!wants_attestations(&wanted));
+        wanted.ResolveAttestations.push("https://slsa.dev/provenance/v1".to_owned());
+        assert!(wants_attestations(&wanted));
+        wanted.ResolveAttestations.clear();
+        wanted.AttestationChain = true;
+        assert!(wants_attestations(&wanted));
     }
 }

@@ -1,6 +1,7 @@
 //! The gateway: `LLBBridge`, through which frontends and clients drive a build.
 
 mod answer;
+mod attestations;
 pub(crate) mod bridge;
 mod capabilities;
 mod containers;

@@ -25,6 +25,7 @@ pub(crate) use self::rules::Rules;
 use self::rules::{IMAGE, forget_moved, is_same};
 use super::bridge::Bridge;
 use crate::failure::Failure;
+use crate::source::git_bundle::BUNDLE;
 
 /// How often a client may be asked about one source.
 const MAX_QUESTIONS: usize = 10;
@@ -112,8 +113,19 @@ impl Bridge {
         reference: &str,
         platform: Option<&pb::Platform>,
     ) -> Result<String, Failure> {
+        self.govern_reference(reference, platform).await?.map_err(|identifier| {
+            Failure::invalid(format!("policy converts image {reference} to {identifier}"))
+        })
+    }
+
+    /// The image to use where `reference` is named, or as an error the source that is none and that the rules put in its place.
+    pub(super) async fn govern_reference(
+        &self,
+        reference: &str,
+        platform: Option<&pb::Platform>,
+    ) -> Result<Result<String, String>, Failure> {
         if self.rules().is_empty() {
-            return Ok(reference.to_owned());
+            return Ok(Ok(reference.to_owned()));
         }
         let mut source =
             pb::SourceOp { identifier: format!("{IMAGE}{reference}"), ..Default::default() };
@@ -121,16 +133,33 @@ impl Bridge {
         let known = ImageReference::parse(reference).map(|reference| format!("{IMAGE}{reference}"));
         self.govern(&mut source, &platform).await?;
         if known.is_ok_and(|known| known == source.identifier) {
-            return Ok(reference.to_owned());
+            return Ok(Ok(reference.to_owned()));
         }
-        source.identifier.strip_prefix(IMAGE).map(str::to_owned).ok_or_else(|| {
-            let identifier = &source.identifier;
-            Failure::invalid(format!("policy converts image {reference} to {identifier}"))
-        })
+        let image = source.identifier.strip_prefix(IMAGE).map(str::to_owned);
+        Ok(image.ok_or(source.identifier))
     }
 
-    /// Applies the rules to a source, which from then on is written in the one way that was judged. Returns whether it changed.
+    /// Applies the rules to a source, which from then on is written in the one way that was judged, and to the bundle that it is
+    /// taken from, which is a source as well. Returns whether anything changed.
     pub(super) async fn govern(
+        &self,
+        source: &mut pb::SourceOp,
+        platform: &pb::Platform,
+    ) -> Result<bool, Failure> {
+        let mut changed = self.govern_one(source, platform).await?;
+        if let Some(bundle) = bundle_of(source) {
+            let mut used = bundle.clone();
+            changed |= self.govern_one(&mut used, platform).await?;
+            if used.attrs != bundle.attrs {
+                let identifier = &bundle.identifier;
+                return Err(Failure::invalid(format!("policy adds attributes to {identifier}")));
+            }
+            source.attrs.insert(BUNDLE.to_owned(), used.identifier);
+        }
+        Ok(changed)
+    }
+
+    async fn govern_one(
         &self,
         source: &mut pb::SourceOp,
         platform: &pb::Platform,
@@ -213,6 +242,15 @@ impl Bridge {
             }
         }
     }
+}
+
+/// The bundle that a repository is taken from, as a source of its own.
+fn bundle_of(source: &pb::SourceOp) -> Option<pb::SourceOp> {
+    let identifier = source.attrs.get(BUNDLE).filter(|bundle| !bundle.is_empty())?.clone();
+    let place = |key: &&str| source.attrs.contains_key(*key);
+    let attrs = ["oci.session", "oci.store"].into_iter().filter(place);
+    let attrs = attrs.map(|key| (key.to_owned(), source.attrs[key].clone())).collect();
+    Some(pb::SourceOp { identifier, attrs, ..Default::default() })
 }
 
 fn decided(

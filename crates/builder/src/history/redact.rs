@@ -139,8 +139,11 @@ pub(super) fn status(response: &mut wire::StatusResponse) {
         if let Some(info) = warning.info.as_option_mut() {
             info.filename = name(&info.filename);
             info.data = bytes(&info.data);
-            // How the file was come by, with addresses inside of what is encoded.
-            info.definition = buffa::MessageField::none();
+            // How the file was come by; an address inside of an operation cannot be put in other words.
+            let ops = info.definition.as_option().map(|definition| &definition.def);
+            if ops.is_some_and(|ops| ops.iter().any(|op| has_credentials(op))) {
+                info.definition = buffa::MessageField::none();
+            }
         }
     }
 }
@@ -160,7 +163,9 @@ fn in_json(value: &mut Value) {
         Value::Array(list) => list.iter_mut().for_each(in_json),
         Value::Object(map) => {
             // As of a warning.
-            map.remove("definition");
+            if map.get("definition").is_some_and(|definition| !is_harmless(definition)) {
+                map.remove("definition");
+            }
             for (key, value) in map.iter_mut() {
                 let plain = value.as_str().filter(|_| key == "data");
                 match plain.and_then(|text| STANDARD.decode(text).ok()) {
@@ -171,6 +176,21 @@ fn in_json(value: &mut Value) {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// Whether nothing that is encoded in a definition has credentials.
+fn is_harmless(definition: &Value) -> bool {
+    let Some(ops) = definition.get("def").and_then(Value::as_array) else {
+        return definition.is_null();
+    };
+    ops.iter().all(|op| {
+        let op = op.as_str().and_then(|op| STANDARD.decode(op).ok());
+        op.is_some_and(|op| !has_credentials(&op))
+    })
+}
+
+fn has_credentials(bytes: &[u8]) -> bool {
+    matches!(without_credentials(&String::from_utf8_lossy(bytes)), Cow::Owned(_))
 }
 
 /// Spans as a record and a collector have them: whoever made them knows nothing of what must not be told.
@@ -318,7 +338,7 @@ mod tests {
         assert_eq!(warning.info.data, hidden);
 
         let source = serde_json::json!({
-            "info": { "data": STANDARD.encode(&file), "definition": { "def": ["c2VjcmV0"] } },
+            "info": { "data": STANDARD.encode(&file), "definition": { "def": [STANDARD.encode(&file)] } },
             "ranges": [{ "start": { "line": 1 } }],
             "said": ["of https://u:secret@h/x"],
         });
@@ -327,6 +347,10 @@ mod tests {
         assert_eq!(kept["info"], serde_json::json!({ "data": STANDARD.encode(&hidden) }));
         assert_eq!(kept["ranges"], source["ranges"]);
         assert_eq!(kept["said"][0], "of https://xxxxx:xxxxx@h/x");
+        let op = STANDARD.encode(b"\x0a\x05local://context");
+        let harmless = serde_json::json!({ "definition": { "def": [op] } });
+        let kept = detail(&harmless.to_string().into()).unwrap_or_default();
+        assert_eq!(serde_json::from_slice::<Value>(&kept).unwrap_or_default(), harmless);
         let other = Bytes::from_static(b"\x00\x01 nothing");
         assert_eq!(detail(&other), Some(other));
         assert_eq!(detail(&Bytes::from_static(b"\x00 http://u:p@h/")), None);

@@ -13,6 +13,7 @@ use cofferdam_wire::pb;
 use cofferdam_wire::pb::__buffa::oneof::op::Op;
 
 use crate::gateway::bridge::{Bridge, Reference};
+use crate::source::git_bundle::Bundle;
 use crate::source::image::platform_of;
 
 /// What the result `reference` was made of. `results` are all of the build's; each of them tells
@@ -149,7 +150,13 @@ fn add_git(capture: &mut Capture, op: &pb::SourceOp, rest: &str, commit: &str) {
     if !reference.is_empty() {
         url = format!("{url}#{reference}");
     }
-    capture.add_git(GitSource { url, commit: commit.to_owned() });
+    // One that cannot be read was refused before the source had a key.
+    let bundle = Bundle::of(op).ok().flatten().map(|bundle| BlobSource {
+        local: bundle.is_local(),
+        digest: bundle.digest,
+        reference: bundle.reference,
+    });
+    capture.add_git(GitSource { url, commit: commit.to_owned(), bundle });
     add_secrets(capture, op, &["git.authtokensecret", "git.authheadersecret"], true);
     if let Some(id) = attr("git.mountsshsock") {
         capture.add_ssh(id, true);

@@ -13,6 +13,7 @@ use cofferdam_solver::Step;
 use cofferdam_store::Tree;
 use cofferdam_wire::pb;
 
+use super::git_bundle::{self, Bundle, CHECKOUT_BUNDLE};
 use super::git_refs::{Named, Names, choose, is_commit, is_hex};
 use super::git_run::Git;
 use super::{SourceKey, cancellable};
@@ -24,7 +25,7 @@ use crate::rooted::clean;
 use crate::snapshot::{Snapshot, Workspace, open_own};
 
 /// Where repositories are unpacked before their files are copied into the store.
-const TEMPORARY: &str = "/tmp";
+pub(super) const TEMPORARY: &str = "/tmp";
 
 /// A repository as an identifier names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,10 @@ pub(super) struct Remote {
     checksum: Option<String>,
     /// The checksum says what to fetch, whatever the reference names now.
     by_commit: bool,
+    /// What the commit is taken from, in place of the server.
+    bundle: Option<Bundle>,
+    /// A bundle is wanted in place of the files.
+    as_bundle: bool,
 }
 
 fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
@@ -65,6 +70,17 @@ fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
             "invalid checksum {checksum} for Git URL, expected hex commit hash"
         )));
     }
+    let bundle = Bundle::of(op)?;
+    let as_bundle = flag(CHECKOUT_BUNDLE);
+    if as_bundle && flag("git.keepgitdir") {
+        return Err(Failure::invalid("git.checkoutbundle is incompatible with git.keepgitdir"));
+    }
+    if as_bundle && !subdirectory.is_empty() {
+        return Err(Failure::invalid("git.checkoutbundle is incompatible with git.subdir"));
+    }
+    if bundle.is_some() {
+        check_pinned(reference, checksum.as_deref())?;
+    }
     let (url, login) = super::login::split(&address.url);
     Ok(Remote {
         url,
@@ -73,11 +89,29 @@ fn parse(op: &pb::SourceOp, identifier: &str) -> Result<Remote, Failure> {
         reference: reference.to_owned(),
         subdirectory: clean(subdirectory),
         keep_git: flag("git.keepgitdir"),
-        submodules: !flag("git.skipsubmodules"),
+        submodules: !flag("git.skipsubmodules") && !as_bundle,
         commit_time: op.attrs.get("git.mtime").is_some_and(|mtime| mtime == "commit"),
         checksum: checksum.map(|checksum| checksum.to_ascii_lowercase()),
         by_commit: flag("git.fetchbycommit"),
+        bundle,
+        as_bundle,
     })
+}
+
+/// Nobody vouches for a bundle: the build has to say which commit it means.
+fn check_pinned(reference: &str, checksum: Option<&str>) -> Result<(), Failure> {
+    let checksum =
+        checksum.ok_or_else(|| Failure::invalid("git.bundle requires git.checksum to be set"))?;
+    if !is_commit(checksum) {
+        return Err(Failure::invalid(format!(
+            "git.bundle requires git.checksum to be a whole commit hash, got {checksum:?}"
+        )));
+    }
+    if is_commit(reference) && !reference.eq_ignore_ascii_case(checksum) {
+        let text = format!("expected checksum to match {checksum}, got {reference}");
+        return Err(Failure::invalid(text));
+    }
+    Ok(())
 }
 
 /// What names a checkout: the commit and what is taken of it.
@@ -95,10 +129,17 @@ pub(crate) async fn key(
     digester.field(commit);
     digester.field(&remote.subdirectory);
     digester.field([remote.keep_git, remote.submodules, remote.commit_time].map(u8::from));
-    if remote.keep_git || remote.submodules {
-        // Both depend on where the repository is, not only on the commit.
+    if remote.keep_git || remote.submodules || remote.as_bundle {
+        // All depend on where the repository is, not only on the commit.
         digester.field(&remote.url);
         digester.field(&remote.reference);
+    }
+    if remote.as_bundle {
+        digester.field("as bundle");
+    }
+    if remote.keep_git && remote.bundle.is_some() {
+        // More is kept then than a server is asked for.
+        digester.field("of bundle");
     }
     Ok(SourceKey { digest: digester.finish(), volatile: false, pin: Some(commit.into()) })
 }
@@ -133,7 +174,7 @@ pub(crate) async fn describe(
             .map_err(Failure::store)?;
         let git = Git { context, op, remote: &remote, directory: Some(directory.path()), step };
         git.init(&named.object).await?;
-        git.fetch(&named.object).await?;
+        obtain(&git, &named.object).await?;
         let kind = git.text(&["cat-file", "-t", &named.object]).await?;
         let mut tag = Vec::new();
         if kind == "tag" {
@@ -157,6 +198,13 @@ async fn name(
     let wanted = remote.reference.as_str();
     let named = if is_commit(wanted) {
         Named::commit_of("", wanted)
+    } else if remote.bundle.is_some() {
+        // Whether the bundle agrees is found out when it is unpacked.
+        let reference = match wanted {
+            "" => String::new(),
+            _ => git_bundle::whole_name(wanted),
+        };
+        Named::commit_of(&reference, remote.checksum.as_deref().unwrap_or_default())
     } else if remote.by_commit {
         let checksum = remote.checksum.as_deref().ok_or_else(|| {
             Failure::invalid("fetch-by-commit requires a checksum or a commit SHA ref")
@@ -225,6 +273,15 @@ async fn ask(
         .ok_or_else(|| Failure::unknown(format!("repository does not contain ref {shown}")))
 }
 
+/// Brings `object` into the repository: from the bundle that the source names, else from the server.
+async fn obtain(git: &Git<'_>, object: &str) -> Result<(), Failure> {
+    match &git.remote.bundle {
+        Some(bundle) => git_bundle::unpack(git, bundle, object).await,
+        // A bundle holds all that leads to its commit.
+        None => git.fetch(object, git.remote.as_bundle).await,
+    }
+}
+
 /// The files of `commit`, which the source was named by.
 pub(crate) async fn snapshot(
     context: &Arc<Context>,
@@ -249,7 +306,10 @@ async fn checkout(
     let path = directory.path();
     let git = Git { context, op, remote, directory: Some(path), step };
     git.init(commit).await?;
-    git.fetch(commit).await?;
+    obtain(&git, commit).await?;
+    if remote.as_bundle {
+        return git_bundle::make(&git, commit).await;
+    }
     git.run(&["checkout", "-q", "--detach", commit]).await?;
     if remote.submodules && path.join(".gitmodules").is_file() {
         let update = ["submodule", "update", "-q", "--init", "--recursive"];
@@ -286,6 +346,50 @@ async fn checkout(
 }
 
 /// What `%ct` printed, as file times are counted.
-fn nanoseconds(seconds: &str) -> Option<i64> {
+pub(super) fn nanoseconds(seconds: &str) -> Option<i64> {
     seconds.trim().parse::<i64>().ok()?.checked_mul(1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const COMMIT: &str = "0123456789012345678901234567890123456789";
+
+    fn parsed(reference: &str, attrs: &[(&str, &str)]) -> Result<Remote, Failure> {
+        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let op = pb::SourceOp { attrs: attrs.collect(), ..pb::SourceOp::default() };
+        parse(&op, &format!("host/r.git#{reference}"))
+    }
+
+    #[test]
+    fn a_commit_from_a_bundle_has_to_be_named() {
+        let digest = cofferdam_digest::Digest::of("bundle");
+        let locator = format!("docker-image+blob://host/r@{digest}");
+        let bundle = (git_bundle::BUNDLE, locator.as_str());
+        for reference in ["", "main", COMMIT] {
+            let remote = parsed(reference, &[bundle, ("git.checksum", COMMIT)]).unwrap();
+            assert!(remote.bundle.is_some());
+        }
+        let other = COMMIT.replace('0', "1");
+        for (reference, checksum, reason) in [
+            ("main", "", "requires git.checksum"),
+            ("main", "0123456", "whole commit hash"),
+            (other.as_str(), COMMIT, "expected checksum to match"),
+        ] {
+            let failure = parsed(reference, &[bundle, ("git.checksum", checksum)]).unwrap_err();
+            assert!(failure.message().contains(reason), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_made_of_a_whole_repository() {
+        let made = (CHECKOUT_BUNDLE, "true");
+        let remote = parsed("main", &[made]).unwrap();
+        assert!(remote.as_bundle && !remote.submodules);
+        assert!(parsed("main", &[made, ("git.keepgitdir", "true")]).is_err());
+        assert!(parsed("main:directory", &[made]).is_err());
+        assert!(!parsed("main", &[(CHECKOUT_BUNDLE, "false")]).unwrap().as_bundle);
+    }
 }

@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 
 /// Hexadecimal digits of a commit in a repository that uses SHA-256.
-const SHA256_LENGTH: usize = 64;
+pub(super) const SHA256_LENGTH: usize = 64;
 /// Longest output of a git command: the refs of the largest repositories fit.
 const MAX_OUTPUT: usize = 16 << 20;
 
@@ -82,11 +82,12 @@ impl Git<'_> {
         self.run(&["remote", "add", "origin", &self.remote.url]).await.map(|_| ())
     }
 
-    /// Fetches `object` and nothing in its place.
-    pub(super) async fn fetch(&self, object: &str) -> Result<(), Failure> {
+    /// Fetches `object` and nothing in its place; what leads to it only when that is wanted.
+    pub(super) async fn fetch(&self, object: &str, history: bool) -> Result<(), Failure> {
         // Servers may refuse to serve a bare commit; then everything reachable is fetched.
-        let shallow = ["fetch", "-q", "--depth=1", "--no-tags", "origin", object];
-        if self.run(&shallow).await.is_ok() {
+        let depth: &[&str] = if history { &[] } else { &["--depth=1"] };
+        let bare = [&["fetch", "-q"][..], depth, &["--no-tags", "origin", object]].concat();
+        if self.run(&bare).await.is_ok() {
             return Ok(());
         }
         let all = "+refs/heads/*:refs/remotes/origin/*";
@@ -118,8 +119,13 @@ impl Git<'_> {
 
     /// What a command prints.
     pub(super) async fn run(&self, args: &[&str]) -> Result<Vec<u8>, Failure> {
+        self.run_with(args, Stdio::null()).await
+    }
+
+    /// What a command prints that reads `input`.
+    pub(super) async fn run_with(&self, args: &[&str], input: Stdio) -> Result<Vec<u8>, Failure> {
         let (remote, step) = (self.remote, self.step);
-        let output = bounded_output(&mut self.command(args).await).await;
+        let output = bounded_output(self.command(args).await.stdin(input)).await;
         let output = output.map_err(|error| {
             let what = "failed to run git, which git sources need on the builder's host";
             Failure::of(error).during(what)
@@ -148,7 +154,6 @@ impl Git<'_> {
             .env("LC_ALL", "C")
             .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
             .args(["-c", "advice.detachedHead=false", "-c", "init.defaultBranch=main"])
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
@@ -209,6 +214,9 @@ mod tests {
             assert!(speaks(args), "{args:?}");
         }
         for args in [&["init"][..], &["checkout", "fetch"], &["submodule", "deinit"], &[]] {
+            assert!(!speaks(args), "{args:?}");
+        }
+        for args in [&["index-pack", "--stdin"][..], &["-c", "x=y", "bundle", "create"]] {
             assert!(!speaks(args), "{args:?}");
         }
     }

@@ -14,21 +14,21 @@ use cofferdam_digest::{Digest, Digester};
 use cofferdam_image::archive;
 use cofferdam_session::Session;
 use cofferdam_solver::{CacheMap, Status, Step};
-use cofferdam_store::{Blob, BlobWriter, Tree};
+use cofferdam_store::{Blob, BlobWriter};
 use cofferdam_wire::pb;
 use flate2::write::GzDecoder;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use rustix::fs::{Mode, OFlags};
 
-use super::http_cache::{self, Place, Remembered};
+use super::http_cache::{self, Answers, Download, Place, Remembered};
 use super::http_request::{Answer, ask};
+use super::single::{self, Single};
 use super::{SourceKey, cancellable};
 use crate::blocking::blocking;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::op::file::{Maker, mkfile_from};
-use crate::snapshot::{Snapshot, Workspace};
+use crate::snapshot::Snapshot;
 
 /// Largest file a build may download this way.
 const MAX_BYTES: u64 = 32 << 30;
@@ -36,13 +36,6 @@ const MAX_BYTES: u64 = 32 << 30;
 const SESSION_HOST: &str = "buildkit-session";
 /// Longest wait for a server that sends nothing.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A finished download.
-struct Download {
-    blob: Blob,
-    name: String,
-    modified: Option<i64>,
-}
 
 /// The client for downloads.
 ///
@@ -59,10 +52,7 @@ pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
 }
 
 fn file_name(op: &pb::SourceOp, download: &Download) -> String {
-    match op.attrs.get("http.filename").filter(|name| !name.is_empty()) {
-        Some(name) => name.clone(),
-        None => download.name.clone(),
-    }
+    single::given_name(op).unwrap_or_else(|| download.name.clone())
 }
 
 /// What names the download: its content and how the file is made.
@@ -86,10 +76,8 @@ pub(crate) async fn key(
     }
     let download = cancellable(step, download(context, op, &parsed, &place, step)).await?;
     let digest = name(op, &download);
-    // The file is made after the key was looked up; until then the blob must not be collected.
+    // The file is made after the key was looked up; until then its build holds the blob.
     let pin = download.blob.digest().to_string();
-    let waiting = waiting(&place, &digest);
-    context.downloads.keep(&waiting, download.blob, download.modified, download.name);
     Ok(SourceKey { digest, volatile: false, pin: Some(pin.into()) })
 }
 
@@ -100,15 +88,8 @@ fn name(op: &pb::SourceOp, download: &Download) -> Digest {
     digester.field(download.blob.digest().to_string());
     digester.field(file_name(op, download));
     digester.field(download.modified.unwrap_or(0).to_le_bytes());
-    for key in ["http.perm", "http.uid", "http.gid"] {
-        digester.field(op.attrs.get(key).map_or("", String::as_str));
-    }
+    single::add_to(&mut digester, op);
     digester.finish()
-}
-
-/// What a download waits under: another build may get another file from the same place meanwhile.
-fn waiting(place: &Place, named: &Digest) -> String {
-    format!("{}:{}", place.key(), named.hex())
 }
 
 /// What a download is called, holds and when it changed.
@@ -132,9 +113,6 @@ async fn named_download(
     step: &Step,
 ) -> Result<Download, Failure> {
     let place = Place::of(op, url);
-    if let Some((blob, modified, name)) = context.downloads.take(&waiting(&place, &named.digest)) {
-        return Ok(Download { blob, name, modified });
-    }
     let found = cancellable(step, download(context, op, &parse(op, url)?, &place, step)).await?;
     // What a checksum holds was compared with it already.
     if checksum(op)?.is_none() && name(op, &found) != named.digest {
@@ -157,31 +135,13 @@ pub(crate) async fn snapshot(
     step: &Step,
 ) -> Result<Snapshot, Failure> {
     let download = named_download(context, op, url, named, step).await?;
-    let number = |key: &str| op.attrs.get(key).and_then(|text| text.parse::<u32>().ok());
-    let (uid, gid) = (number("http.uid").unwrap_or(0), number("http.gid").unwrap_or(0));
-    let ids = context.store_ids();
-    let owner = ids
-        .to_disk(uid)
-        .zip(ids.to_disk(gid))
-        .ok_or_else(|| Failure::invalid(format!("ids {uid}:{gid} are outside a build's range")))?;
-    let mode = match op.attrs.get("http.perm") {
-        Some(text) => u32::from_str_radix(text, 8)
-            .map_err(|_| Failure::invalid(format!("invalid http.perm {text:?}")))?,
-        None => 0o600,
+    let file = Single {
+        name: file_name(op, &download),
+        blob: download.blob,
+        modified: download.modified.unwrap_or(0),
+        description: format!("download of {}", redacted(url)),
     };
-    let name = file_name(op, &download);
-    let store = Arc::clone(&context.store);
-    let description = format!("download of {}", redacted(url));
-    blocking(move || {
-        let workspace = Workspace::new(&store, Tree::scratch(), &description)?;
-        let maker = Maker { owner: Some(owner), root: owner };
-        let mut content = download.blob.open().map_err(Failure::store)?;
-        let time = download.modified.unwrap_or(0).saturating_mul(1_000_000_000);
-        mkfile_from(workspace.root(), &name, &mut content, mode, time, maker)
-            .map_err(Failure::of)?;
-        workspace.commit().map(Snapshot::committed)
-    })
-    .await?
+    single::snapshot(context, op, file).await
 }
 
 /// A URL as it may be shown: without user information and query.
@@ -222,6 +182,7 @@ fn checksum(op: &pb::SourceOp) -> Result<Option<Digest>, Failure> {
     text.map(|text| Digest::parse(text).map_err(Failure::of)).transpose()
 }
 
+/// The file as the builds that want it first got it, or else as it is now.
 async fn download(
     context: &Arc<Context>,
     op: &pb::SourceOp,
@@ -229,29 +190,49 @@ async fn download(
     place: &Place,
     step: &Step,
 ) -> Result<Download, Failure> {
-    let expected = checksum(op)?;
-    let status = Status::begin(redacted(url.as_str()), "downloading");
-    let download = if url.host_str() == Some(SESSION_HOST) {
-        let body = upload(context, url, step).await?;
-        let blob = save(context, body, false, &status, 0, step).await?;
-        Download { blob, name: "download".to_owned(), modified: None }
-    } else {
-        let known = http_cache::recall(context, place).await;
-        match ask(context, op, url, known, step).await? {
-            Answer::Unchanged(known, blob) => {
-                Download { blob, name: known.name, modified: known.modified }
-            }
-            Answer::New(response) => new_download(context, place, response, &status, step).await?,
-        }
+    let question = http_cache::question(op, url.as_str());
+    let builds: Vec<Arc<Answers>> =
+        context.builds_of(step).into_iter().map(|build| build.answers).collect();
+    let known = |builds: &[Arc<Answers>]| builds.iter().find_map(|build| build.get(&question));
+    let found = match known(&builds) {
+        Some(known) => known,
+        None => fetch(context, op, url, place, step).await?,
     };
-    let found = download.blob.digest();
-    if let Some(expected) = expected.filter(|expected| *expected != found) {
+    for build in &builds {
+        build.keep(question, &found);
+    }
+    // Another step of the build may have been faster.
+    let found = known(&builds).unwrap_or(found);
+    let digest = found.blob.digest();
+    if let Some(expected) = checksum(op)?.filter(|expected| *expected != digest) {
         return Err(Failure::unknown(format!(
-            "digest mismatch for {}: {found} (expected: {expected})",
+            "digest mismatch for {}: {digest} (expected: {expected})",
             redacted(url.as_str())
         )));
     }
-    Ok(download)
+    Ok(found)
+}
+
+async fn fetch(
+    context: &Arc<Context>,
+    op: &pb::SourceOp,
+    url: &url::Url,
+    place: &Place,
+    step: &Step,
+) -> Result<Download, Failure> {
+    let status = Status::begin(redacted(url.as_str()), "downloading");
+    if url.host_str() == Some(SESSION_HOST) {
+        let body = upload(context, url, step).await?;
+        let blob = save(context, body, false, &status, 0, step).await?;
+        return Ok(Download { blob, name: "download".to_owned(), modified: None });
+    }
+    let known = http_cache::recall(context, place).await;
+    match ask(context, op, url, known, step).await? {
+        Answer::Unchanged(known, blob) => {
+            Ok(Download { blob, name: known.name, modified: known.modified })
+        }
+        Answer::New(response) => new_download(context, place, response, &status, step).await,
+    }
 }
 
 type Body = BoxStream<'static, Result<Bytes, Failure>>;

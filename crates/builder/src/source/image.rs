@@ -14,7 +14,7 @@ use cofferdam_image::registry::{RegistryError, Repository};
 use cofferdam_image::{
     Descriptor, Document as ImageDocument, ImageConfig, Manifest, Platform, Reference,
 };
-use cofferdam_session::Session;
+use cofferdam_session::{ContentError, Session};
 use cofferdam_solver::{Step, VertexLog};
 use cofferdam_store::Document;
 use cofferdam_wire::pb;
@@ -116,6 +116,11 @@ impl SessionBlobs {
 
 #[async_trait]
 impl BlobSource for SessionBlobs {
+    async fn has(&self, descriptor: &Descriptor) -> bool {
+        let found = self.session.content_info(&self.store, &descriptor.digest).await;
+        !matches!(found, Err(ContentError::NotFound { .. }))
+    }
+
     async fn open(
         &self,
         descriptor: &Descriptor,
@@ -240,7 +245,10 @@ impl Context {
     }
 
     /// A manifest or config that was kept.
-    async fn document(self: &Arc<Self>, digest: Digest) -> Result<Option<Bytes>, Failure> {
+    pub(crate) async fn document(
+        self: &Arc<Self>,
+        digest: Digest,
+    ) -> Result<Option<Bytes>, Failure> {
         let store = Arc::clone(&self.store);
         let found = blocking(move || store.document(DOCUMENTS, &digest.to_string()))
             .await?
@@ -257,7 +265,7 @@ impl Context {
 }
 
 /// A reference that could not be resolved; the code tells absence and refusal from trouble.
-fn unresolved(error: RegistryError) -> Failure {
+pub(super) fn unresolved(error: RegistryError) -> Failure {
     let code = match error {
         RegistryError::NotFound { .. } => Some(ErrorCode::NotFound),
         RegistryError::Denied { .. } => Some(ErrorCode::PermissionDenied),

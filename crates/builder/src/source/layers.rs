@@ -38,6 +38,12 @@ pub(crate) trait BlobSource: Send + Sync {
     /// The bytes of a blob from `offset` on; unverified.
     async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream, Failure>;
 
+    /// Whether a blob is still there, as far as that can be found out without reading it.
+    async fn has(&self, descriptor: &Descriptor) -> bool {
+        let _ = descriptor;
+        true
+    }
+
     /// The repository of a registry that has a blob, when it comes from one.
     fn place(&self, descriptor: &Descriptor) -> Option<Reference> {
         let _ = descriptor;
@@ -113,6 +119,12 @@ impl RemoteLayers {
     /// The repository that has a layer.
     pub(crate) fn place(&self, remote: &RemoteLayer) -> Option<Reference> {
         self.blobs.place(&remote.descriptor)
+    }
+
+    /// Whether a layer can still be had.
+    pub(crate) async fn has(&self, remote: &RemoteLayer) -> bool {
+        self.store.blob(&remote.descriptor.digest).is_some()
+            || self.blobs.has(&remote.descriptor).await
     }
 
     /// A packed layer as it comes: unverified and not kept.

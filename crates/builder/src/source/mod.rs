@@ -5,8 +5,10 @@
 //! consumer runs). The second answer is about what the first one named: what a tag, a branch or a
 //! server says by then is not asked again, or the key would lead to something else.
 
+pub(crate) mod blob;
 pub(crate) mod git;
 pub(crate) mod git_address;
+pub(crate) mod git_bundle;
 mod git_refs;
 mod git_run;
 pub(crate) mod http;
@@ -16,6 +18,7 @@ pub(crate) mod image;
 pub(crate) mod layers;
 pub(crate) mod local;
 mod login;
+mod single;
 
 use std::sync::Arc;
 
@@ -26,6 +29,7 @@ use cofferdam_wire::pb;
 use futures::FutureExt;
 
 pub(crate) use self::git_refs::Names;
+pub(crate) use self::http_cache::Answers;
 use crate::buildpacks::composed;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -59,6 +63,7 @@ impl SourceKey {
 enum Scheme<'a> {
     Image(&'a str),
     OciLayout(&'a str),
+    Blob(blob::Home, &'a str),
     Local(&'a str),
     Git(&'a str),
     Http(&'a str),
@@ -73,6 +78,8 @@ fn scheme(op: &pb::SourceOp) -> Result<Scheme<'_>, Failure> {
     match scheme {
         "docker-image" => Ok(Scheme::Image(rest)),
         "oci-layout" => Ok(Scheme::OciLayout(rest)),
+        "docker-image+blob" => Ok(Scheme::Blob(blob::Home::Registry, rest)),
+        "oci-layout+blob" => Ok(Scheme::Blob(blob::Home::Layout, rest)),
         "local" => Ok(Scheme::Local(rest)),
         "git" => Ok(Scheme::Git(rest)),
         "composed-image" => Ok(Scheme::Composed(rest)),
@@ -92,6 +99,7 @@ pub(crate) async fn key(
     match scheme(op)? {
         Scheme::Image(reference) => image::key(context, vertex, op, reference, step).boxed().await,
         Scheme::OciLayout(reference) => image::layout_key(op, reference),
+        Scheme::Blob(home, reference) => blob::key(op, home, reference),
         Scheme::Local(name) => local::key(op, name),
         Scheme::Git(remote) => git::key(context, op, remote, step).boxed().await,
         Scheme::Http(url) => http::key(context, op, url, step).boxed().await,
@@ -114,6 +122,9 @@ pub(crate) async fn snapshot(
         Scheme::OciLayout(reference) => {
             image::layout_snapshot(context, vertex, op, reference, step).boxed().await
         }
+        Scheme::Blob(home, reference) => {
+            blob::snapshot(context, op, home, reference, step).boxed().await
+        }
         Scheme::Local(name) => local::snapshot(context, op, name, step).boxed().await,
         Scheme::Git(remote) => git::snapshot(context, op, remote, pin(named?)?, step).boxed().await,
         Scheme::Http(url) => http::snapshot(context, op, url, named?, step).boxed().await,
@@ -122,7 +133,7 @@ pub(crate) async fn snapshot(
 }
 
 /// Attributes that this builder cannot heed, and beginnings of such.
-const UNSUPPORTED: [&str; 4] = ["git.bundle", "git.checkoutbundle", "git.sig.", "http.sig."];
+const UNSUPPORTED: [&str; 2] = ["git.sig.", "http.sig."];
 
 /// Refuses what a client may want of a source and does not get: the build would be about something else than was meant, or about
 /// something that nobody has vouched for.
@@ -190,11 +201,11 @@ mod tests {
             attrs: [(key.to_owned(), value.to_owned())].into_iter().collect(),
             ..pb::SourceOp::default()
         };
-        for key in ["git.bundle", "git.checkoutbundle", "git.sig.pubkey", "http.sig.signature"] {
+        for key in ["git.sig.pubkey", "http.sig.signature"] {
             let refused = check_supported(&op(key, "x")).map_err(|failure| failure.to_string());
             assert!(refused.is_err_and(|message| message.contains(key)), "{key}");
         }
-        for (key, value) in [("git.bundle", ""), ("git.checkoutbundle", "false"), ("a", "b")] {
+        for (key, value) in [("git.sig.pubkey", ""), ("git.sig.x", "false"), ("a", "b")] {
             assert!(check_supported(&op(key, value)).is_ok(), "{key}={value}");
         }
     }

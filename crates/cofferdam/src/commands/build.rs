@@ -184,6 +184,7 @@ async fn conclude(
     summary: &Summary,
 ) -> anyhow::Result<()> {
     order.caches.finish(&solved.response)?;
+    order.outputs.finish(&solved.response)?;
     let loaded = match order.loader {
         Some(loader) => Some(loader.finish().await?),
         None => None,

@@ -82,7 +82,13 @@ pub enum NamedContextError {
     /// Its ignore file cannot be read.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// Rules convert it again and again.
+    #[error("source policies convert {0} without end")]
+    Endless(String),
 }
+
+/// How often rules may put another context in the place of one.
+const MAX_CONVERSIONS: usize = 10;
 
 /// A named context that exists but was not loaded yet.
 #[derive(Debug, Clone)]
@@ -145,8 +151,26 @@ impl Contexts<'_> {
         Ok(found.map(|(key, value)| NamedContext { value, name, key, platform: platform.cloned() }))
     }
 
-    /// Loads a named context.
+    /// Loads a named context, or what rules put in its place.
     pub(crate) async fn load(
+        &self,
+        named: &NamedContext,
+    ) -> Result<LoadedContext, NamedContextError> {
+        let mut named = named.clone();
+        for _ in 0..MAX_CONVERSIONS {
+            let error = match self.load_as_named(&named).await {
+                Err(NamedContextError::Client(error)) => error,
+                loaded => return loaded,
+            };
+            let Some(identifier) = error.converted().map(str::to_owned) else {
+                return Err(error.into());
+            };
+            named.value = specifier(identifier);
+        }
+        Err(NamedContextError::Endless(named.key))
+    }
+
+    async fn load_as_named(
         &self,
         named: &NamedContext,
     ) -> Result<LoadedContext, NamedContextError> {
@@ -262,6 +286,14 @@ fn load_web(named: &NamedContext) -> Result<LoadedContext, NamedContextError> {
     let source = sources::http(&named.value, "context", None);
     let name = format!("[context {}] {}", named.key, named.value);
     Ok(LoadedContext::tree(Tree::from_source(source, name), None))
+}
+
+/// A source as attributes name contexts: those have no slashes before the name of a directory.
+fn specifier(identifier: String) -> String {
+    match identifier.strip_prefix("local://") {
+        Some(directory) => format!("local:{directory}"),
+        None => identifier,
+    }
 }
 
 /// `store[:tag]@digest`.

@@ -103,6 +103,24 @@ fn named_directories_send_what_is_used() {
 }
 
 #[test]
+fn rules_may_put_a_directory_in_the_place_of_a_named_image() {
+    let mut memory = dockerfile("FROM scratch AS dir\nFROM scratch\nCOPY --from=dir /a /\n")
+        .attr("context:dir", "docker-image:alpine")
+        .file("there/.dockerignore", "no\n");
+    let converted = [("docker.io/library/alpine:latest", "local://there")];
+    memory.converted =
+        converted.into_iter().map(|(from, to)| (from.to_owned(), to.to_owned())).collect();
+    let output = memory.result();
+    let source = output.source("local://there");
+    assert_eq!(source.attrs["local.followpaths"], "[\"a\"]");
+    assert_eq!(source.attrs["local.excludepatterns"], "[\"no\"]");
+    assert!(output.names().contains(&"[context dir] load from client".to_owned()));
+    let again = "docker-image://alpine".to_owned();
+    memory.converted.insert("docker.io/library/alpine:latest".to_owned(), again);
+    assert!(memory.error().to_string().contains("without end"));
+}
+
+#[test]
 fn inputs_are_grafted() {
     let inner = dockerfile("FROM busybox\nRUN inner\n").run().unwrap();
     let config =

@@ -20,6 +20,8 @@ pub(crate) struct Memory {
     pub(crate) files: HashMap<String, Vec<u8>>,
     /// Normalised reference to configuration.
     pub(crate) images: HashMap<String, String>,
+    /// Normalised reference to the source that rules put in its place.
+    pub(crate) converted: HashMap<String, String>,
     pub(crate) inputs: HashMap<String, pb::Definition>,
     pub(crate) platforms: Vec<pb::Platform>,
     pub(crate) epoch: Option<i64>,
@@ -37,6 +39,7 @@ pub(crate) fn dockerfile(text: &str) -> Memory {
     let mut memory = Memory {
         files: HashMap::new(),
         images: HashMap::new(),
+        converted: HashMap::new(),
         inputs: HashMap::new(),
         platforms: vec![parse_platform("linux/amd64").unwrap()],
         epoch: None,
@@ -85,6 +88,9 @@ impl Memory {
 
     fn resolve(&self, reference: &str, log_name: &str) -> Result<ResolvedImage, ClientError> {
         self.looked_up.lock().unwrap().push(log_name.to_owned());
+        if let Some(identifier) = self.converted.get(reference) {
+            return Err(ClientError::new("converted").converted_to(identifier));
+        }
         let config = self
             .images
             .get(reference)

@@ -16,6 +16,7 @@ mod endpoint;
 mod error;
 mod pull;
 mod push;
+mod referrers;
 mod stream;
 mod transport;
 

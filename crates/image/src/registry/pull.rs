@@ -231,6 +231,40 @@ impl Repository {
         Ok(bytes.freeze())
     }
 
+    /// Asks how many bytes a blob has, mirrors first. Whoever is told may read it.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn blob_size(&self, digest: &Digest) -> Result<u64, RegistryError> {
+        let endpoints = self.endpoints(Access::Pull)?;
+        let last = endpoints.len().saturating_sub(1);
+        for (number, endpoint) in endpoints.iter().enumerate() {
+            match self.blob_size_at(endpoint, digest).await {
+                Err(error) if number < last && self.try_next(endpoint, Access::Pull, &error) => {}
+                result => return result,
+            }
+        }
+        Err(RegistryError::NotFound { what: self.what(&digest.to_string()) })
+    }
+
+    async fn blob_size_at(
+        &self,
+        endpoint: &Endpoint,
+        digest: &Digest,
+    ) -> Result<u64, RegistryError> {
+        let request = self.request(endpoint, Method::HEAD, &format!("blobs/{digest}"));
+        let response = self.call(endpoint, &request, &self.scopes(endpoint, Access::Pull)).await?;
+        if !response.status().is_success() {
+            let what = self.what(&digest.to_string());
+            return Err(refusal(&Method::HEAD, &what, response).await);
+        }
+        let size = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        size.and_then(|text| text.parse().ok()).ok_or_else(|| RegistryError::Protocol {
+            url: shown(response.url()),
+            reason: "the registry does not say how large the blob is",
+        })
+    }
+
     /// Whether the registry itself has the manifest or index.
     ///
     /// # Errors
@@ -288,7 +322,7 @@ impl Repository {
     }
 }
 
-fn accept_header(value: &str) -> HeaderMap {
+pub(super) fn accept_header(value: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let value = HeaderValue::from_str(value)
         .unwrap_or_else(|_| HeaderValue::from_static(media::OCI_MANIFEST));

@@ -14,6 +14,8 @@ use crate::source::git_address::{self, FULL_URL};
 
 /// Scheme of images in registries.
 pub(super) const IMAGE: &str = "docker-image://";
+/// Scheme of single blobs in registries.
+const BLOB: &str = "docker-image+blob://";
 /// How often a source that the rules converted is judged again under its new name.
 const MAX_ROUNDS: usize = 10;
 /// Policies that one request of a frontend may bring.
@@ -115,6 +117,10 @@ fn normalize(source: &mut pb::SourceOp) -> Result<Option<String>, Failure> {
         if let Ok(reference) = ImageReference::parse(name) {
             source.identifier = format!("{IMAGE}{reference}");
         }
+    } else if let Some(name) = source.identifier.strip_prefix(BLOB) {
+        if let Ok(reference) = ImageReference::parse_name(name) {
+            source.identifier = format!("{BLOB}{reference}");
+        }
     } else if let Some(rest) = source.identifier.strip_prefix("git://") {
         let address = git_address::address(source, rest)?;
         let fragment = rest.split_once('#').map_or("", |(_, fragment)| fragment);
@@ -180,6 +186,9 @@ mod tests {
         for name in ["docker-image://busybox", "docker-image://docker.io/busybox:latest", busybox] {
             assert_eq!(normal(name), busybox);
         }
+        let digest = cofferdam_digest::Digest::of("blob");
+        let blob = format!("docker-image+blob://docker.io/library/busybox@{digest}");
+        assert_eq!(normal(&format!("docker-image+blob://busybox@{digest}")), blob);
         assert_eq!(normal("git://host/r.git#main:../a/./b"), "git://host/r.git#main:a/b");
         assert_eq!(normal("git://HOST:443/r.git#main:/"), "git://host/r.git#main");
         for address in ["https://user@real/r.git", "ssh://git@REAL:22/r.git", "git@real:r.git"] {

@@ -383,7 +383,7 @@ fn copy_content(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &str) -> i
 
 /// Copies what may be copied: user attributes other than the overlay's own, and file
 /// capabilities. A filesystem without them loses them, as with `cp -a`.
-fn copy_xattrs(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &str) {
+pub(super) fn copy_xattrs(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &str) {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(target) = rustix::fs::openat(parent, name, flags, Mode::empty()) else { return };
     let from = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&source));

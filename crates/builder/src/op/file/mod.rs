@@ -310,6 +310,24 @@ pub(crate) fn difference(
     difference::make(store, lower, upper)
 }
 
+/// A layer that was made on `lower` in a form that can be put on other layers: without what is the
+/// same in `lower`, and with whiteouts in place of directories that hide.
+pub(crate) fn remake(
+    store: &std::sync::Arc<cofferdam_store::Store>,
+    lower: &cofferdam_store::Tree,
+    layer: &cofferdam_store::Layer,
+) -> Result<cofferdam_store::Tree, crate::failure::Failure> {
+    difference::remake(store, lower, layer)
+}
+
+/// Whether a layer that was made on `lower` holds something that is the same there.
+pub(crate) fn repeats(
+    lower: &cofferdam_store::Tree,
+    layer: &cofferdam_store::Layer,
+) -> Result<bool, crate::failure::Failure> {
+    difference::repeats(lower, layer)
+}
+
 /// Whether one path component matches a pattern component.
 pub(crate) fn matches_name(pattern: &str, name: &str) -> bool {
     wildcard::matches_name(pattern.as_bytes(), name.as_bytes())

@@ -1,10 +1,11 @@
 //! Where a result goes: the exporters the builder is asked for, and what happens here with what they send.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use cofferdam_client::Exporter;
-use cofferdam_client::options::{Destination, parse_output};
+use cofferdam_client::options::{Destination, Output, parse_output};
 
 use super::arguments::BuildArgs;
 use super::attestations::annotate;
@@ -16,6 +17,8 @@ pub(super) enum Target {
     None,
     /// Files in a directory; with `mirror` everything else there goes.
     Directory { path: PathBuf, mirror: bool },
+    /// An OCI image layout, blob by blob.
+    Layout(PathBuf),
     /// One file.
     File(PathBuf),
     /// Standard output.
@@ -84,6 +87,16 @@ impl Outputs {
         image.attrs.insert("push".to_owned(), "true".to_owned());
     }
 
+    /// Completes the layouts that the builder's blobs went to, with what it answered.
+    pub(super) fn finish(&self, response: &BTreeMap<String, String>) -> anyhow::Result<()> {
+        for (exporter, target) in &self.0 {
+            if let Target::Layout(path) = target {
+                layout(exporter, path).finish(response)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether an image goes to a registry.
     pub(super) fn pushes(&self) -> bool {
         self.0.iter().any(|(exporter, _)| is_true(exporter, "push"))
@@ -100,6 +113,11 @@ impl Outputs {
             .iter()
             .all(|(exporter, target)| *target == Target::None && !is_true(exporter, "push"))
     }
+}
+
+/// An output that is a layout.
+pub(super) fn layout(exporter: &Exporter, path: &Path) -> Output {
+    Output { exporter: exporter.clone(), destination: Destination::Directory(path.to_owned()) }
 }
 
 fn exporter(kind: &str) -> Exporter {
@@ -125,9 +143,7 @@ fn one(text: &str) -> anyhow::Result<(Exporter, Target)> {
             let mirror = exporter.attrs.get("mode").is_some_and(|mode| mode == "delete");
             Target::Directory { path, mirror }
         }
-        Destination::Directory(_) => {
-            bail!("--output {text}: tar=false is not supported yet; leave it out to write a tar")
-        }
+        Destination::Directory(path) => Target::Layout(path),
     };
     Ok((exporter, target))
 }
@@ -153,6 +169,9 @@ fn check(outputs: &[(Exporter, Target)], terminal: bool) -> anyhow::Result<()> {
     }
     let to_stdout = outputs.iter().filter(|(_, target)| *target == Target::Stdout).count();
     ensure!(to_stdout < 2, "only one output can go to standard output");
+    // A session has one place for them.
+    let layouts = outputs.iter().filter(|(_, target)| matches!(target, Target::Layout(_))).count();
+    ensure!(layouts < 2, "only one output can have tar=false");
     let loads = outputs.iter().filter(|(_, target)| *target == Target::Load).count();
     ensure!(loads < 2, "only one output can be loaded");
     Ok(())
@@ -257,6 +276,8 @@ mod tests {
             Outputs::plan(&args(&["-", "type=oci"], &[]), false).is_err(),
             "twice on standard output"
         );
-        assert!(Outputs::plan(&args(&["type=oci,tar=false,dest=d"], &[]), false).is_err());
+        let layouts = ["type=oci,tar=false,dest=d", "type=docker,tar=false,dest=e"];
+        assert!(Outputs::plan(&args(&layouts, &[]), false).is_err(), "two layouts");
+        assert_eq!(plan(&args(&layouts[..1], &[]))[0].2, Target::Layout("d".into()));
     }
 }

@@ -9,7 +9,7 @@ use cofferdam_session::{
 
 use super::arguments::InputArgs;
 use super::load::Loader;
-use super::outputs::{Outputs, Target};
+use super::outputs::{Outputs, Target, layout};
 
 /// Secrets, agents and credentials.
 pub(super) fn offers(inputs: &InputArgs) -> anyhow::Result<Services> {
@@ -50,9 +50,13 @@ pub(super) async fn targets(
     mut services: Services,
 ) -> anyhow::Result<(Services, Option<Loader>)> {
     let mut loader = None;
-    for (number, (_, target)) in outputs.0.iter().enumerate() {
+    for (number, (exporter, target)) in outputs.0.iter().enumerate() {
         let target = match target {
             Target::None => continue,
+            Target::Layout(path) => {
+                services = layout(exporter, path).offer(number, services)?;
+                continue;
+            }
             Target::Directory { path, mirror } => {
                 OutputTarget::Directory { path: path.clone(), mirror: *mirror }
             }

@@ -83,7 +83,7 @@ impl Settings {
         }
         config.load_provenance_env()?;
         // The builder has none of this process's variables.
-        config.otel.add_variables(|name| std::env::var(name).ok());
+        config.otel.add_variables(|name| std::env::var(name).ok())?;
         vouched::add(&mut config, &args.allow_registry)?;
         Ok(Self {
             root,
