@@ -20,9 +20,9 @@ pub fn without_credentials(text: &str) -> Cow<'_, str> {
             .next()
             .unwrap_or_default();
         let rest = &text[begin..];
-        let end = rest
-            .find(|c: char| c.is_whitespace() || "/?#\"'<>\\`".contains(c))
-            .unwrap_or(rest.len());
+        // A password may have any of these marks in it but a double quote, which ends a text in most of what has texts in it.
+        let end =
+            rest.find(|c: char| c.is_whitespace() || "/?#\"".contains(c)).unwrap_or(rest.len());
         let Some((user, _)) = rest[..end].rsplit_once('@').filter(|_| begin >= done) else {
             continue;
         };
@@ -69,6 +69,9 @@ mod tests {
             ("http://", "http://"),
             ("://@", "://xxxxx@"),
             ("x://u:é@://v:w@h", "x://xxxxx:xxxxx@://xxxxx:xxxxx@h"),
+            ("ADD https://u:it's-<a>`secret\\@h/x /y", "ADD https://xxxxx:xxxxx@h/x /y"),
+            ("'https://h' or 'a@b'", "'https://h' or 'a@b'"),
+            (r#"{"a":"https://h","b":"u@v"}"#, r#"{"a":"https://h","b":"u@v"}"#),
             ("nothing", "nothing"),
         ] {
             assert_eq!(without_credentials(text), shown, "{text}");

@@ -25,6 +25,8 @@ pub(super) struct CachePlace {
     sessions: Arc<SessionManager>,
     reference: Reference,
     importers: Vec<String>,
+    /// Whether the importer wants it asked without TLS: nobody else's password goes there so.
+    insecure: bool,
     /// The context knows the build that knows this.
     context: Weak<Context>,
 }
@@ -47,6 +49,7 @@ impl CachePlace {
             sessions: Arc::clone(&context.sessions),
             reference: reference.clone(),
             importers: importers.to_vec(),
+            insecure,
             context: Arc::downgrade(context),
         }))
     }
@@ -76,7 +79,7 @@ impl CacheLayers {
     fn repository(&self) -> Repository {
         let holders =
             self.place.context.upgrade().map(|context| context.sessions_holding(&self.log));
-        match holders.filter(|ids| !ids.is_empty()) {
+        match holders.filter(|ids| !ids.is_empty() && !self.place.insecure) {
             Some(ids) => self.place.repository_for(ids),
             None => self.place.repository(),
         }

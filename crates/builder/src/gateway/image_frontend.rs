@@ -247,15 +247,28 @@ fn options(attrs: &BTreeMap<String, String>) -> Result<Vec<String>, Failure> {
     let mut variables = Vec::with_capacity(attrs.len());
     for (key, value) in attrs.iter().filter(|(key, _)| !CACHES.contains(&key.as_str())) {
         let address = key == CONTEXT || key == named || key.starts_with("context:");
-        if address && without_credentials(value) != value.as_str() {
+        if address && (without_credentials(value) != value.as_str() || is_odd(value)) {
             // Without them the frontend would ask for a source that it cannot have, and nobody would see why.
             return Err(Failure::invalid(format!(
                 "the address in {key:?} has a user or password in it, which a frontend that is an image is not given: use the secret GIT_AUTH_TOKEN"
             )));
         }
+        // Where the files came from is told and never fetched.
+        let value = match key.strip_prefix("vcs:") {
+            Some(_) => without_credentials(value),
+            None => value.into(),
+        };
         variables.push(format!("BUILDKIT_FRONTEND_OPT_{}={key}={value}", variables.len()));
     }
     Ok(variables)
+}
+
+/// Whether an address has before its path what ends an address inside of a text, so that nobody sees a user in it.
+fn is_odd(address: &str) -> bool {
+    address.split_once("://").is_some_and(|(_, rest)| {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        authority.contains('@') && authority.contains(|c: char| c == '"' || c.is_whitespace())
+    })
 }
 
 fn no_streams() -> Failure {
@@ -346,11 +359,15 @@ mod tests {
             ("context", "https://u:hidden@h/x.git"),
             ("context:other", "https://hidden@h/x.git"),
             ("context:other", "ssh://u:hidden@h/x.git"),
+            ("context", "https://u:it's-hidden@h/x.git"),
+            ("context", "https://u:\"hidden@h/x.git"),
         ] {
             let refused = options(&attrs(&[(key, value)])).unwrap_err();
             assert!(refused.message().contains(key), "{refused}");
             assert!(!refused.message().contains("hidden"), "{refused}");
         }
+        let from = options(&attrs(&[("vcs:source", "https://hidden@h/x.git")])).unwrap();
+        assert_eq!(from, ["BUILDKIT_FRONTEND_OPT_0=vcs:source=https://xxxxx@h/x.git"]);
         let elsewhere = [("contextkey", "mine"), ("mine", "https://u:hidden@h/x.git")];
         assert!(options(&attrs(&elsewhere)).is_err());
         for (key, value) in [

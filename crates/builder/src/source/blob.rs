@@ -1,8 +1,8 @@
 //! Single blobs: `docker-image+blob://NAME@DIGEST` from registries, `oci-layout+blob://NAME@DIGEST` from the client's own store.
 //!
 //! The digest names the content, so nothing is asked for the key. What is fetched is verified, and bounded before any of it is
-//! stored. A digest alone must not open a blob: whoever has it is asked first, with the eyes of the client, also when the bytes
-//! are here already.
+//! stored. A digest alone must not open a blob of a registry: that is asked first, with the eyes of the client, also when the bytes
+//! are here already. Of a layout the client says itself whether it has the blob; what it then gets is of its own project.
 
 use std::sync::Arc;
 

@@ -198,7 +198,10 @@ async fn download(
         Some(known) => known,
         None => fetch(context, op, url, place, step).await?,
     };
-    for build in &builds {
+    // Builds that began to want it meanwhile have the same answer.
+    for build in
+        context.builds_of(step).into_iter().map(|build| build.answers).chain(builds.clone())
+    {
         build.keep(question, &found);
     }
     // Another step of the build may have been faster.
