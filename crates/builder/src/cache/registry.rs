@@ -7,7 +7,7 @@
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use cofferdam_image::registry::{Client, Repository};
+use cofferdam_image::registry::{Client, Repository, is_loopback};
 use cofferdam_image::{Descriptor, Reference};
 use cofferdam_session::SessionManager;
 use cofferdam_solver::VertexLog;
@@ -25,8 +25,8 @@ pub(super) struct CachePlace {
     sessions: Arc<SessionManager>,
     reference: Reference,
     importers: Vec<String>,
-    /// Whether the importer wants it asked without TLS: nobody else's password goes there so.
-    insecure: bool,
+    /// Whether the importer wants a registry asked in the clear that others would ask over TLS: nobody else's password goes there.
+    exposed: bool,
     /// The context knows the build that knows this.
     context: Weak<Context>,
 }
@@ -49,7 +49,7 @@ impl CachePlace {
             sessions: Arc::clone(&context.sessions),
             reference: reference.clone(),
             importers: importers.to_vec(),
-            insecure,
+            exposed: insecure && !is_loopback(reference.domain()),
             context: Arc::downgrade(context),
         }))
     }
@@ -79,7 +79,7 @@ impl CacheLayers {
     fn repository(&self) -> Repository {
         let holders =
             self.place.context.upgrade().map(|context| context.sessions_holding(&self.log));
-        match holders.filter(|ids| !ids.is_empty() && !self.place.insecure) {
+        match holders.filter(|ids| !ids.is_empty() && !self.place.exposed) {
             Some(ids) => self.place.repository_for(ids),
             None => self.place.repository(),
         }

@@ -89,7 +89,8 @@ impl HostConfig {
 }
 
 /// Whether `host` (with or without a port) is this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => name,
         _ => host,

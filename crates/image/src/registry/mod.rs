@@ -21,7 +21,7 @@ mod stream;
 mod transport;
 
 pub use client::{Client, Fetched, Repository, Resolved};
-pub use config::{ClientConfig, HostConfig, KeyPair};
+pub use config::{ClientConfig, HostConfig, KeyPair, is_loopback};
 pub use credentials::{
     Anonymous, Credentials, CredentialsError, Login, Secret, Token, TokenRequest,
 };
