@@ -231,6 +231,19 @@ fn run(script: &str) -> pb::Op {
     pb::Op { op: Some(pb::op::Op::Exec(exec)), ..Default::default() }
 }
 
+/// There is one worker, so what a graph asks of it decides nothing, as with BuildKit's own daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn constraints_on_the_worker_are_taken() {
+    let builder = Builder::plain();
+    let build = Driven::begin(&builder, "constraints", None).await;
+    let mut step = run("echo built > /out");
+    step.constraints = Some(pb::WorkerConstraints { filter: vec!["none==here".to_owned()] });
+    let root = build.solve(graph(vec![image(&images::busybox()), step])).await.unwrap();
+    build.container("c", vec![mount("/", &root)]).await.unwrap();
+    let read = build.processes().await.run("1", "c", "cat /out").await;
+    assert_eq!((read.code(), read.text().as_str()), (0, "built\n"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_share_a_container_and_end_with_its_first() {
     let builder = Builder::plain();

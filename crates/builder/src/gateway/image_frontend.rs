@@ -263,6 +263,22 @@ fn options(attrs: &BTreeMap<String, String>) -> Result<Vec<String>, Failure> {
     Ok(variables)
 }
 
+/// Refuses to tell a frontend that is an image of a source with a user or password in it that it did not name itself: a rule may
+/// put one in place of what was asked for, and with it the rule's own credentials.
+pub(super) fn check_told(
+    asked: Option<&pb::SourceOp>,
+    told: Option<&pb::SourceOp>,
+) -> Result<(), Failure> {
+    let Some(told) = told.filter(|_| asked != told) else { return Ok(()) };
+    let opens = |text: &str| without_credentials(text) != text;
+    if opens(&told.identifier) || told.attrs.values().any(|value| opens(value)) {
+        return Err(Failure::invalid(
+            "a source policy puts an address with a user or password in place of this source, which a frontend that is an image is not told",
+        ));
+    }
+    Ok(())
+}
+
 /// Whether an address has before its path what ends an address inside of a text, so that nobody sees a user in it.
 fn is_odd(address: &str) -> bool {
     address.split_once("://").is_some_and(|(_, rest)| {
@@ -351,6 +367,26 @@ mod tests {
         let expected =
             ["BUILDKIT_FRONTEND_OPT_0=build-arg:A=1", "BUILDKIT_FRONTEND_OPT_1=filename=D"];
         assert_eq!(given.unwrap(), expected);
+    }
+
+    #[test]
+    fn what_a_rule_knows_stays_with_it() {
+        let source = |identifier: &str, attrs: &[(&str, &str)]| pb::SourceOp {
+            identifier: identifier.to_owned(),
+            attrs: attrs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..pb::SourceOp::default()
+        };
+        let asked = source("https://h/x", &[]);
+        let moved = source("https://mirror/x", &[]);
+        assert!(check_told(Some(&asked), Some(&moved)).is_ok());
+        for told in [
+            source("https://u:hidden@mirror/x", &[]),
+            source("git://mirror/r.git", &[("git.fullurl", "https://hidden@mirror/r.git")]),
+        ] {
+            let refused = check_told(Some(&asked), Some(&told)).unwrap_err();
+            assert!(!refused.message().contains("hidden"), "{refused}");
+            assert!(check_told(Some(&told), Some(&told)).is_ok(), "it said so itself");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use connectrpc::{
 };
 
 use super::bridge::{Bridge, Verdict, to_wire};
-use super::{capabilities, files};
+use super::{capabilities, files, image_frontend};
 use crate::builder::Builder;
 use crate::cache::import::ImportRequest;
 use crate::failure::Failure;
@@ -151,7 +151,12 @@ impl LlbBridge for GatewayService {
     ) -> ServiceResult<wire::ResolveSourceMetaResponse> {
         let bridge = self.bridge(&context, "ResolveSourceMeta").await?;
         let request = request.to_owned_message();
-        Response::ok(self.explained(bridge.resolve_source(request).await)?)
+        let asked = request.Source.clone();
+        let answer = self.explained(bridge.resolve_source(request).await)?;
+        if matches!(self.0, Reach::One(_)) {
+            image_frontend::check_told(asked.as_option(), answer.Source.as_option())?;
+        }
+        Response::ok(answer)
     }
 
     async fn solve(

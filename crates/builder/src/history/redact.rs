@@ -26,6 +26,8 @@ const MAX_EXPORTERS: usize = 100;
 /// Attributes of cache backends that say where a cache is, and none that lets one in.
 const CACHE_PLACES: &[&str] =
     &["ref", "tag", "digest", "src", "dest", "scope", "bucket", "region", "name", "mode", "type"];
+/// Ends of names whose values let one in, as command lines have them: clients put theirs into a span.
+const SECRETS: &[&str] = &["key", "key_id", "token", "password", "secret"];
 /// Attributes that describe cache backends.
 const CACHES: &[&str] = &["cache-imports", "cache-exports"];
 
@@ -231,12 +233,25 @@ fn pairs(list: &mut [common::KeyValue]) {
 
 fn any(value: &mut common::AnyValue) {
     match &mut value.value {
-        Some(Kind::StringValue(found)) => *found = text(found),
+        Some(Kind::StringValue(found)) => *found = settings(&text(found)),
         Some(Kind::BytesValue(found)) => *found = bytes(found),
         Some(Kind::ArrayValue(list)) => list.values.iter_mut().for_each(any),
         Some(Kind::KvlistValue(list)) => pairs(&mut list.values),
         _ => {}
     }
+}
+
+/// A text without the values of settings that let one in, such as those of `type=s3,secret_access_key=…`.
+fn settings(value: &str) -> String {
+    let separators = |c: char| c.is_whitespace() || matches!(c, ',' | '"' | '\'' | ';' | '&');
+    let one = |piece: &str| {
+        let Some((name, rest)) = piece.split_once('=') else { return piece.to_owned() };
+        let lower = name.to_ascii_lowercase();
+        let opens = SECRETS.iter().any(|end| lower.ends_with(end));
+        let end = &rest[rest.trim_end_matches(separators).len()..];
+        if opens { format!("{name}=xxxxx{end}") } else { piece.to_owned() }
+    };
+    value.split_inclusive(separators).map(one).collect()
 }
 
 fn cache_places(value: &str) -> String {
@@ -287,6 +302,25 @@ mod tests {
                 && !kept.contains("token")
         );
         assert!(!redacted("cache-imports", "not a list: secret").contains("secret"));
+    }
+
+    #[test]
+    fn command_lines_in_spans_lose_what_lets_one_in() {
+        let said = "type=s3,bucket=b,access_key_id=AKIA,secret_access_key=a/b=,mode=max";
+        assert_eq!(
+            settings(said),
+            "type=s3,bucket=b,access_key_id=xxxxx,secret_access_key=xxxxx,mode=max"
+        );
+        assert_eq!(settings("build-arg:TOKEN=x y"), "build-arg:TOKEN=xxxxx y");
+        assert_eq!(settings("--password=p"), "--password=xxxxx");
+        assert_eq!(settings("no settings, at all"), "no settings, at all");
+        let string = |text: &str| common::AnyValue {
+            value: Some(Kind::StringValue(text.to_owned())),
+            ..common::AnyValue::default()
+        };
+        let mut value = string(said);
+        any(&mut value);
+        assert_eq!(value, string(&settings(said)));
     }
 
     #[test]
