@@ -10,8 +10,8 @@ use std::path::Path;
 
 use cofferdam_digest::Digest;
 use cofferdam_image::layer::{
-    ApplyOptions, Compression, PackError, PackOptions, Packed, PriorBlob, TreeOptions, TreeWriter,
-    apply, pack,
+    ApplyOptions, BlockSource, Compression, PackError, PackOptions, Packed, PriorBlob, TreeOptions,
+    TreeWriter, apply, pack, pack_tar,
 };
 use common::{describe, dir_fd, gzip, need_root, pipe};
 use rustix::fs::{
@@ -231,6 +231,79 @@ fn unchanged_blocks_are_taken_over() {
         let fresh = pack(dir_fd(upper.path()).as_fd(), &options, &mut without).unwrap();
         assert_eq!((fresh.digest, &without), (second.digest, &with_prior));
     }
+}
+
+#[test]
+fn a_block_that_changed_on_disk_is_not_taken_over() {
+    let upper = tempfile::tempdir().unwrap();
+    fs::write(upper.path().join("file"), "content").unwrap();
+    let options = PackOptions { index: true, ..PackOptions::default() };
+    let mut bytes = Vec::new();
+    let first = pack(dir_fd(upper.path()).as_fd(), &options, &mut bytes).unwrap();
+    for (damage, reused) in [(0, 1), (1, 0)] {
+        let mut blob = bytes.clone();
+        blob[usize::try_from(first.blocks[0].offset).unwrap() + 3] ^= damage;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), blob).unwrap();
+        let prior = PriorBlob::new(file.reopen().unwrap(), &first.blocks);
+        let options = PackOptions { index: true, prior: Some(&prior), ..PackOptions::default() };
+        let mut again = Vec::new();
+        let second = pack(dir_fd(upper.path()).as_fd(), &options, &mut again).unwrap();
+        assert_eq!((second.reused_blocks, &again), (reused, &bytes));
+    }
+}
+
+#[test]
+fn a_tar_of_the_callers_is_cut_at_its_entries() {
+    let entry = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        let mut bytes = [header.as_bytes().as_slice(), content].concat();
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    };
+    let files = |changed: u32| {
+        let content = move |number: u32| (number + u32::from(number == changed)).to_le_bytes();
+        (0..3000).map(move |number| (format!("f{number}"), content(number).repeat(500)))
+    };
+    let big: Vec<u8> = (0..800_000_u32).flat_map(u32::to_le_bytes).collect();
+    let run = |changed: u32, prior: Option<&PriorBlob>, out: &mut Vec<u8>| {
+        let options = PackOptions {
+            index: true,
+            prior: prior.map(|prior| prior as &dyn BlockSource),
+            ..PackOptions::default()
+        };
+        let mut tar = Vec::new();
+        let packed = pack_tar(&options, out, |mut sink| {
+            let big = [("big".to_owned(), big.clone())];
+            for (name, content) in files(changed).chain(big) {
+                let bytes = entry(&name, &content);
+                sink.entry(name.as_bytes(), content.len() as u64).map_err(PackError::Write)?;
+                std::io::Write::write_all(&mut sink, &bytes).map_err(PackError::Write)?;
+                tar.extend(bytes);
+            }
+            Ok(3001)
+        });
+        tar.resize(tar.len() + 1024, 0);
+        (packed.unwrap(), tar)
+    };
+    let mut bytes = Vec::new();
+    let (first, tar) = run(u32::MAX, None, &mut bytes);
+    assert_eq!((first.entries, first.diff_id), (3001, Digest::of(&tar)));
+    assert_eq!(pipe("gzip", &["-dc"], &bytes).unwrap(), tar);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &bytes).unwrap();
+    let prior = PriorBlob::new(file.reopen().unwrap(), &first.blocks);
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    let (second, _) = run(77, Some(&prior), &mut with);
+    assert!(second.reused_blocks + 3 >= second.blocks.len() as u64, "{second:?}");
+    assert_ne!(second.digest, first.digest);
+    let (fresh, _) = run(77, None, &mut without);
+    assert_eq!((fresh.digest, without), (second.digest, with));
+    let refused = pack_tar(&PackOptions::default(), std::io::sink(), |_| Err(PackError::Worker));
+    assert!(matches!(refused, Err(PackError::Worker)));
 }
 
 #[test]

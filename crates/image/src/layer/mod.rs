@@ -22,7 +22,7 @@ pub use error::ApplyError;
 pub use limits::Limits;
 pub use pack::{
     Block, BlockSource, Compression, ESTARGZ_ANNOTATIONS, PackError, PackOptions, Packed,
-    PriorBlob, TreeOptions, TreeWriter, pack, write_tree,
+    PriorBlob, TarSink, TreeOptions, TreeWriter, pack, pack_tar, write_tree,
 };
 pub(crate) use source::{Source, Wrapping};
 pub(crate) use tarstream::TarStream;

@@ -230,7 +230,7 @@ async fn request_token(
         return Err(refusal(&method, &what, response).await);
     }
     let broken = |reason| RegistryError::Protocol { url: what.clone(), reason };
-    let body = read_bounded(response, MAX_TOKEN_BODY)
+    let body = read_bounded(response, MAX_TOKEN_BODY, transport.config.read_timeout)
         .await?
         .ok_or_else(|| broken("the answer is too large"))?;
     parse_token(&body).ok_or_else(|| broken("the answer holds no token"))

@@ -13,13 +13,18 @@ pub struct ClientConfig {
     pub user_agent: String,
     /// Time to establish a connection. Default 15 s.
     pub connect_timeout: Duration,
-    /// Longest silence while reading. Default 60 s.
+    /// Longest wait for an answer, and longest time in which the other side sends or takes next to
+    /// nothing of some content. Default 60 s.
     pub read_timeout: Duration,
+    /// Longest wait for the answer to an upload, once everything was sent: registries look at all of
+    /// it, and some move it, before they answer. Default 5 min.
+    pub answer_timeout: Duration,
     /// Attempts per request, the first included. Default 5.
     pub attempts: u32,
     /// Wait before the second attempt; doubles from there. Default 250 ms.
     pub backoff: Duration,
-    /// Longest wait a `Retry-After` can ask for. Default 30 s.
+    /// Longest time that a `Retry-After`, or several, can hold up one request. A registry that asks
+    /// for more is not waited for at all. Default 5 min.
     pub max_retry_after: Duration,
     /// Bytes per request of a chunked upload; `None` uploads each blob in one request.
     pub chunk_size: Option<u64>,
@@ -34,9 +39,10 @@ impl Default for ClientConfig {
             user_agent: concat!("cofferdam/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(15),
             read_timeout: Duration::from_secs(60),
+            answer_timeout: Duration::from_secs(300),
             attempts: 5,
             backoff: Duration::from_millis(250),
-            max_retry_after: Duration::from_secs(30),
+            max_retry_after: Duration::from_secs(300),
             chunk_size: None,
             proxy: None,
         }

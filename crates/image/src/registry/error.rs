@@ -1,5 +1,7 @@
 //! Why a registry did not do what was asked.
 
+use std::time::Duration;
+
 use cofferdam_digest::Digest;
 
 use super::credentials::CredentialsError;
@@ -44,6 +46,28 @@ pub enum RegistryError {
         /// Why.
         #[source]
         source: reqwest::Error,
+    },
+    /// The registry was reached and then did next to nothing for too long.
+    #[error("failed to {method} {url}: {reason} in {limit:?}")]
+    Stalled {
+        /// HTTP method.
+        method: String,
+        /// URL without query.
+        url: String,
+        /// What did not happen.
+        reason: &'static str,
+        /// How long that was waited for.
+        limit: Duration,
+    },
+    /// The registry wants fewer requests, and for longer than we wait.
+    #[error("rate-limited by {host} (429 Too Many Requests){}", terms(.after, .detail))]
+    RateLimited {
+        /// The host.
+        host: String,
+        /// When it asks to come again, where it says so.
+        after: Option<Duration>,
+        /// What the registry said, bounded.
+        detail: String,
     },
     /// The registry broke the protocol.
     #[error("{url}: {reason}")]
@@ -122,4 +146,17 @@ impl RegistryError {
     pub const fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
+}
+
+/// What is known of a limit, as the end of a sentence.
+fn terms(after: &Option<Duration>, detail: &str) -> String {
+    let mut text = String::new();
+    if let Some(after) = after {
+        text = format!(", asks to come again in {} s", after.as_secs_f64().ceil());
+    }
+    if !detail.is_empty() {
+        text.push_str(": ");
+        text.push_str(detail);
+    }
+    text
 }

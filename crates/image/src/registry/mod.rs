@@ -14,9 +14,12 @@ mod config;
 mod credentials;
 mod endpoint;
 mod error;
+mod lookup;
+mod pace;
 mod pull;
 mod push;
 mod referrers;
+mod retry_after;
 mod stream;
 mod transport;
 
@@ -26,5 +29,6 @@ pub use credentials::{
     Anonymous, Credentials, CredentialsError, Login, Secret, Token, TokenRequest,
 };
 pub use error::RegistryError;
+pub use lookup::{LookupError, SystemNames, lookup};
 pub use push::{BlobBody, FileBody, Pushed};
 pub use stream::BlobStream;

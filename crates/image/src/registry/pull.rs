@@ -116,7 +116,7 @@ impl Repository {
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned);
-        let bytes = read_bounded(response, MAX_DOCUMENT)
+        let bytes = read_bounded(response, MAX_DOCUMENT, self.client.transport.config.read_timeout)
             .await?
             .ok_or_else(|| refuse(DocumentError::TooLarge { size: MAX_DOCUMENT + 1 }))?;
         let digest = Digest::of(&bytes);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cofferdam_digest::Digest;
@@ -17,11 +18,15 @@ use url::Url;
 use super::client::{Access, Repository};
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
-use super::transport::{Request, refusal, shown};
+use super::pace::Progress;
+use super::transport::{Request, Transport, refusal, shown};
 use crate::{Descriptor, Document};
 
 /// Bytes read from a file at a time.
 const READ: usize = 256 << 10;
+
+/// Attempts at an upload when the registry stalls: each began from nothing and cost minutes.
+const STALLED_ATTEMPTS: u32 = 2;
 
 /// What became of a pushed blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,23 +121,24 @@ impl Repository {
         }
         let transport = &self.client.transport;
         let mut attempt = 1;
+        let mut patience = transport.config.max_retry_after;
         loop {
             // A mount that is refused once is not asked for again.
             let from = from.filter(|_| attempt == 1);
             let result = match self.start_upload(endpoint, descriptor, from).await {
                 Ok(None) => return Ok(Pushed::Mounted),
                 Ok(Some(location)) => self.upload(endpoint, descriptor, body, location).await,
+                // It was waited for already.
+                Err(error @ RegistryError::RateLimited { .. }) => return Err(error),
                 Err(error) => Err(error),
             };
-            match result {
-                Ok(()) => return Ok(Pushed::Uploaded),
-                Err(error) if attempt < transport.config.attempts && may_pass(&error) => {
-                    tracing::debug!(digest = %descriptor.digest, %error, "upload will be repeated");
-                    tokio::time::sleep(transport.backoff(attempt)).await;
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
+            let Err(error) = result else { return Ok(Pushed::Uploaded) };
+            let Some(wait) = pause(transport, &error, attempt, &mut patience) else {
+                return Err(error);
+            };
+            tracing::debug!(digest = %descriptor.digest, %error, ?wait, "upload will be repeated");
+            tokio::time::sleep(wait).await;
+            attempt += 1;
         }
     }
 
@@ -233,8 +239,12 @@ impl Repository {
         (offset, length): (u64, u64),
         ranged: bool,
     ) -> Result<Response, RegistryError> {
-        let make = || {
-            if length == 0 { Body::from("") } else { Body::wrap_stream(body.open(offset, length)) }
+        let make = |progress: &Arc<Progress>| {
+            if length == 0 {
+                progress.finish();
+                return Body::from("");
+            }
+            Body::wrap_stream(progress.watch(body.open(offset, length), length))
         };
         let mut request = Request::new(method, url.clone());
         request.once = true;
@@ -244,7 +254,7 @@ impl Repository {
             let range = HeaderValue::from_str(&format!("{offset}-{}", offset + length - 1));
             request.headers.extend(range.ok().map(|range| (CONTENT_RANGE, range)));
         }
-        request.body = Some(&make);
+        request.upload = Some(&make);
         self.call(endpoint, &request, &self.scopes(endpoint, Access::Push)).await
     }
 
@@ -324,11 +334,26 @@ fn check_digest(response: &Response, expected: Digest) -> Result<(), RegistryErr
     Err(RegistryError::Mismatch { url: shown(response.url()), expected, reason })
 }
 
-/// Whether starting the upload again may help.
-fn may_pass(error: &RegistryError) -> bool {
-    match error {
-        RegistryError::Transport { .. } => !error.is_connect(),
-        RegistryError::Status { status, .. } => matches!(status, 408 | 416 | 429 | 500..=504),
-        _ => false,
+/// How long to wait before the upload is started again; `None` when that cannot help.
+fn pause(
+    transport: &Transport,
+    error: &RegistryError,
+    attempt: u32,
+    patience: &mut Duration,
+) -> Option<Duration> {
+    let mut asked = None;
+    let (may_pass, limit) = match error {
+        RegistryError::Transport { .. } => (!error.is_connect(), u32::MAX),
+        RegistryError::Stalled { .. } => (true, STALLED_ATTEMPTS),
+        RegistryError::RateLimited { after, .. } => {
+            asked = *after;
+            (true, u32::MAX)
+        }
+        RegistryError::Status { status, .. } => (matches!(status, 408 | 416 | 500..=504), u32::MAX),
+        _ => (false, 0),
+    };
+    if !may_pass || attempt >= limit.min(transport.config.attempts) {
+        return None;
     }
+    transport.wait(attempt, asked, patience)
 }

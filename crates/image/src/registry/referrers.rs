@@ -49,7 +49,7 @@ impl Repository {
         if !response.status().is_success() {
             return Err(refusal(&Method::GET, &self.what(&rest), response).await);
         }
-        let bytes = read_bounded(response, MAX_DOCUMENT)
+        let bytes = read_bounded(response, MAX_DOCUMENT, self.client.transport.config.read_timeout)
             .await?
             .ok_or_else(|| refuse(DocumentError::TooLarge { size: MAX_DOCUMENT + 1 }))?;
         Document::parse(&bytes, Some(media::OCI_INDEX)).map(listed).map_err(refuse)

@@ -10,7 +10,8 @@ use reqwest::Response;
 use super::client::{Access, Repository};
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
-use super::transport::{refusal, shown, transport_error};
+use super::pace::{HARDLY_SENT, Pace, TooSlow};
+use super::transport::{refusal, shown, stalled, transport_error};
 use crate::Descriptor;
 
 /// Bytes of a blob. Exactly as many as the descriptor says, or an error.
@@ -33,6 +34,8 @@ struct Download {
     /// Connections that ended early since the last byte, and in all.
     fruitless: u32,
     connections: u32,
+    /// Of the download as a whole: a new connection is not a way to be slow for longer.
+    pace: Pace,
 }
 
 struct Body {
@@ -53,6 +56,7 @@ impl Repository {
             body: None,
             fruitless: 0,
             connections: 0,
+            pace: Pace::new(self.client.transport.config.read_timeout),
         };
         stream::try_unfold(download, |mut download| async move {
             Ok(download.next().await?.map(|chunk| (chunk, download)))
@@ -73,19 +77,23 @@ impl Download {
                 continue;
             };
             let url = body.url.clone();
-            match body.stream.next().await {
-                Some(Ok(chunk)) => {
+            match self.pace.next(&mut body.stream).await {
+                Ok(Some(Ok(chunk))) => {
                     if let Some(chunk) = self.accept(chunk)? {
                         return Ok(Some(chunk));
                     }
                 }
-                None if self.offset == self.blob.descriptor.size => return Ok(None),
-                None => {
+                Ok(None) if self.offset == self.blob.descriptor.size => return Ok(None),
+                Ok(None) => {
                     let reason = "the answer ended early";
                     self.interrupted(RegistryError::Protocol { url: shown(&url), reason }).await?;
                 }
-                Some(Err(error)) => {
+                Ok(Some(Err(error))) => {
                     self.interrupted(transport_error(&Method::GET, &url, error)).await?
+                }
+                Err(TooSlow) => {
+                    let limit = self.blob.repository.client.transport.config.read_timeout;
+                    self.interrupted(stalled(&Method::GET, &url, HARDLY_SENT, limit)).await?
                 }
             }
         }
@@ -113,7 +121,8 @@ impl Download {
         self.body = None;
         self.fruitless += 1;
         let transport = &self.blob.repository.client.transport;
-        if self.fruitless >= transport.config.attempts || self.connections >= MAX_CONNECTIONS {
+        let tries = self.fruitless.max(self.pace.missed());
+        if tries >= transport.config.attempts || self.connections >= MAX_CONNECTIONS {
             return Err(error);
         }
         tracing::debug!(offset = self.offset, %error, "download interrupted");

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use http::header::{HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{HeaderMap, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
 use reqwest::{Body, Response};
 use url::Url;
@@ -14,32 +13,45 @@ use url::Url;
 use super::config::ClientConfig;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
+use super::lookup::SystemNames;
+use super::pace::{HARDLY_SENT, NO_ANSWER, Pace, Progress, TooSlow};
+use super::retry_after::retry_after;
 
 /// Redirects followed for one request; content delivery takes one or two.
 const MAX_REDIRECTS: usize = 6;
+/// How much longer than we the kernel waits for the other side to take something.
+const KERNEL_MARGIN: Duration = Duration::from_secs(10);
 /// Attempts when no connection can be made at all: a dead registry should fail fast.
 const CONNECT_ATTEMPTS: u32 = 2;
 /// Bytes of an error document that are looked at.
 const MAX_ERROR_BODY: usize = 64 << 10;
+/// Time that its words are worth.
+const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
 /// Characters of it that are shown.
 const MAX_DETAIL: usize = 500;
 
 /// Makes the body of a request, anew for each attempt.
 pub(super) type MakeBody<'a> = &'a (dyn Fn() -> Body + Send + Sync);
 
+/// Makes the body of an upload, which may take as long as it keeps going.
+pub(super) type MakeUpload<'a> = &'a (dyn Fn(&Arc<Progress>) -> Body + Send + Sync);
+
 /// One request. Its URL is on the endpoint or was given out by it.
 pub(super) struct Request<'a> {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
+    /// Small enough to be sent within the time for an answer.
     pub(super) body: Option<MakeBody<'a>>,
+    /// Instead of `body`.
+    pub(super) upload: Option<MakeUpload<'a>>,
     /// Sent once only, for requests that are not safe to repeat.
     pub(super) once: bool,
 }
 
 impl Request<'_> {
     pub(super) fn new(method: Method, url: Url) -> Self {
-        Self { method, url, headers: HeaderMap::new(), body: None, once: false }
+        Self { method, url, headers: HeaderMap::new(), body: None, upload: None, once: false }
     }
 }
 
@@ -84,8 +96,11 @@ impl Transport {
         let settings = self.config.host(host);
         let mut builder = reqwest::Client::builder()
             .user_agent(&self.config.user_agent)
+            .dns_resolver(SystemNames)
             .connect_timeout(self.config.connect_timeout)
-            .read_timeout(self.config.read_timeout)
+            // Silence is looked for here and not by the client, whose limit would run while a body is
+            // sent. Nor must the kernel be the first to lose patience with one that does not read.
+            .tcp_user_timeout(self.config.read_timeout.saturating_add(KERNEL_MARGIN))
             .redirect(reqwest::redirect::Policy::none())
             .referer(false);
         builder = match &self.config.proxy {
@@ -134,20 +149,27 @@ impl Transport {
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, RegistryError> {
         let mut attempt = 1;
+        let mut patience = self.config.max_retry_after;
         loop {
             let result = self.follow(endpoint, request, authorization).await;
             let limit = match &result {
                 Ok(response) if is_temporary(response.status()) => self.config.attempts,
                 Err(error) if error.is_connect() => CONNECT_ATTEMPTS.min(self.config.attempts),
-                Err(RegistryError::Transport { .. }) => self.config.attempts,
+                Err(RegistryError::Transport { .. } | RegistryError::Stalled { .. }) => {
+                    self.config.attempts
+                }
                 _ => return result,
             };
-            if request.once || attempt >= limit {
+            let answer = result.as_ref().ok();
+            let asked = answer.and_then(|response| retry_after(response.headers()));
+            // Who says when it will end is asked again until then, however often.
+            let limited = asked.is_some()
+                && answer.is_some_and(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS);
+            if request.once || (attempt >= limit && !limited) {
                 return result;
             }
-            let wait =
-                result.as_ref().ok().and_then(|response| self.retry_after(response.headers()));
-            let wait = wait.unwrap_or_else(|| self.backoff(attempt));
+            let Some(wait) = self.wait(attempt, asked, &mut patience) else { return result };
+            drop(result);
             tracing::debug!(
                 url = shown(&request.url),
                 attempt,
@@ -164,17 +186,19 @@ impl Transport {
         self.config.backoff * 2_u32.saturating_pow(attempt.saturating_sub(1).min(6))
     }
 
-    /// What the answer asks for, in seconds or as a date, within reason.
-    fn retry_after(&self, headers: &HeaderMap) -> Option<Duration> {
-        let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        let wait = match text.parse() {
-            Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => {
-                let date = chrono::DateTime::parse_from_rfc2822(text).ok()?;
-                (date.to_utc() - chrono::Utc::now()).to_std().unwrap_or_default()
-            }
-        };
-        Some(wait.min(self.config.max_retry_after))
+    /// How long to wait after an attempt whose answer asked for a wait, or did not; `None` when that
+    /// is more than what is left of `patience`.
+    pub(super) fn wait(
+        &self,
+        attempt: u32,
+        asked: Option<Duration>,
+        patience: &mut Duration,
+    ) -> Option<Duration> {
+        let backoff = self.backoff(attempt);
+        let Some(asked) = asked else { return Some(backoff) };
+        let wait = asked.max(backoff);
+        *patience = patience.checked_sub(wait)?;
+        Some(wait)
     }
 
     /// One attempt, with redirects of safe methods. Credentials go to the endpoint's own host only,
@@ -223,11 +247,39 @@ impl Transport {
             headers.insert(http::header::AUTHORIZATION, authorization.clone());
         }
         let mut builder = client.request(request.method.clone(), url.clone()).headers(headers);
-        if let Some(body) = request.body {
-            builder = builder.body(body());
+        let (silence, answer) = (self.config.read_timeout, self.config.answer_timeout);
+        let progress = Progress::new();
+        let sent = match (request.upload, request.body) {
+            (Some(upload), _) => {
+                let sent = builder.body(upload(&progress)).send();
+                tokio::select! {
+                    sent = sent => Ok(sent),
+                    told = progress.stalled(silence, answer) => Err(told),
+                }
+            }
+            (None, body) => {
+                if let Some(body) = body {
+                    builder = builder.body(body());
+                }
+                let sent = tokio::time::timeout(silence, builder.send()).await;
+                sent.map_err(|_| (NO_ANSWER, silence))
+            }
+        };
+        match sent {
+            Ok(sent) => sent.map_err(|error| transport_error(&request.method, url, error)),
+            Err((reason, limit)) => Err(stalled(&request.method, url, reason, limit)),
         }
-        builder.send().await.map_err(|error| transport_error(&request.method, url, error))
     }
+}
+
+/// The registry did not do something for too long.
+pub(super) fn stalled(
+    method: &Method,
+    url: &Url,
+    reason: &'static str,
+    limit: Duration,
+) -> RegistryError {
+    RegistryError::Stalled { method: method.to_string(), url: shown(url), reason, limit }
 }
 
 pub(super) fn transport_error(method: &Method, url: &Url, error: reqwest::Error) -> RegistryError {
@@ -257,30 +309,39 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Reads a body of at most `limit` bytes; `None` when there is more.
+/// Reads a body of at most `limit` bytes; `None` when there is more. In each `window` of time some of
+/// it has to come.
 pub(super) async fn read_bounded(
     response: Response,
     limit: u64,
+    window: Duration,
 ) -> Result<Option<Bytes>, RegistryError> {
     let url = response.url().clone();
     let mut bytes = BytesMut::new();
+    let mut pace = Pace::new(window);
     let mut stream = response.bytes_stream();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|error| transport_error(&Method::GET, &url, error))?;
+    loop {
+        let chunk = match pace.next(&mut stream).await {
+            Ok(Some(Ok(chunk))) => chunk,
+            Ok(Some(Err(error))) => return Err(transport_error(&Method::GET, &url, error)),
+            Ok(None) => return Ok(Some(bytes.freeze())),
+            Err(TooSlow) => return Err(stalled(&Method::GET, &url, HARDLY_SENT, window)),
+        };
         if (bytes.len() + chunk.len()) as u64 > limit {
             return Ok(None);
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(Some(bytes.freeze()))
 }
 
 /// Turns an answer that is not what was hoped for into an error about `what`.
 pub(super) async fn refusal(method: &Method, what: &str, response: Response) -> RegistryError {
     let status = response.status();
-    let url = shown(response.url());
-    let body =
-        read_bounded(response, MAX_ERROR_BODY as u64).await.ok().flatten().unwrap_or_default();
+    let (url, host) = (shown(response.url()), authority(response.url()));
+    let after = retry_after(response.headers());
+    let body = read_bounded(response, MAX_ERROR_BODY as u64, ERROR_BODY_TIME);
+    let body = tokio::time::timeout(ERROR_BODY_TIME, body).await;
+    let body = body.ok().and_then(Result::ok).flatten().unwrap_or_default();
     let detail = error_detail(&body);
     let what = what.to_owned();
     match status {
@@ -289,6 +350,7 @@ pub(super) async fn refusal(method: &Method, what: &str, response: Response) -> 
             let detail = if detail.is_empty() { status.to_string() } else { detail };
             RegistryError::Denied { what, detail }
         }
+        StatusCode::TOO_MANY_REQUESTS => RegistryError::RateLimited { host, after, detail },
         _ => RegistryError::Status {
             method: method.to_string(),
             url,

@@ -12,8 +12,9 @@ use flate2::{Compress, Crc, FlushCompress};
 
 use super::Compression;
 
-/// Part of every key: a change of what the compressors produce must change it.
-const CODEC: &str = "cofferdam block 1, zlib-rs 0.6, zstd 1.5";
+/// Part of every key: a change of what the compressors produce must change it. Blocks outlive a
+/// version of this program, so these are the exact versions of the compressors.
+const CODEC: &str = "cofferdam block 1, zlib-rs 0.6.8, zstd 1.5.7";
 /// Magic, deflate, no flags, no time, no extra flags, unknown system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// A final deflate block with nothing in it.
@@ -84,6 +85,13 @@ pub(super) fn checksum(compression: Compression, block: &[u8]) -> Crc {
     crc
 }
 
+/// The checksum of what was compressed, by which an index knows it again.
+pub(super) fn sum(compressed: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(compressed);
+    crc.sum()
+}
+
 /// What comes before the first block.
 pub(super) const fn prologue(compression: Compression) -> &'static [u8] {
     match compression {
@@ -99,5 +107,28 @@ pub(super) fn epilogue(compression: Compression, crc: &Crc) -> Vec<u8> {
             [&DEFLATE_END[..], &crc.sum().to_le_bytes(), &crc.amount().to_le_bytes()].concat()
         }
         Compression::Uncompressed | Compression::Zstd(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A block of an earlier version of a compressor, taken over, would make a layer's bytes
+    /// depend on what was packed before.
+    #[test]
+    fn keys_name_the_compressors_in_use() {
+        let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).unwrap();
+        let version = |name: &str| {
+            let start = format!("name = \"{name}\"\nversion = \"");
+            let (_, rest) = lock.split_once(&start).unwrap();
+            rest.split('"').next().unwrap().to_owned()
+        };
+        let zlib = version("zlib-rs");
+        let zstd = version("zstd-sys");
+        let (_, zstd) = zstd.split_once("+zstd.").unwrap();
+        assert_eq!(CODEC, format!("cofferdam block 1, zlib-rs {zlib}, zstd {zstd}"));
     }
 }

@@ -13,6 +13,7 @@ mod estargz;
 mod header;
 mod pipeline;
 mod prior;
+mod tar_sink;
 mod walk;
 mod writer;
 
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use error::PackError;
 pub use estargz::ESTARGZ_ANNOTATIONS;
 pub use prior::{BlockSource, PriorBlob};
+pub use tar_sink::{TarSink, pack_tar};
 pub use writer::{TreeOptions, TreeWriter, write_tree};
 
 use super::{IDENTITY, MapId};
@@ -129,6 +131,8 @@ pub struct Block {
     pub offset: u64,
     /// Compressed size in bytes.
     pub size: u32,
+    /// CRC-32 of the compressed bytes.
+    pub crc: u32,
 }
 
 /// Packs an overlay upper directory into a layer: character devices 0:0 become `.wh.` entries,

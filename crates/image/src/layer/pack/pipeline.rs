@@ -33,6 +33,8 @@ struct Task {
 struct Encoded {
     bytes: Vec<u8>,
     crc: Crc,
+    /// Of `bytes`, when they are listed.
+    sum: u32,
     key: Option<Digest>,
     reused: bool,
 }
@@ -139,7 +141,8 @@ fn encode(
         Some(bytes) => bytes,
         None => encoder.encode(block).map_err(PackError::Compress)?,
     };
-    Ok(Encoded { bytes, crc, key, reused })
+    let sum = if key.is_some() && options.index { codec::sum(&bytes) } else { 0 };
+    Ok(Encoded { bytes, crc, sum, key, reused })
 }
 
 fn write(
@@ -156,7 +159,7 @@ fn write(
         let encoded = slot.recv().map_err(|_| PackError::Worker)??;
         if let Some(key) = encoded.key.filter(|_| options.index) {
             let size = u32::try_from(encoded.bytes.len()).map_err(|_| PackError::Worker)?;
-            blocks.push(Block { key, offset: out.len(), size });
+            blocks.push(Block { key, offset: out.len(), size, crc: encoded.sum });
         }
         reused += u64::from(encoded.reused);
         crc.combine(&encoded.crc);

@@ -6,7 +6,11 @@ use std::os::unix::fs::FileExt;
 
 use cofferdam_digest::Digest;
 
-use super::Block;
+use super::{Block, codec};
+
+/// Blocks hold some 3 MiB before they are compressed. An index that says much more is not believed,
+/// and never makes anybody allocate it.
+const MAX_BLOCK_BYTES: u32 = 8 << 20;
 
 /// Finds blocks compressed earlier.
 ///
@@ -17,26 +21,36 @@ pub trait BlockSource: Sync {
     fn block(&self, key: &Digest) -> Option<Vec<u8>>;
 }
 
+impl Block {
+    /// Reads the block's compressed bytes from the blob it was listed for; `None` on any trouble,
+    /// also when they are not those that were written.
+    #[must_use]
+    pub fn read(&self, blob: &File) -> Option<Vec<u8>> {
+        if self.size > MAX_BLOCK_BYTES {
+            return None;
+        }
+        let mut bytes = vec![0; usize::try_from(self.size).ok()?];
+        blob.read_exact_at(&mut bytes, self.offset).ok()?;
+        (codec::sum(&bytes) == self.crc).then_some(bytes)
+    }
+}
+
 /// The blocks of one earlier blob.
 pub struct PriorBlob {
     file: File,
-    index: HashMap<Digest, (u64, u32)>,
+    index: HashMap<Digest, Block>,
 }
 
 impl PriorBlob {
     /// `blocks` as listed when the blob in `file` was packed.
     #[must_use]
     pub fn new(file: File, blocks: &[Block]) -> Self {
-        let index = blocks.iter().map(|block| (block.key, (block.offset, block.size))).collect();
-        Self { file, index }
+        Self { file, index: blocks.iter().map(|block| (block.key, *block)).collect() }
     }
 }
 
 impl BlockSource for PriorBlob {
     fn block(&self, key: &Digest) -> Option<Vec<u8>> {
-        let (offset, size) = *self.index.get(key)?;
-        let mut bytes = vec![0; usize::try_from(size).ok()?];
-        self.file.read_exact_at(&mut bytes, offset).ok()?;
-        Some(bytes)
+        self.index.get(key)?.read(&self.file)
     }
 }
