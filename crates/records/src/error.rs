@@ -2,6 +2,13 @@
 
 use std::path::PathBuf;
 
+/// The version of this program.
+pub(crate) const PROGRAM: &str = env!("CARGO_PKG_VERSION");
+
+fn written_by(program: &str) -> String {
+    if program.is_empty() { String::new() } else { format!(", written by cofferdam {program}") }
+}
+
 /// A record could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordsError {
@@ -27,12 +34,25 @@ pub enum RecordsError {
     },
     /// The database was written by a newer program.
     #[error(
-        "the records have version {found}, and this program knows versions up to {known}: use the newer program"
+        "the records have version {found}{}, and this program ({PROGRAM}) knows versions up to {known}: use the newer program",
+        written_by(program)
     )]
     Newer {
         /// Its version.
         found: i64,
         /// The newest one known.
+        known: i64,
+        /// The version of the program that brought it there; empty when that is not known.
+        program: String,
+    },
+    /// The database was written by an older program and is not to be changed.
+    #[error(
+        "the records have version {found}, and this program ({PROGRAM}) needs version {known}: start the server with this program first"
+    )]
+    Older {
+        /// Its version.
+        found: i64,
+        /// The one needed.
         known: i64,
     },
     /// All id ranges are taken.

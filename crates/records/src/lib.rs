@@ -6,9 +6,12 @@
 //!
 //! This room decides nothing about who may see what, and keeps no secret: tokens are stored as hashes that others make.
 
+mod backup;
 mod builds;
+mod check;
 mod connections;
 mod error;
+mod expire;
 mod id;
 mod images;
 mod logs;
@@ -23,13 +26,16 @@ mod row;
 mod schema;
 mod shares;
 mod steps;
+mod storage;
 mod tokens;
 mod trust;
 mod usage;
 
 pub use builds::{Build, BuildStatus, NewBuild};
+pub use check::CheckReport;
 pub use connections::ConnectionRecord;
 pub use error::RecordsError;
+pub use expire::{Expired, KeepBuilds};
 pub use images::ImageRow;
 pub use logs::{LogEntry, LogLine};
 pub use manifests::{ManifestRow, Reference};
@@ -40,6 +46,7 @@ pub use projects::{
 };
 pub use records::Records;
 pub use steps::{Step, StepUpdate};
+pub use storage::ProjectStorage;
 pub use tokens::{NewToken, Token, TokenKind};
 pub use trust::{Provider, TrustPolicy};
 pub use usage::ProjectUsage;

@@ -122,6 +122,20 @@ impl Logs {
         (given, cut)
     }
 
+    /// What a step has taken of its room.
+    fn taken(&self, build: &str, ordinal: u32) -> u64 {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.get(build).and_then(|steps| steps.get(&ordinal)).copied().unwrap_or(0)
+    }
+
+    /// Takes back what was counted for bytes that were not written.
+    fn give_back(&self, build: &str, ordinal: u32, before: u64) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(step) = written.get_mut(build).and_then(|steps| steps.get_mut(&ordinal)) {
+            *step = before;
+        }
+    }
+
     fn append(
         &self,
         project: &str,
@@ -131,6 +145,7 @@ impl Logs {
         let project = directory(&self.dir, project, true)?;
         let dir = directory(&project, build, true)?;
         for (ordinal, entry) in chunks {
+            let before = self.taken(build, *ordinal);
             let mut bytes = Vec::with_capacity(entry.message.len() + HEAD);
             for chunk in entry.message.chunks(MAX_CHUNK) {
                 let (given, cut) = self.take(build, *ordinal, chunk.len() as u64);
@@ -143,8 +158,10 @@ impl Logs {
                     frame(&mut bytes, entry, CUT);
                 }
             }
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
-            File::from(beneath(&dir, &ordinal.to_string(), flags)?).write_all(&bytes)?;
+            if let Err(error) = append_whole(&dir, *ordinal, &bytes) {
+                self.give_back(build, *ordinal, before);
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -162,29 +179,123 @@ impl Logs {
         self: &Arc<Self>,
         project: &str,
     ) -> Result<(), RecordsError> {
-        let (logs, project) = (Arc::clone(self), project.to_owned());
-        let removed = tokio::task::spawn_blocking(move || remove(&logs.dir, &project)).await;
-        let removed = removed.map_err(std::io::Error::other).and_then(|removed| removed);
-        removed.map_err(self.failed("remove the logs of a project in"))
+        let project = project.to_owned();
+        let action = "remove the logs of a project in";
+        self.blocking(action, move |logs| remove(&logs.dir, &project)).await.map(|_| ())
+    }
+
+    /// Removes the logs of a build. Returns what they took of the disk.
+    pub(crate) async fn remove_build(
+        self: &Arc<Self>,
+        project: &str,
+        build: &str,
+    ) -> Result<u64, RecordsError> {
+        let (project, build) = (project.to_owned(), build.to_owned());
+        self.blocking("remove the logs of a build in", move |logs| {
+            opened(&logs.dir, &project)?.map_or(Ok(0), |project| remove(&project, &build))
+        })
+        .await
+    }
+
+    /// What the logs of a project take of the disk.
+    pub(crate) async fn measure(self: &Arc<Self>, project: &str) -> Result<u64, RecordsError> {
+        let project = project.to_owned();
+        self.blocking("measure the logs in", move |logs| measure(&logs.dir, &project)).await
+    }
+
+    /// The builds that have logs, each after its project.
+    pub(crate) async fn builds(self: &Arc<Self>) -> Result<Vec<(String, String)>, RecordsError> {
+        self.blocking("list the logs in", |logs| {
+            let mut found = Vec::new();
+            for (project, _) in entries(&logs.dir)? {
+                let Some(dir) = opened(&logs.dir, &project)? else { continue };
+                let builds = entries(&dir)?.into_iter();
+                found.extend(builds.map(|(build, _)| (project.clone(), build)));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        action: &'static str,
+        work: impl FnOnce(&Self) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, RecordsError> {
+        let logs = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&logs)).await;
+        let done = done.map_err(std::io::Error::other).and_then(|done| done);
+        done.map_err(self.failed(action))
     }
 }
 
-/// Removes a directory of directories of files.
-fn remove(at: &OwnedFd, name: &str) -> std::io::Result<()> {
-    let dir = match directory(at, name, false) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        dir => dir?,
-    };
-    for entry in Dir::read_from(&dir)? {
+/// Appends all of it or nothing: what follows half a frame could not be read.
+fn append_whole(dir: &OwnedFd, ordinal: u32, bytes: &[u8]) -> std::io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
+    let mut file = File::from(beneath(dir, &ordinal.to_string(), flags)?);
+    let before = file.metadata()?.len();
+    let written = file.write_all(bytes);
+    if written.is_err() {
+        file.set_len(before)?;
+    }
+    written
+}
+
+/// A directory, if it is there.
+fn opened(at: &OwnedFd, name: &str) -> std::io::Result<Option<OwnedFd>> {
+    match directory(at, name, false) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is in a directory, by name, and whether it is a directory.
+fn entries(dir: &OwnedFd) -> std::io::Result<Vec<(String, bool)>> {
+    let mut found = Vec::new();
+    for entry in Dir::read_from(dir)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        match entry.file_type() {
-            _ if name == "." || name == ".." => {}
-            FileType::Directory => remove(&dir, &name)?,
-            _ => rustix::fs::unlinkat(&dir, name.as_str(), AtFlags::empty())?,
+        if name != "." && name != ".." {
+            found.push((name, entry.file_type() == FileType::Directory));
         }
     }
-    Ok(rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
+    Ok(found)
+}
+
+/// Removes a directory of directories of files. Returns what they took of the disk.
+fn remove(at: &OwnedFd, name: &str) -> std::io::Result<u64> {
+    let Some(dir) = opened(at, name)? else { return Ok(0) };
+    let mut bytes = 0;
+    for (name, is_dir) in entries(&dir)? {
+        if is_dir {
+            bytes += remove(&dir, &name)?;
+        } else {
+            bytes += taken_by(&dir, &name)?;
+            rustix::fs::unlinkat(&dir, name.as_str(), AtFlags::empty())?;
+        }
+    }
+    rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)?;
+    Ok(bytes)
+}
+
+/// What a directory of directories of files takes of the disk. What goes meanwhile takes nothing.
+fn measure(at: &OwnedFd, name: &str) -> std::io::Result<u64> {
+    let Some(dir) = opened(at, name)? else { return Ok(0) };
+    let mut bytes = taken_by(at, name)?;
+    for (name, is_dir) in entries(&dir)? {
+        bytes += if is_dir { measure(&dir, &name)? } else { taken_by(&dir, &name)? };
+    }
+    Ok(bytes)
+}
+
+/// What one file or directory takes of the disk by itself.
+fn taken_by(dir: &OwnedFd, name: &str) -> std::io::Result<u64> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512)),
+        Err(rustix::io::Errno::NOENT) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn frame(out: &mut Vec<u8>, entry: &LogEntry, message: &[u8]) {
@@ -312,11 +423,9 @@ impl Records {
             };
             chunks.extend(ordinal.map(|ordinal| (ordinal, entry.clone())));
         }
-        let (logs, project, id) = (Arc::clone(&self.logs), found.project, build.to_owned());
-        let written =
-            tokio::task::spawn_blocking(move || logs.append(&project, &id, &chunks)).await;
-        let written = written.map_err(std::io::Error::other).and_then(|written| written);
-        written.map_err(self.logs.failed("write a log in"))?;
+        let (project, id) = (found.project, build.to_owned());
+        let write = move |logs: &Logs| logs.append(&project, &id, &chunks);
+        self.logs.blocking("write a log in", write).await?;
         for ordinal in new {
             sqlx::query("UPDATE steps SET has_logs = 1 WHERE build = $1 AND ordinal = $2")
                 .bind(build)
@@ -354,5 +463,26 @@ impl Records {
         let (items, next) = read.map_err(self.logs.failed("read a log in"))?;
         let next = next.and_then(|next| i64::try_from(next).ok());
         Ok(Some(Page { items, next: next.map(|next| asked.token(next, String::new())) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_was_not_written_is_not_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::open(dir.path()).unwrap();
+        assert_eq!(logs.take("b", 0, 10), (10, false));
+        let before = logs.taken("b", 0);
+        assert_eq!(logs.take("b", 0, STEP_BYTES), (STEP_BYTES - 10, true));
+        logs.give_back("b", 0, before);
+        assert_eq!(logs.take("b", 0, STEP_BYTES - 10), (STEP_BYTES - 10, false));
+        // A build that has ended is not remembered again.
+        logs.close_build("b");
+        logs.give_back("b", 0, 5);
+        assert_eq!(logs.taken("b", 0), 0);
     }
 }

@@ -6,7 +6,7 @@ use sqlx::{Row, Sqlite, Transaction};
 
 use crate::error::RecordsError;
 use crate::records::Records;
-use crate::row::{micros, size, stored, time};
+use crate::row::{micros, now, size, stored, time};
 
 /// Most manifests that refer to one and are listed.
 const MOST_REFERRERS: i64 = 10_000;
@@ -82,6 +82,9 @@ impl Records {
             self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed(action))?;
         insert(&mut transaction, &row).await.map_err(failed(action))?;
         if let Some(tag) = tag {
+            unname(&mut transaction, &row.project, &row.repository, tag, &row.digest)
+                .await
+                .map_err(failed(action))?;
             sqlx::query(
                 "INSERT INTO tags (project, repository, tag, digest, pushed_at)
                  SELECT id, $2, $3, $4, $5 FROM projects WHERE id = $1 AND deleting = 0
@@ -185,10 +188,40 @@ impl Records {
         repository: &str,
         tag: &str,
     ) -> Result<bool, RecordsError> {
+        let failed = RecordsError::database;
+        let action = "delete a tag";
+        let mut transaction =
+            self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed(action))?;
+        unname(&mut transaction, project, repository, tag, "").await.map_err(failed(action))?;
         let query = "DELETE FROM tags WHERE project = $1 AND repository = $2 AND tag = $3";
         let query = sqlx::query(query).bind(project).bind(repository).bind(tag);
-        let deleted = query.execute(&self.write).await;
-        Ok(deleted.map_err(RecordsError::database("delete a tag"))?.rows_affected() > 0)
+        let deleted = query.execute(&mut *transaction).await.map_err(failed(action))?;
+        transaction.commit().await.map_err(failed(action))?;
+        Ok(deleted.rows_affected() > 0)
+    }
+
+    /// Manifests of a project in their order, as repository and digest, at most `n`, after one of these.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn manifest_names(
+        &self,
+        project: &str,
+        repository: &str,
+        digest: &str,
+        n: usize,
+    ) -> Result<Vec<(String, String)>, RecordsError> {
+        sqlx::query_as(
+            "SELECT repository, digest FROM manifests WHERE project = $1 AND (repository, digest) > ($2, $3)
+             ORDER BY repository, digest LIMIT $4",
+        )
+        .bind(project)
+        .bind(repository)
+        .bind(digest)
+        .bind(i64::try_from(n).unwrap_or(i64::MAX))
+        .fetch_all(&self.read)
+        .await
+        .map_err(RecordsError::database("list manifests"))
     }
 
     /// Tags of a repository in their order, at most `n`, after `last`.
@@ -279,6 +312,28 @@ impl Records {
         .await
         .map_err(RecordsError::database("find what refers to a blob"))
     }
+}
+
+/// Notes for the manifest that a tag names, unless that is `but`, that the tag is taken from it now.
+async fn unname(
+    transaction: &mut Transaction<'_, Sqlite>,
+    project: &str,
+    repository: &str,
+    tag: &str,
+    but: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE manifests SET named_until = $5 WHERE project = $1 AND repository = $2 AND digest =
+         (SELECT digest FROM tags WHERE project = $1 AND repository = $2 AND tag = $3 AND digest <> $4)",
+    )
+    .bind(project)
+    .bind(repository)
+    .bind(tag)
+    .bind(but)
+    .bind(micros(now()))
+    .execute(&mut **transaction)
+    .await
+    .map(|_| ())
 }
 
 async fn insert(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use crate::backup;
 use crate::error::RecordsError;
 use crate::logs::Logs;
 use crate::schema;
@@ -21,6 +22,9 @@ const BUSY: Duration = Duration::from_secs(15);
 const ACQUIRE: Duration = Duration::from_secs(30);
 /// Pages kept in memory by each connection, in KiB (the minus is SQLite's).
 const CACHE: &str = "-8000";
+
+/// Bytes of the journal that are kept for what comes: after a burst, what is over goes back to the disk.
+const JOURNAL: &str = "67108864";
 
 /// The records. Clones are the same records.
 #[derive(Clone, Debug)]
@@ -35,11 +39,24 @@ pub struct Records {
 }
 
 impl Records {
-    /// Opens the records in a directory, which is made if need be; brings an older form up to date.
+    /// Opens the records in a directory, which is made if need be; brings an older form up to date. What was there before is
+    /// copied first, beside it: `records.db.before-<version>`.
     ///
     /// # Errors
     /// The directory or the database cannot be used, or a newer program wrote it.
     pub async fn open(dir: &Path) -> Result<Self, RecordsError> {
+        Self::open_with(dir, true).await
+    }
+
+    /// Opens the records in a directory as they are: for who comes beside a server that may be an older program.
+    ///
+    /// # Errors
+    /// The directory or the database cannot be used, or a program with another form of the records wrote it.
+    pub async fn open_as_is(dir: &Path) -> Result<Self, RecordsError> {
+        Self::open_with(dir, false).await
+    }
+
+    async fn open_with(dir: &Path, upgrade: bool) -> Result<Self, RecordsError> {
         let logs = dir.join("logs");
         create(&logs)?;
         let file = dir.join("records.db");
@@ -52,6 +69,7 @@ impl Records {
             .busy_timeout(BUSY)
             .foreign_keys(false)
             .pragma("cache_size", CACHE)
+            .pragma("journal_size_limit", JOURNAL)
             .pragma("temp_store", "memory");
         let pool = |most: u32, options: SqliteConnectOptions| async move {
             // All from the beginning and for good: how many descriptors a server has does not depend on its load.
@@ -66,7 +84,7 @@ impl Records {
         let full = options.clone().synchronous(SqliteSynchronous::Full);
         let normal = options.synchronous(SqliteSynchronous::Normal);
         let write = pool(1, full).await?;
-        schema::migrate(&write).await?;
+        bring_up_to_date(&write, &file, upgrade).await?;
         let stream = pool(1, normal.clone()).await?;
         let read = pool(READERS, normal.read_only(true)).await?;
         let logs = Logs::open(&logs)?;
@@ -79,6 +97,28 @@ impl Records {
         self.stream.close().await;
         self.write.close().await;
     }
+}
+
+/// Sees to it that the database has the form that this program knows.
+async fn bring_up_to_date(
+    write: &SqlitePool,
+    file: &Path,
+    upgrade: bool,
+) -> Result<(), RecordsError> {
+    let (found, known) = (schema::version(write).await?, schema::known());
+    if found == known {
+        return Ok(());
+    }
+    // Records that are made now are nobody's yet.
+    if found > 0 {
+        if !upgrade {
+            return Err(RecordsError::Older { found, known });
+        }
+        let mut name = file.as_os_str().to_owned();
+        name.push(format!(".before-{known}"));
+        backup::copy(write, Path::new(&name)).await?;
+    }
+    schema::migrate(write).await
 }
 
 fn create(path: &Path) -> Result<(), RecordsError> {

@@ -10,9 +10,10 @@ use crate::records::Records;
 const BATCH: i64 = 500;
 
 /// What belongs to a build.
-const OF_BUILDS: [&str; 3] = ["steps", "connections", "shares"];
+pub(crate) const OF_BUILDS: [&str; 3] = ["steps", "connections", "shares"];
 /// What belongs to a project and has no end of its own to wait for.
-const OF_PROJECT: [&str; 5] = ["manifest_parts", "tags", "manifests", "trust_policies", "tokens"];
+const OF_PROJECT: [&str; 6] =
+    ["manifest_parts", "tags", "manifests", "trust_policies", "tokens", "project_storage"];
 
 impl Records {
     /// Notes that a project's cache is to be removed.
@@ -114,6 +115,7 @@ impl Records {
             "manifest_parts" => "project, repository, manifest, part",
             "tags" => "project, repository, tag",
             "manifests" => "project, repository, digest",
+            "project_storage" => "project, kind",
             _ => "id",
         };
         let statement = format!(

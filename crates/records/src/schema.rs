@@ -1,8 +1,8 @@
-//! The form of the database, by version. An older one is brought up to date; a newer one is refused by name.
+//! The form of the database, by version. An older one is brought up to date; a newer one is refused, and who wrote it named.
 
-use sqlx::{Row, SqlitePool};
+use sqlx::{SqliteConnection, SqlitePool};
 
-use crate::error::RecordsError;
+use crate::error::{PROGRAM, RecordsError};
 
 /// What each version adds to the one before. Never changed once released: further versions are appended.
 const VERSIONS: &[&str] = &[
@@ -97,37 +97,89 @@ ALTER TABLE projects ADD COLUMN limits TEXT NOT NULL DEFAULT '';
 -- Empty as long as the build has no builder.
 ALTER TABLE builds ADD COLUMN isolation TEXT NOT NULL DEFAULT '';
 ",
+    "
+-- The program that brought the records to this version; empty where that was not noted.
+ALTER TABLE schema ADD COLUMN program TEXT NOT NULL DEFAULT '';
+
+CREATE TABLE project_storage (
+    project TEXT NOT NULL, kind TEXT NOT NULL, bytes INTEGER NOT NULL, measured_at INTEGER NOT NULL,
+    PRIMARY KEY (project, kind)
+) WITHOUT ROWID;
+
+CREATE INDEX builds_by_end ON builds (finished_at) WHERE finished_at IS NOT NULL;
+
+-- When a tag was last taken from a manifest. What was known before this was may have lost its tag this moment.
+ALTER TABLE manifests ADD COLUMN named_until INTEGER NOT NULL DEFAULT 0;
+UPDATE manifests SET named_until = CAST(strftime('%s', 'now') AS INTEGER) * 1000000;
+",
 ];
+
+/// The version that this program brings records to.
+pub(crate) fn known() -> i64 {
+    i64::try_from(VERSIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// The version of a database; 0 when there is nothing in it yet.
+///
+/// # Errors
+/// It cannot be read, or a newer program wrote it.
+pub(crate) async fn version(pool: &SqlitePool) -> Result<i64, RecordsError> {
+    let failed = RecordsError::database;
+    let mut connection = pool.acquire().await.map_err(failed(READING))?;
+    let made: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema')",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(failed(READING))?;
+    if made { found(&mut connection).await } else { Ok(0) }
+}
+
+/// What is tried when the version cannot be read.
+const READING: &str = "read the version of the records";
+
+/// The version, where there is a table of versions.
+async fn found(connection: &mut SqliteConnection) -> Result<i64, RecordsError> {
+    let failed = RecordsError::database;
+    let found: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM schema")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed(READING))?;
+    if found <= known() {
+        return Ok(found);
+    }
+    // Who wrote it is worth a try and no more: a newer program may have changed this table, too.
+    let query = "SELECT program FROM schema ORDER BY version DESC LIMIT 1";
+    let program: Result<String, _> = sqlx::query_scalar(query).fetch_one(&mut *connection).await;
+    Err(RecordsError::Newer { found, known: known(), program: program.unwrap_or_default() })
+}
 
 /// Brings the database up to date.
 pub(crate) async fn migrate(write: &SqlitePool) -> Result<(), RecordsError> {
     let failed = RecordsError::database;
-    let known = i64::try_from(VERSIONS.len()).unwrap_or(i64::MAX);
+    let action = "bring the records up to date";
     let mut transaction =
         write.begin_with("BEGIN IMMEDIATE").await.map_err(failed("lock the records"))?;
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS schema (version INTEGER NOT NULL)")
         .execute(&mut *transaction)
         .await
-        .map_err(failed("read the version of the records"))?;
-    let found = sqlx::query("SELECT coalesce(max(version), 0) FROM schema")
-        .fetch_one(&mut *transaction)
-        .await
-        .and_then(|row| row.try_get::<i64, _>(0))
-        .map_err(failed("read the version of the records"))?;
-    if found > known {
-        return Err(RecordsError::Newer { found, known });
-    }
+        .map_err(failed(action))?;
+    let found = found(&mut transaction).await?;
     let missing = VERSIONS.iter().zip(1_i64..).skip(usize::try_from(found).unwrap_or(0));
     for (statements, version) in missing {
-        sqlx::raw_sql(statements)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed("bring the records up to date"))?;
+        sqlx::raw_sql(statements).execute(&mut *transaction).await.map_err(failed(action))?;
         sqlx::query("INSERT INTO schema (version) VALUES ($1)")
             .bind(version)
             .execute(&mut *transaction)
             .await
-            .map_err(failed("bring the records up to date"))?;
+            .map_err(failed(action))?;
     }
-    transaction.commit().await.map_err(failed("bring the records up to date"))
+    // Afterwards: the first versions have no place for it.
+    sqlx::query("UPDATE schema SET program = $1 WHERE version > $2")
+        .bind(PROGRAM)
+        .bind(found)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed(action))?;
+    transaction.commit().await.map_err(failed(action))
 }

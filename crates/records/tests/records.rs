@@ -417,10 +417,11 @@ async fn newer_records_are_refused_and_others_are_kept() {
     let file = place.dir.path().join("records.db");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
     let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
-    sqlx::query("INSERT INTO schema VALUES (999)").execute(&mut connection).await.unwrap();
+    sqlx::query("INSERT INTO schema VALUES (999, '9.9.9')").execute(&mut connection).await.unwrap();
     sqlx::Connection::close(connection).await.unwrap();
     let error = Records::open(place.dir.path()).await.unwrap_err();
     assert!(matches!(error, RecordsError::Newer { found: 999, .. }), "{error}");
+    assert!(error.to_string().contains("9.9.9"), "{error}");
 }
 
 #[tokio::test]

@@ -1,15 +1,19 @@
-//! Removing blobs that nothing refers to any more.
+//! Removing manifests that nothing names any more, where that is asked for, and blobs that nothing refers
+//! to.
 //!
 //! A blob goes when no manifest of its project refers to it and nobody pushed it or asked for it
 //! within the grace time, which covers a push from its first question to its manifest. The
 //! decision and the removal happen while no push of the project can begin to rely on a blob.
-//! This module must never remove a manifest or an upload.
+//! This module must never remove an upload.
 
 use std::sync::Arc;
 
+use chrono::{TimeDelta, Utc};
 use cofferdam_records::RecordsError;
 
 use crate::digest::{Algorithm, ContentDigest};
+use crate::limits::MANIFESTS_PER_TURN;
+use crate::name::Repository;
 use crate::registry::{Inner, Registry};
 use crate::tree::{ProjectDir, is_older};
 
@@ -20,6 +24,8 @@ pub struct Collected {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Manifests that nothing named; what was theirs alone is not counted.
+    pub manifests: u64,
 }
 
 /// A collection stopped; what it removed before stays removed.
@@ -28,19 +34,24 @@ pub enum CollectError {
     /// The blobs cannot be listed or removed.
     #[error("look through the project's blobs")]
     Blobs(#[source] std::io::Error),
+    /// Manifests cannot be removed; the reason is in the log.
+    #[error("remove manifests that nothing names")]
+    Manifests,
     /// It is not known what is referred to.
     #[error("find what refers to a blob")]
     References(#[source] RecordsError),
 }
 
 impl Registry {
-    /// Removes the blobs of `project` that nothing refers to. Worth a call after images were
+    /// Removes the manifests of `project` that nothing names for longer than
+    /// [`crate::Limits::untagged`], then the blobs that nothing refers to. Worth a call after images were
     /// deleted, and once a day for every project, for what interrupted pushes left.
     ///
     /// # Errors
     /// The disk or the records fail.
     pub async fn collect(&self, project: &str) -> Result<Collected, CollectError> {
-        let mut collected = Collected::default();
+        let manifests = self.collect_manifests(project).await?;
+        let mut collected = Collected { manifests, ..Collected::default() };
         for algorithm in Algorithm::ALL {
             let Some(dir) = open(&self.0, project).await? else { return Ok(collected) };
             let shards = blocking(move || dir.shards(algorithm)).await?;
@@ -49,6 +60,30 @@ impl Registry {
             }
         }
         Ok(collected)
+    }
+
+    async fn collect_manifests(&self, project: &str) -> Result<u64, CollectError> {
+        let age = self.0.limits.untagged.and_then(|age| TimeDelta::from_std(age).ok());
+        let Some(before) = age.and_then(|age| Utc::now().checked_sub_signed(age)) else {
+            return Ok(0);
+        };
+        let (mut removed, mut first) = (0, None);
+        loop {
+            let _turn = self.0.exclude(project).await;
+            let found = self.0.records.unnamed_manifests(project, before, MANIFESTS_PER_TURN).await;
+            let found = found.map_err(CollectError::References)?;
+            // One that stays where it is would be found for ever.
+            if found.is_empty() || found.first() == first.as_ref() {
+                return Ok(removed);
+            }
+            first = found.first().cloned();
+            for (repository, digest) in found {
+                let Some(repository) = Repository::parse(&repository) else { continue };
+                let done = self.0.delete_unnamed(&repository, digest).await;
+                done.map_err(|_| CollectError::Manifests)?;
+                removed += 1;
+            }
+        }
     }
 
     async fn collect_shard(
@@ -104,7 +139,10 @@ impl Registry {
     }
 }
 
-async fn open(registry: &Arc<Inner>, project: &str) -> Result<Option<ProjectDir>, CollectError> {
+pub(crate) async fn open(
+    registry: &Arc<Inner>,
+    project: &str,
+) -> Result<Option<ProjectDir>, CollectError> {
     if !crate::name::is_component(project) {
         return Ok(None);
     }
@@ -112,7 +150,7 @@ async fn open(registry: &Arc<Inner>, project: &str) -> Result<Option<ProjectDir>
     blocking(move || registry.open_project(&project)).await
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, CollectError> {
     let done = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other);

@@ -29,6 +29,10 @@ pub(crate) const QUERY_BYTES: usize = 8 << 10;
 pub(crate) const RETRY_AFTER_SECONDS: u64 = 10;
 /// How long a request waits for an earlier one on the same upload to let go.
 pub(crate) const TAKEOVER: Duration = Duration::from_secs(10);
+/// Manifests that are removed in one turn: pushes get theirs in between.
+pub(crate) const MANIFESTS_PER_TURN: usize = 100;
+/// How long it counts what a project was found to take of the disk.
+pub(crate) const MEASURED: Duration = Duration::from_secs(10);
 /// How often uploads are looked through for abandoned ones.
 pub(crate) const UPLOAD_ROUND: Duration = Duration::from_secs(60);
 
@@ -50,6 +54,11 @@ pub struct Limits {
     /// How long a blob that nothing refers to is kept: as long as a push may take from finding
     /// a blob present to sending the manifest that refers to it.
     pub grace: Duration,
+    /// How long a manifest is kept once no tag and no other manifest names it; for ever when there is
+    /// none. Somebody may use it by its digest.
+    pub untagged: Option<Duration>,
+    /// Most bytes of the disk that one project may take; nothing is begun once it has them.
+    pub project_bytes: Option<u64>,
 }
 
 impl Default for Limits {
@@ -62,6 +71,8 @@ impl Default for Limits {
             upload_age: Duration::from_secs(24 * 60 * 60),
             stall: Duration::from_secs(120),
             grace: Duration::from_secs(24 * 60 * 60),
+            untagged: None,
+            project_bytes: None,
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore
 use crate::digest::{Algorithm, ContentDigest};
 use crate::error::Failure;
 use crate::limits::{Limits, MANIFESTS_AT_ONCE, UPLOAD_ROUND};
+use crate::measure::Measured;
 use crate::name::Repository;
 use crate::tree::{self, OpenBlob, ProjectDir, Tree};
 use crate::upload::{Claim, Upload, Uploads};
@@ -50,6 +51,7 @@ pub(crate) struct Inner {
     pub(crate) uploads: Uploads,
     /// Turns of those who receive a manifest into memory.
     pub(crate) manifests: Semaphore,
+    pub(crate) measured: Measured,
     tree: Tree,
     turns: Turns,
 }
@@ -73,6 +75,7 @@ impl Registry {
             limits,
             uploads: Uploads::default(),
             manifests: Semaphore::new(MANIFESTS_AT_ONCE),
+            measured: Measured::default(),
             tree,
             turns: Turns::default(),
         });
@@ -194,13 +197,16 @@ impl Inner {
         .await
     }
 
-    /// Begins an upload into `repository`.
+    /// Begins an upload of at least `announced` bytes into `repository`.
     pub(crate) async fn start_upload(
         self: &Arc<Self>,
         repository: &Repository,
         algorithm: Algorithm,
+        announced: u64,
     ) -> Result<Arc<Upload>, Failure> {
         let _turn = self.share(repository.project()).await?;
+        // A project that has all it may have begins nothing, whatever its length.
+        self.has_room(repository.project(), announced.max(1)).await?;
         let id = upload_id().map_err(|error| Failure::disk("choose an upload's id", &error))?;
         let upload = Upload::new(id, repository.clone(), algorithm);
         self.uploads.add(Arc::clone(&upload), &self.limits)?;

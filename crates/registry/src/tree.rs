@@ -6,10 +6,12 @@
 //! leaves a whole blob or none. All calls block: they belong on a blocking thread. This module
 //! must never compute a path from text that has not passed a grammar.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
@@ -27,16 +29,47 @@ const UPLOADS: &str = "uploads";
 /// Times a lookup is repeated when something was renamed meanwhile.
 const TRIES: usize = 100;
 
+/// Directories that are remembered as being on the disk; a few hundred belong to each project.
+const MOST_DURABLE: usize = 100_000;
+/// `st_blocks` counts in these units whatever the file system's block size.
+const STAT_BLOCK: u64 = 512;
+
 /// The directory of all projects, and where removed ones go.
 pub(crate) struct Tree {
     root: OwnedFd,
     trash: OwnedFd,
+    durable: Arc<Durable>,
+}
+
+/// Directories whose names are known to be on the disk, by device and inode: one that is found may have been made a moment ago by
+/// somebody who has not brought its name there yet.
+#[derive(Default)]
+struct Durable(Mutex<HashSet<(u64, u64)>>);
+
+impl Durable {
+    fn knows(&self, id: (u64, u64)) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    fn note(&self, id: (u64, u64)) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_DURABLE {
+            known.clear();
+        }
+        known.insert(id);
+    }
+
+    /// Inodes of what is removed may soon be others'.
+    fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 impl Tree {
     /// Opens both directories, making them if they are missing. They must be on one file system.
     pub(crate) fn open(root: &Path, trash: &Path) -> io::Result<Self> {
-        Ok(Self { root: private_directory(root)?, trash: private_directory(trash)? })
+        let (root, trash) = (private_directory(root)?, private_directory(trash)?);
+        Ok(Self { root, trash, durable: Arc::default() })
     }
 
     /// The projects that have a directory.
@@ -46,12 +79,14 @@ impl Tree {
 
     /// The directory of `project`, if anything was ever pushed to it.
     pub(crate) fn project(&self, project: &str) -> io::Result<Option<ProjectDir>> {
-        Ok(found(open(self.root.as_fd(), project, DIRECTORY))?.map(ProjectDir))
+        let dir = found(open(self.root.as_fd(), project, DIRECTORY))?;
+        Ok(dir.map(|dir| ProjectDir(dir, Arc::clone(&self.durable))))
     }
 
     /// The directory of `project`, made if it is missing.
     pub(crate) fn make_project(&self, project: &str) -> io::Result<ProjectDir> {
-        Ok(ProjectDir(make_directory(self.root.as_fd(), project)?))
+        let dir = make_directory(self.root.as_fd(), project, &self.durable)?;
+        Ok(ProjectDir(dir, Arc::clone(&self.durable)))
     }
 
     /// Moves a project's directory into the trash under the name `as_name`; false if there is none.
@@ -60,6 +95,7 @@ impl Tree {
         if found(moved)?.is_none() {
             return Ok(false);
         }
+        self.durable.forget();
         rustix::fs::fsync(&self.root)?;
         rustix::fs::fsync(&self.trash)?;
         Ok(true)
@@ -67,7 +103,7 @@ impl Tree {
 }
 
 /// One project's directory.
-pub(crate) struct ProjectDir(OwnedFd);
+pub(crate) struct ProjectDir(OwnedFd, Arc<Durable>);
 
 /// A blob that is open.
 pub(crate) struct OpenBlob {
@@ -94,7 +130,7 @@ impl ProjectDir {
 
     /// Makes an empty file for an upload.
     pub(crate) fn create_upload(&self, id: &str) -> io::Result<File> {
-        let uploads = make_directory(self.0.as_fd(), UPLOADS)?;
+        let uploads = make_directory(self.0.as_fd(), UPLOADS, &self.1)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         Ok(File::from(open(uploads.as_fd(), id, flags)?))
     }
@@ -136,9 +172,9 @@ impl ProjectDir {
         touch(file)?;
         file.sync_all()?;
         let uploads = open(self.0.as_fd(), UPLOADS, DIRECTORY)?;
-        let blobs = make_directory(self.0.as_fd(), BLOBS)?;
-        let algorithm = make_directory(blobs.as_fd(), digest.algorithm().name())?;
-        let shard = make_directory(algorithm.as_fd(), digest.shard())?;
+        let blobs = make_directory(self.0.as_fd(), BLOBS, &self.1)?;
+        let algorithm = make_directory(blobs.as_fd(), digest.algorithm().name(), &self.1)?;
+        let shard = make_directory(algorithm.as_fd(), digest.shard(), &self.1)?;
         rustix::fs::renameat(&uploads, upload, &shard, digest.hex())?;
         rustix::fs::fsync(&shard)?;
         Ok(())
@@ -159,6 +195,37 @@ impl ProjectDir {
         }
     }
 
+    /// The blobs of one such directory.
+    pub(crate) fn blobs(
+        &self,
+        algorithm: Algorithm,
+        shard: &str,
+    ) -> io::Result<Vec<ContentDigest>> {
+        let path = format!("{BLOBS}/{}/{shard}", algorithm.name());
+        let Some(directory) = found(open(self.0.as_fd(), &path, DIRECTORY))? else {
+            return Ok(Vec::new());
+        };
+        let names = names(directory.as_fd())?.into_iter();
+        Ok(names.filter_map(|name| ContentDigest::from_hex(algorithm, &name)).collect())
+    }
+
+    /// What the project takes of the disk, unfinished uploads too.
+    pub(crate) fn disk_bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        if let Some(uploads) = found(open(self.0.as_fd(), UPLOADS, DIRECTORY))? {
+            bytes += files(uploads.as_fd())?;
+        }
+        for algorithm in Algorithm::ALL {
+            for shard in self.shards(algorithm)? {
+                let path = format!("{BLOBS}/{}/{shard}", algorithm.name());
+                if let Some(shard) = found(open(self.0.as_fd(), &path, DIRECTORY))? {
+                    bytes += files(shard.as_fd())?;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The blobs of one such directory that were last used longer than `age` ago.
     pub(crate) fn unused_blobs(
         &self,
@@ -166,13 +233,8 @@ impl ProjectDir {
         shard: &str,
         age: Duration,
     ) -> io::Result<Vec<ContentDigest>> {
-        let path = format!("{BLOBS}/{}/{shard}", algorithm.name());
-        let Some(directory) = found(open(self.0.as_fd(), &path, DIRECTORY))? else {
-            return Ok(Vec::new());
-        };
         let mut unused = Vec::new();
-        for name in names(directory.as_fd())? {
-            let Some(digest) = ContentDigest::from_hex(algorithm, &name) else { continue };
+        for digest in self.blobs(algorithm, shard)? {
             if self.blob(&digest)?.is_some_and(|blob| is_older(blob.used, age)) {
                 unused.push(digest);
             }
@@ -219,17 +281,35 @@ fn open(dir: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<Ow
     }
 }
 
-/// Opens the directory `name` in `dir`, making it durably if it is missing.
-fn make_directory(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    if let Some(fd) = found(open(dir, name, DIRECTORY))? {
-        return Ok(fd);
+/// Opens the directory `name` in `dir`, making it if it is missing. Its name is on the disk afterwards, whoever made it.
+fn make_directory(dir: BorrowedFd<'_>, name: &str, durable: &Durable) -> io::Result<OwnedFd> {
+    let made = match found(open(dir, name, DIRECTORY))? {
+        Some(fd) => fd,
+        None => match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => open(dir, name, DIRECTORY)?,
+            Err(errno) => return Err(errno.into()),
+        },
+    };
+    let stat = rustix::fs::fstat(&made)?;
+    let id = (stat.st_dev, stat.st_ino);
+    if !durable.knows(id) {
+        rustix::fs::fsync(dir)?;
+        durable.note(id);
     }
-    match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
-        Ok(()) => rustix::fs::fsync(dir)?,
-        Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno.into()),
+    Ok(made)
+}
+
+/// What the files in a directory take of the disk, and itself. What goes meanwhile takes nothing.
+fn files(dir: BorrowedFd<'_>) -> io::Result<u64> {
+    let blocks = |stat: rustix::fs::Stat| {
+        u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(STAT_BLOCK)
+    };
+    let mut bytes = blocks(rustix::fs::fstat(dir)?);
+    for name in names(dir)? {
+        let stat = found(rustix::fs::statat(dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW))?;
+        bytes += stat.map_or(0, blocks);
     }
-    Ok(open(dir, name, DIRECTORY)?)
+    Ok(bytes)
 }
 
 fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
@@ -294,6 +374,17 @@ mod tests {
         assert!(tree.discard("p", "gone").unwrap());
         assert!(!tree.discard("p", "gone").unwrap());
         assert!(dir.path().join("trash/gone").exists());
+    }
+
+    #[test]
+    fn names_of_directories_that_others_made_are_brought_to_the_disk() {
+        let (dir, tree) = tree();
+        std::fs::create_dir(dir.path().join("registry/p")).unwrap();
+        let project = tree.make_project("p").unwrap();
+        let stat = rustix::fs::fstat(&project.0).unwrap();
+        assert!(tree.durable.knows((stat.st_dev, stat.st_ino)));
+        assert!(tree.discard("p", "gone").unwrap());
+        assert!(!tree.durable.knows((stat.st_dev, stat.st_ino)));
     }
 
     #[test]

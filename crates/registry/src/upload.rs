@@ -210,7 +210,7 @@ impl Claim {
 }
 
 /// Reads the whole file once more, for a digest of another algorithm than was expected.
-fn digest_again(file: &File, algorithm: Algorithm) -> std::io::Result<ContentDigest> {
+pub(crate) fn digest_again(file: &File, algorithm: Algorithm) -> std::io::Result<ContentDigest> {
     let mut hasher = Hasher::new(algorithm);
     let mut buffer = vec![0; READ_BYTES];
     let mut offset = 0;

@@ -42,7 +42,7 @@ pub(super) async fn start(
         Some(name) => Algorithm::parse(name).ok_or(Failure::DigestMalformed)?,
         None => Algorithm::Sha256,
     };
-    let upload = ask.registry.start_upload(&repository, algorithm).await?;
+    let upload = ask.registry.start_upload(&repository, algorithm, 0).await?;
     Ok(progress(StatusCode::ACCEPTED, &upload))
 }
 
@@ -68,7 +68,8 @@ async fn whole(
     repository: Repository,
     digest: ContentDigest,
 ) -> Result<Response, Failure> {
-    let upload = ask.registry.start_upload(&repository, digest.algorithm()).await?;
+    let announced = ask.content_length().unwrap_or_default();
+    let upload = ask.registry.start_upload(&repository, digest.algorithm(), announced).await?;
     let _unfinished = Unfinished { registry: ask.registry.clone(), upload: upload.clone() };
     let claim = ask.registry.claim(upload.clone()).await?;
     let claim = receive(claim, body, None, &ask.permit, &ask.registry.limits).await?;
@@ -137,6 +138,9 @@ async fn append(
         claim.expect(algorithm);
     }
     let announced = exact.or(ask.content_length()).unwrap_or_default();
+    if announced > 0 {
+        ask.registry.has_room(upload.repository.project(), announced).await?;
+    }
     let limits = ask.registry.limits.clone();
     let received = if claim.length().saturating_add(announced) > limits.blob_bytes {
         Err(Failure::BlobTooLarge(limits.blob_bytes))

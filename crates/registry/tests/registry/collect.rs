@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use cofferdam_registry::Limits;
+use cofferdam_registry::{Limits, Trouble};
 
-use crate::fixture::{Image, noise, sha256};
+use crate::fixture::{Image, index, noise, sha256};
 use crate::server::Server;
 
 /// Makes every blob of the first project look as if it was last used a month ago.
@@ -40,6 +40,78 @@ async fn what_an_image_uses_stays() {
     assert!(server.files("").is_empty());
     assert_eq!(server.registry.collect("bcdfghjklm").await.unwrap().blobs, 0);
     assert_eq!(server.registry.collect("../..").await.unwrap().blobs, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lost_its_name_goes_in_the_end() {
+    let limits = Limits { untagged: Some(Duration::ZERO), ..Limits::default() };
+    let server = Server::start().await;
+    let (old, new, child) =
+        (Image::new("old", 500), Image::new("new", 500), Image::new("child", 500));
+    let old_digest = server.push("/app", &old, "v1").await;
+    let digest = server.push("/app", &new, "v1").await;
+    let child_digest = server.push("/app", &child, &child.digest()).await;
+    let list = index(&[(&child, "amd64")]);
+    server.push_manifest("/app", &list, "all").await.expect(201);
+    let manifest = |digest: &str| format!("/app/manifests/{digest}");
+    // Somebody may use one by its digest: without a bound, all stay.
+    let project = server.project.clone();
+    assert_eq!(server.registry.collect(&project).await.unwrap().manifests, 0);
+    server.get(&manifest(&old_digest)).await.expect(200);
+    let server = server.restart(limits).await;
+    age(&server);
+    let collected = server.registry.collect(&project).await.unwrap();
+    assert_eq!(collected.manifests, 1);
+    server.get(&manifest(&old_digest)).await.expect(404);
+    server.get(&manifest(&digest)).await.expect(200);
+    server.get(&manifest(&child_digest)).await.expect(200);
+    // Its manifest, its config and its layer, of which nobody knows any more.
+    assert_eq!(collected.blobs, 3);
+    server.get(&format!("/app/blobs/{}", sha256(&new.layer))).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_the_disk_is_measured_and_bounded() {
+    let server = Server::start().await;
+    let project = server.project.clone();
+    assert_eq!(server.registry.disk_bytes(&project).await.unwrap(), 0);
+    assert_eq!(server.registry.disk_bytes("../..").await.unwrap(), 0);
+    server.push("/app", &Image::new("measured", 1_000_000), "v1").await;
+    let bytes = server.registry.disk_bytes(&project).await.unwrap();
+    assert!((1_000_000..1_200_000).contains(&bytes), "{bytes}");
+    let bounded = Limits { project_bytes: Some(bytes + 10_000), ..Limits::default() };
+    let server = server.restart(bounded).await;
+    server.push_blob("/app", b"small").await;
+    let large = noise("large", 30_000);
+    let below = format!("/app/blobs/uploads/?digest={}", sha256(&large));
+    let refused = server.ask("POST", &below, &[], large).await.expect(403);
+    assert!(String::from_utf8_lossy(&refused.body).contains("DENIED"));
+    // Where there is no room at all, nothing begins.
+    let full = Limits { project_bytes: Some(bytes), ..Limits::default() };
+    let server = server.restart(full).await;
+    server.ask("POST", "/app/blobs/uploads/", &[], Body::empty()).await.expect(403);
+    server.get("/app/manifests/v1").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_through_everything_finds_what_is_wrong() {
+    let server = Server::start().await;
+    let project = server.project.clone();
+    let image = Image::new("verified", 1000);
+    let digest = server.push("/app", &image, "v1").await;
+    assert!(server.registry.verify(&project).await.unwrap().is_empty());
+    assert!(server.registry.verify("bcdfghjklm").await.unwrap().is_empty());
+    let (layer, config) = (sha256(&image.layer), sha256(&image.config));
+    let file = |digest: &str| server.files(&digest["sha256:".len()..]).remove(0);
+    std::fs::write(file(&layer), b"rot").unwrap();
+    std::fs::remove_file(file(&config)).unwrap();
+    let troubles = server.registry.verify(&project).await.unwrap();
+    let repository = format!("{project}/app");
+    let expected = [
+        Trouble::Wrong { digest: layer },
+        Trouble::Missing { repository, manifest: digest, digest: config },
+    ];
+    assert_eq!(troubles, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
