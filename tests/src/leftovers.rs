@@ -68,7 +68,11 @@ pub fn marked(mark: &str) -> Vec<(i32, u32)> {
 /// Control groups of the builder whose supervisor is, or was, process `pid`.
 #[must_use]
 pub fn groups(pid: i32) -> Vec<PathBuf> {
-    let suffix = format!("-{pid}");
+    // A group's name ends in the number of its supervisor and when that started.
+    let number = pid.to_string();
+    let its = |name: &str| {
+        name.rsplit('-').next().is_some_and(|end| end.split('.').next() == Some(number.as_str()))
+    };
     let mut found = Vec::new();
     let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(directory) = todo.pop() {
@@ -76,9 +80,7 @@ pub fn groups(pid: i32) -> Vec<PathBuf> {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            if directory.ends_with("cofferdam")
-                && entry.file_name().to_string_lossy().ends_with(&suffix)
-            {
+            if directory.ends_with("cofferdam") && its(&entry.file_name().to_string_lossy()) {
                 found.push(entry.path());
             }
             todo.push(entry.path());

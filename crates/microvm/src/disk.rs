@@ -8,6 +8,10 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// The name of the disk in the store's directory.
 pub(crate) const NAME: &str = "disk";
@@ -26,6 +30,18 @@ pub(crate) const PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/us
 /// Longest message of mkfs that is passed on.
 const MAX_MESSAGE: u64 = 2000;
 
+/// How long a machine that was killed may still have the disk.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The disk of one machine. No other machine can have it until this is dropped: a file system that two kernels mount is lost.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
+    _held: File,
+}
+
 /// The disk could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -37,6 +53,12 @@ pub enum DiskError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// Another machine has it.
+    #[error("{path} belongs to a virtual machine that runs: use another root directory")]
+    Busy {
+        /// The disk.
+        path: PathBuf,
     },
     /// mkfs.ext4 is missing.
     #[error("run {MKFS}: install e2fsprogs")]
@@ -65,8 +87,8 @@ pub enum DiskError {
 ///
 /// # Errors
 ///
-/// When it cannot be made, or the directory holds something else.
-pub(crate) fn prepare(directory: &Path, size: u64) -> Result<PathBuf, DiskError> {
+/// When it cannot be made, another machine has it, or the directory holds something else.
+pub(crate) fn prepare(directory: &Path, size: u64) -> Result<Disk, DiskError> {
     let path = directory.join(NAME);
     let failed = |source| DiskError::File { path: path.clone(), source };
     for entry in fs::read_dir(directory).map_err(failed)? {
@@ -76,21 +98,45 @@ pub(crate) fn prepare(directory: &Path, size: u64) -> Result<PathBuf, DiskError>
             return Err(DiskError::Foreign { directory: directory.to_owned(), found });
         }
     }
-    match fs::metadata(&path) {
-        Ok(found) if found.len() < size => {
-            // The guest makes the file system larger when it mounts it.
-            let file = File::options().write(true).open(&path).map_err(failed)?;
-            file.set_len(size).map_err(failed)?;
-        }
-        Ok(_) => {}
+    let file = match open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let part = directory.join(PART);
             make(&part, size)?;
             fs::rename(&part, &path).map_err(failed)?;
+            // What a guest will soon rely on keeps its name whatever happens to this machine.
+            File::open(directory).and_then(|dir| dir.sync_all()).map_err(failed)?;
+            open(&path)
         }
-        Err(error) => return Err(failed(error)),
+        found => found,
     }
-    Ok(path)
+    .map_err(failed)?;
+    match hold(&file, PATIENCE) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Err(DiskError::Busy { path }),
+        Err(error) => return Err(failed(error.into())),
+    }
+    if file.metadata().map_err(failed)?.len() < size {
+        // The guest makes the file system larger when it mounts it.
+        file.set_len(size).map_err(failed)?;
+    }
+    Ok(Disk { path, _held: file })
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
+/// Takes a disk for this process alone, waiting a while for another to let it go. Monitors have locks of their own kind or none.
+fn hold(file: &File, patience: Duration) -> Result<(), Errno> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => {
+                std::thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn make(path: &Path, size: u64) -> Result<(), DiskError> {
@@ -131,7 +177,7 @@ fn make(path: &Path, size: u64) -> Result<(), DiskError> {
         let message = message.trim().to_owned();
         return Err(DiskError::FileSystem { path: path.to_owned(), message });
     }
-    Ok(())
+    file.sync_all().map_err(failed)
 }
 
 #[cfg(test)]
@@ -144,7 +190,7 @@ mod tests {
     #[test]
     fn a_disk_is_made_once_and_grows() {
         let dir = tempfile::tempdir().unwrap();
-        let path = prepare(dir.path(), LEAST).unwrap();
+        let path = prepare(dir.path(), LEAST).unwrap().path;
         let magic = |path: &Path| fs::read(path).map(|bytes| bytes[1024 + 56..1024 + 58].to_vec());
         assert_eq!(magic(&path).unwrap(), [0x53, 0xef]);
         let found = fs::metadata(&path).unwrap();
@@ -157,6 +203,16 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, [NAME]);
+    }
+
+    #[test]
+    fn a_disk_has_one_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = prepare(dir.path(), LEAST).unwrap();
+        let other = open(&disk.path).unwrap();
+        assert_eq!(hold(&other, Duration::ZERO), Err(Errno::WOULDBLOCK));
+        drop(disk);
+        assert_eq!(hold(&other, Duration::ZERO), Ok(()));
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(crate) fn inherit(command: &mut Command, descriptors: Vec<OwnedFd>) -> io::R
         .iter()
         .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, above))
         .collect::<Result<_, _>>()?;
+    // They may be at those places themselves, which are free once they are gone.
+    drop(descriptors);
     // The places are taken before the command starts, so that none of what it opens for itself, such as the pipe that tells of a
     // failure, is at one of them and closed by this.
     let mut taken = Vec::new();

@@ -123,7 +123,7 @@ pub fn run(parts: Parts) -> Result<i32, MachineError> {
         .build()
         .map_err(MachineError::Prepare)?;
     LocalSet::new().block_on(&runtime, async {
-        let (monitor, port) = Monitor::start(&parts.plan.machine, &disk, SOCKETS.as_ref())
+        let (monitor, port) = Monitor::start(&parts.plan.machine, &disk.path, SOCKETS.as_ref())
             .map_err(MachineError::Start)?;
         let console = Rc::clone(&monitor.console);
         let ended =

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
+use super::orphans::{named, orphans};
 use super::{
     CgroupError, Delegation, HOME, Hierarchy, HierarchyKind, STEP_CONTROLLERS, enable, limits,
     open_directory, read_control, retry, step_controllers, write_control,
@@ -80,7 +81,8 @@ impl Grant {
 /// Who gets a control group, and under which name.
 #[derive(Debug)]
 pub(crate) struct Delegator<'a> {
-    /// Name below [`FAMILY`]; ends in `-<pid of the supervisor>` so that leftovers of dead supervisors can be told.
+    /// Name below [`FAMILY`]; ends in `-<pid of the supervisor>`, to which the supervisor's start is added so that leftovers of
+    /// dead supervisors can be told.
     pub(crate) name: &'a str,
     /// Owner of the group on the host, when the caller may give it away.
     pub(crate) owner: Option<u32>,
@@ -135,7 +137,7 @@ impl Delegator<'_> {
             initialise(place, &family);
         }
         sweep(&family);
-        let own = family.join(self.name);
+        let own = family.join(named(self.name));
         make_directory(&own)?;
         grant.created.push(own.clone());
         let dir = open(&own)?;
@@ -312,16 +314,6 @@ fn sweep(family: &Path) {
     for (_, path) in orphans(family) {
         remove_tree(&path).ok();
     }
-}
-
-/// Groups of supervisors that are gone, with the number that each had.
-fn orphans(family: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
-    fs::read_dir(family).into_iter().flatten().flatten().filter_map(|entry| {
-        let name = entry.file_name();
-        let pid: u32 = name.to_str()?.rsplit('-').next()?.parse().ok()?;
-        let gone = !Path::new("/proc").join(pid.to_string()).exists();
-        gone.then(|| (pid, entry.path()))
-    })
 }
 
 fn remove_tree(path: &Path) -> Result<(), Errno> {

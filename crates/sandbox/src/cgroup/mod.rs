@@ -6,6 +6,7 @@
 
 mod delegate;
 mod limits;
+mod orphans;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;

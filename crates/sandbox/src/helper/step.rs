@@ -20,6 +20,9 @@ use crate::{capabilities, descriptors, network, process, rlimits};
 /// of any usual kind, and a longer report is only lost, with the stubs left in the root.
 const MADE_PER_REPORT: usize = 6;
 
+/// How readily the kernel ends a process when memory runs out: more than any other.
+const FIRST_TO_GO: &str = "1000";
+
 /// A step that was asked for, with its descriptors.
 pub(crate) struct Step {
     pub(super) order: Order,
@@ -78,6 +81,7 @@ impl Step {
 
     /// Sets this process up and executes the command.
     pub(crate) fn become_command(mut self, equipment: &Equipment) -> ! {
+        be_first_to_go();
         let failure = match &equipment.runsc {
             None => {
                 self.prepare(equipment).and_then(|cwd| self.confine(equipment, &cwd)).map_or_else(
@@ -343,4 +347,10 @@ impl Step {
         // A builder that stopped listening has given up on the step and will end it.
         descriptors::send(&self.report, &encode(report), &fds).ok();
     }
+}
+
+/// When the memory of all runs out, a step ends and not the builder with every build. Asking for this needs no right; a machine that
+/// does not grant it is no worse than it was.
+fn be_first_to_go() {
+    std::fs::write("/proc/self/oom_score_adj", FIRST_TO_GO).ok();
 }

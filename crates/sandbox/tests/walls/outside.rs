@@ -203,15 +203,16 @@ fn nothing_survives_the_supervisor() {
     panic!("left: {:?}", owners("4716"));
 }
 
+/// Groups whose names end so, but for the start of the process whose number that is.
 fn leftovers_named(suffix: &str) -> Vec<PathBuf> {
+    let suffix = format!("{suffix}.");
     let mut found = Vec::new();
     let mut todo = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if dir.ends_with("cofferdam")
-                    && entry.file_name().to_string_lossy().ends_with(suffix)
-                {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if dir.ends_with("cofferdam") && (name + ".").contains(&suffix) {
                     found.push(entry.path());
                 }
                 todo.push(entry.path());

@@ -3,10 +3,12 @@
 //! One thread throughout: the runtime is a current-thread one, and the processes made here are executed anew.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use cofferdam_egress::control_pair;
 use cofferdam_sandbox::{Enclosure, EnclosureOptions, Isolation, Network, Supervised};
 use rustix::process::Signal;
@@ -73,6 +75,8 @@ async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
     // From here on a signal finds somebody who cleans up.
     let mut stop = Stop::watch(settings.until_stdin_closes)?;
     create_root(&settings)?;
+    // Held to the end: two supervisors would hand one disk to two guests.
+    let _alone = take_root(&settings.root)?;
     let bound = listen::bind(&settings.addresses, settings.owner)?;
     let (ours, theirs) = control_pair()?;
     let mut gate = gate::start(theirs, &settings)?;
@@ -116,6 +120,21 @@ fn create_root(settings: &Settings) -> anyhow::Result<()> {
         .mode(0o711)
         .create(&settings.root)
         .with_context(|| format!("create {}", settings.root.display()))
+}
+
+/// Takes the root directory for this supervisor alone. The lock is on the directory itself: it needs no space on a full disk, and
+/// nothing of it is left behind.
+fn take_root(root: &Path) -> anyhow::Result<File> {
+    use rustix::fs::{FlockOperation, flock};
+    let open = || format!("open {}", root.display());
+    let directory = File::open(root).with_context(open)?;
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("{} belongs to a builder that runs: use another root directory", root.display())
+        }
+        Err(error) => Err(error).with_context(|| format!("lock {}", root.display())),
+    }
 }
 
 fn enclose(
@@ -245,4 +264,21 @@ async fn closed(input: &mut Option<pipe::Receiver>) {
     let mut scrap = [0; 64];
     while pipe.read(&mut scrap).await.is_ok_and(|length| length > 0) {}
     *input = None;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_root_directory_has_one_supervisor() {
+        let root = tempfile::tempdir().unwrap();
+        let first = take_root(root.path()).unwrap();
+        let error = take_root(root.path()).unwrap_err();
+        assert!(error.to_string().contains("belongs to a builder that runs"), "{error}");
+        drop(first);
+        take_root(root.path()).unwrap();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
 }

@@ -18,6 +18,7 @@ pub(super) const CASES: &[(&str, super::Case)] = cases![
     capabilities,
     no_descriptors,
     limits_of_the_process,
+    is_the_first_to_go_for_memory,
     signals_are_default,
     working_directory,
     streams_can_be_reopened,
@@ -175,6 +176,13 @@ async fn limits_of_the_process(bench: Arc<Bench>) {
     let mut spec = bench.script("true");
     spec.ulimits = vec![Ulimit { name: "nonsense".into(), soft: 1, hard: 1 }];
     assert!(matches!(bench.try_run(spec).await.err(), Some(LaunchError::Invalid(_))));
+}
+
+async fn is_the_first_to_go_for_memory(bench: Arc<Bench>) {
+    let score = || std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let own = score();
+    assert_eq!(bench.output("cat /proc/self/oom_score_adj").await, "1000\n");
+    assert_eq!(score(), own, "the builder's changed");
 }
 
 async fn signals_are_default(bench: Arc<Bench>) {
