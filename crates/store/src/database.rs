@@ -15,22 +15,32 @@ use crate::directory::DirectoryRow;
 use crate::flush::Batch;
 use crate::ids::LayerId;
 use crate::layer::LayerInfo;
+use crate::loss;
 use crate::record::{ContentKey, Record};
 use crate::root::{self, Root};
 use crate::state::lock;
+use crate::trash::Reaper;
 
+mod ages;
 mod batch;
 mod schema;
 
+use ages::stamp;
+pub(crate) use ages::{Ages, DocumentName};
 use batch::apply;
 use schema::{
-    ALIASES, CONTENTS, DIRECTORIES, DOCUMENTS, LAYERS, META, MIGRATIONS, NEXT_ID_KEY, RECORD_BLOBS,
-    RECORDS, SCHEMA_KEY, migrate, to_digest, to_digests,
+    ALIASES, CONTENTS, DIRECTORIES, DOCUMENT_USES, DOCUMENTS, LAYERS, META, MIGRATIONS,
+    NEXT_ID_KEY, RECORD_BLOBS, RECORDS, SCHEMA_KEY, migrate, to_digest, to_digests,
 };
 
 /// Rows are small and the file is read at random; redb's default of 1 GiB would dwarf the
 /// builder.
 const CACHE_BYTES: usize = 4 << 20;
+const FILE: &str = "records";
+/// The file that says that damage was met: the records are checked as a whole at the next open.
+const SUSPECT_MARK: &str = "records-suspect";
+/// A smaller file is not worth the look for free pages.
+const COMPACT_FROM: u64 = 32 << 20;
 
 /// Working with the records' file failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +72,31 @@ pub enum DatabaseError {
     },
 }
 
+impl DatabaseError {
+    /// Whether the file itself is at fault, so that trying again is of no use.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Newer { .. } => false,
+            Self::File { source } => loss::is_damage(source),
+            Self::Access { source, .. } => match &**source {
+                redb::Error::Io(error) => {
+                    let kinds =
+                        [std::io::ErrorKind::InvalidData, std::io::ErrorKind::UnexpectedEof];
+                    kinds.contains(&error.kind()) || loss::is_damage(error)
+                }
+                redb::Error::Corrupted(_)
+                | redb::Error::UpgradeRequired(_)
+                | redb::Error::TableTypeMismatch { .. }
+                | redb::Error::TableIsMultimap(_)
+                | redb::Error::TableIsNotMultimap(_)
+                | redb::Error::TypeDefinitionChanged { .. }
+                | redb::Error::TableDoesNotExist(_) => true,
+                _ => false,
+            },
+        }
+    }
+}
+
 /// Rows as read at open.
 #[derive(Default)]
 pub(crate) struct Rows {
@@ -90,7 +125,42 @@ impl Database {
                 migrate(transaction, MIGRATIONS)
             })??;
         }
+        database.compact();
         Ok(database)
+    }
+
+    /// Moves a damaged file out of the way; none is open.
+    pub(crate) fn set_aside(root: &Root, reaper: &Reaper) -> Result<(), DatabaseError> {
+        let moved = reaper.discard(root.top.as_fd(), FILE);
+        moved.map_err(|source| DatabaseError::File { source })?;
+        let unmarked = root::unlink(root.top.as_fd(), SUSPECT_MARK);
+        unmarked.map_err(|errno| DatabaseError::File { source: errno.into() })
+    }
+
+    /// Gives a large file's free pages back when they are the larger part of it. Trouble with it
+    /// is no reason not to open the store.
+    fn compact(&self) {
+        let size = root::file_size(self.root.top.as_fd(), FILE).unwrap_or(0);
+        if size < COMPACT_FROM {
+            return;
+        }
+        let used = self.write("count pages", Durability::None, |transaction| {
+            let stats = transaction.stats()?;
+            Ok(stats.allocated_pages().saturating_mul(stats.page_size() as u64))
+        });
+        let Ok(used) = used else { return };
+        let handle = lock(&self.handle).take();
+        let Some(handle) = handle else { return };
+        if used > size / 2 {
+            *lock(&self.handle) = Some(handle);
+            return;
+        }
+        // Nobody else has it while the store is being opened.
+        let Some(mut database) = Arc::into_inner(handle) else { return };
+        match database.compact() {
+            Ok(_) => *lock(&self.handle) = Some(Arc::new(database)),
+            Err(error) => tracing::warn!(%error, "cannot make the records' file smaller"),
+        }
     }
 
     /// Whether the file needs no change, so that opening it needs no durable write.
@@ -111,14 +181,22 @@ impl Database {
             return Ok(handle.clone());
         }
         let flags = OFlags::RDWR | OFlags::CREATE;
-        let file = root::open(self.root.top.as_fd(), "records", flags)
+        let file = root::open(self.root.top.as_fd(), FILE, flags)
             .map_err(|errno| DatabaseError::File { source: errno.into() })?;
+        let suspect = root::file_size(self.root.top.as_fd(), SUSPECT_MARK).is_some();
+        if suspect {
+            // What counts is what the disk has, not what the kernel remembers.
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        }
         let backend = redb::backends::FileBackend::new(File::from(file))
             .map_err(failed("lock the records' file"))?;
-        let handle = redb::Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(backend)
-            .map_err(failed("read the records' file"))?;
+        let mut builder = redb::Database::builder();
+        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(suspect);
+        let handle =
+            builder.create_with_backend(backend).map_err(failed("read the records' file"))?;
+        if suspect {
+            let _ = root::unlink(self.root.top.as_fd(), SUSPECT_MARK);
+        }
         Ok(slot.insert(Arc::new(handle)).clone())
     }
 
@@ -128,6 +206,15 @@ impl Database {
             && matches!(**source, redb::Error::Io(_) | redb::Error::PreviousIo)
         {
             *lock(&self.handle) = None;
+        }
+        if let Err(error) = &result
+            && error.is_damage()
+        {
+            // The next to open the file reads all of it before trusting any of it.
+            let flags = OFlags::WRONLY | OFlags::CREATE;
+            if root::open(self.root.top.as_fd(), SUSPECT_MARK, flags).is_err() {
+                tracing::warn!("cannot mark the records as suspect");
+            }
         }
         result
     }
@@ -253,23 +340,71 @@ impl Database {
         })
     }
 
-    /// Stores or removes a document, durably.
+    /// Stores or removes a document: durably, or with the next batch that is.
     pub(crate) fn write_document(
         &self,
         kind: &str,
         key: &str,
         document: Option<(&[u8], &[Digest])>,
+        durable: bool,
     ) -> Result<(), DatabaseError> {
-        self.write("write a document", Durability::Immediate, |transaction| {
+        let durability = if durable { Durability::Immediate } else { Durability::None };
+        self.write("write a document", durability, |transaction| {
             let mut documents = transaction.open_table(DOCUMENTS)?;
             match document {
                 Some((bytes, blobs)) => {
                     let blobs = blobs.iter().flat_map(|blob| *blob.as_bytes()).collect::<Vec<u8>>();
                     documents.insert((kind, key), (bytes, &blobs[..]))?;
                 }
-                None => drop(documents.remove((kind, key))?),
+                None => {
+                    documents.remove((kind, key))?;
+                    transaction.open_table(DOCUMENT_USES)?.remove((kind, key))?;
+                }
             }
             Ok(())
+        })
+    }
+
+    /// Writes when documents of aging kinds were used, and lists those that are to go.
+    pub(crate) fn stamp_documents(&self, ages: &Ages) -> Result<Vec<DocumentName>, DatabaseError> {
+        self.write("note uses of documents", Durability::None, |transaction| {
+            stamp(transaction, ages)
+        })
+    }
+
+    /// Removes documents, except those that `spared` tells of.
+    pub(crate) fn remove_documents(
+        &self,
+        names: Vec<DocumentName>,
+        spared: impl Fn(&DocumentName) -> bool,
+    ) -> Result<Vec<DocumentName>, DatabaseError> {
+        self.write("remove documents", Durability::Immediate, |transaction| {
+            let mut documents = transaction.open_table(DOCUMENTS)?;
+            let mut uses = transaction.open_table(DOCUMENT_USES)?;
+            let mut removed = Vec::new();
+            for name in names {
+                if spared(&name) {
+                    continue;
+                }
+                documents.remove((name.0.as_str(), name.1.as_str()))?;
+                uses.remove((name.0.as_str(), name.1.as_str()))?;
+                removed.push(name);
+            }
+            Ok(removed)
+        })
+    }
+
+    /// Identities of records that cannot be read as such.
+    pub(crate) fn unreadable_records(&self) -> Result<Vec<Digest>, DatabaseError> {
+        self.read("read all records", |transaction| {
+            let mut found = Vec::new();
+            for row in transaction.open_table(RECORDS)?.iter()? {
+                let (identity, record) = row?;
+                if serde_json::from_slice::<Record>(record.value()).is_err() {
+                    found.extend(to_digest(identity.value()));
+                }
+            }
+            Ok(found)
         })
     }
 

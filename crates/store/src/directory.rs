@@ -87,6 +87,8 @@ pub(crate) struct DirectoryEntry {
     pub(crate) hold: Hold,
     /// To be deleted instead of freed.
     retired: bool,
+    /// What it took when it was last counted.
+    pub(crate) counted: LayerUsage,
     /// The overlay that all its current holders share: two overlays must not write to one
     /// upper directory.
     overlay: Arc<Mutex<Option<OwnedFd>>>,
@@ -94,7 +96,8 @@ pub(crate) struct DirectoryEntry {
 
 impl DirectoryEntry {
     pub(crate) fn free(row: DirectoryRow) -> Self {
-        Self { row, hold: Hold::Free, retired: false, overlay: Arc::default() }
+        let counted = row.usage.unwrap_or_default();
+        Self { row, hold: Hold::Free, retired: false, counted, overlay: Arc::default() }
     }
 }
 
@@ -123,7 +126,7 @@ impl Drop for Held {
             _ => Hold::Free,
         };
         entry.retired |= self.discard;
-        entry.row.last_used_at = Some(Utc::now());
+        entry.row.last_used_at = Some(self.store.now());
         entry.row.usage_count = entry.row.usage_count.saturating_add(1);
         entry.row.usage = None;
         let (free, retired) = (entry.hold == Hold::Free, entry.retired);
@@ -351,6 +354,11 @@ impl Store {
             _ => Hold::Exclusive,
         };
         let overlay = entry.overlay.clone();
+        // What it takes is unknown from here on, also to whoever opens the store after a crash.
+        if entry.row.usage.take().is_some() {
+            state.pending.directories.insert(id);
+            self.schedule_flush();
+        }
         let name = name_of(id);
         Ok(Some(Held {
             store: self.clone(),
@@ -389,7 +397,7 @@ impl Store {
             kind,
             key: key.to_owned(),
             base,
-            created_at: Utc::now(),
+            created_at: self.now(),
             last_used_at: None,
             usage_count: 0,
             usage: None,
@@ -397,6 +405,20 @@ impl Store {
         state.directories.insert(id, DirectoryEntry::free(row));
         state.pending.directories.insert(id);
         Ok(id)
+    }
+
+    /// Lets nobody have a directory again: what it holds may not be what was written to it. The
+    /// state is locked by the caller, who schedules the batch.
+    pub(crate) fn retire_directories(&self, state: &mut State) {
+        let all: Vec<u64> = state.directories.keys().copied().collect();
+        for id in all {
+            let Some(entry) = state.directories.get_mut(&id) else { continue };
+            if entry.hold == Hold::Free {
+                self.remove_directory(state, id);
+            } else {
+                entry.retired = true;
+            }
+        }
     }
 
     /// Removes a free directory; the state is locked by the caller, who schedules the batch.

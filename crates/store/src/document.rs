@@ -1,10 +1,13 @@
-//! Documents: small named values that are never evicted, such as the history of builds.
+//! Documents: small named values that are never evicted, such as the history of builds, except
+//! for kinds of which that was asked for.
 //!
 //! A document keeps the blobs it names until it is removed. Writes are durable when they
-//! return.
+//! return, except for notes: what can be made again is not worth a sync.
 
+use chrono::{DateTime, Utc};
 use cofferdam_digest::Digest;
 
+use crate::database::{Ages, DocumentName};
 use crate::error::RecordError;
 use crate::flush;
 use crate::state::lock;
@@ -31,21 +34,16 @@ impl Store {
     /// # Errors
     /// It is larger than 16 MiB, or the disk is full or failing.
     pub fn put_document(&self, kind: &str, document: &Document) -> Result<(), RecordError> {
-        if document.bytes.len() > MAX_DOCUMENT_BYTES {
-            return Err(RecordError::DocumentSize {
-                key: document.key.clone(),
-                size: document.bytes.len(),
-                limit: MAX_DOCUMENT_BYTES,
-            });
-        }
+        check_size(&document.key, &document.bytes)?;
         // Its blobs must be durable before it names them.
         if !document.blobs.is_empty() {
             flush::write_pending(self)?;
         }
         let name = (kind.to_owned(), document.key.clone());
+        self.note_use(kind, &document.key);
         let old = lock(&self.state).document_blobs.insert(name.clone(), document.blobs.clone());
         let row = Some((&document.bytes[..], &document.blobs[..]));
-        if let Err(error) = self.database.write_document(kind, &document.key, row) {
+        if let Err(error) = self.database.write_document(kind, &document.key, row, true) {
             let mut state = lock(&self.state);
             match old {
                 Some(blobs) => state.document_blobs.insert(name, blobs),
@@ -62,6 +60,9 @@ impl Store {
     /// The disk is failing.
     pub fn document(&self, kind: &str, key: &str) -> Result<Option<Document>, RecordError> {
         let found = self.database.document(kind, key)?;
+        if found.is_some() {
+            self.note_use(kind, key);
+        }
         Ok(found.map(|(bytes, blobs)| Document { key: key.to_owned(), bytes, blobs }))
     }
 
@@ -79,8 +80,89 @@ impl Store {
     /// # Errors
     /// The disk is full or failing.
     pub fn remove_document(&self, kind: &str, key: &str) -> Result<(), RecordError> {
-        self.database.write_document(kind, key, None)?;
+        self.remove_row(kind, key, true)
+    }
+
+    /// Stores a document that keeps no blobs and can be made again, replacing an older one: it is
+    /// durable with the next batch, and a crash before that takes it. *Blocking.*
+    ///
+    /// # Errors
+    /// It is larger than 16 MiB, or the disk is full or failing.
+    pub fn note_document(&self, kind: &str, key: &str, bytes: &[u8]) -> Result<(), RecordError> {
+        check_size(key, bytes)?;
+        self.note_use(kind, key);
+        let no_blobs: &[Digest] = &[];
+        self.database.write_document(kind, key, Some((bytes, no_blobs)), false)?;
         lock(&self.state).document_blobs.remove(&(kind.to_owned(), key.to_owned()));
         Ok(())
     }
+
+    /// Removes a document; a crash before the next batch brings it back. *Blocking.*
+    ///
+    /// # Errors
+    /// The disk is full or failing.
+    pub fn forget_document(&self, kind: &str, key: &str) -> Result<(), RecordError> {
+        self.remove_row(kind, key, false)
+    }
+
+    /// From now on documents of this kind go by age, as layers do, and at most `most` of them are
+    /// kept: for what can be had again. [`Store::document`] and storing one are its uses.
+    pub fn let_documents_age(&self, kind: &str, most: usize) {
+        lock(&self.state).aging.insert(kind.to_owned(), most);
+    }
+
+    /// Before the row is written: a document must not go by its old age right after.
+    fn note_use(&self, kind: &str, key: &str) {
+        let mut state = lock(&self.state);
+        if state.aging.contains_key(kind) {
+            let name = (kind.to_owned(), key.to_owned());
+            state.document_uses.insert(name, self.now());
+        }
+    }
+
+    /// Removes what was not used after `cut`, and what is too many of its kind.
+    pub(crate) fn age_documents(
+        &self,
+        now: DateTime<Utc>,
+        cut: Option<DateTime<Utc>>,
+    ) -> Result<(), RecordError> {
+        let ages = {
+            let mut state = lock(&self.state);
+            let noted = std::mem::take(&mut state.document_uses).into_iter();
+            Ages {
+                kinds: state.aging.clone(),
+                noted: noted.map(|(name, used)| (name, used.timestamp())).collect(),
+                now: now.timestamp(),
+                cut: cut.map(|cut| cut.timestamp()),
+            }
+        };
+        if ages.kinds.is_empty() {
+            return Ok(());
+        }
+        let going = self.database.stamp_documents(&ages)?;
+        if going.is_empty() {
+            return Ok(());
+        }
+        let used_since = |name: &DocumentName| lock(&self.state).document_uses.contains_key(name);
+        let removed = self.database.remove_documents(going, used_since)?;
+        let mut state = lock(&self.state);
+        for name in removed {
+            state.document_blobs.remove(&name);
+        }
+        Ok(())
+    }
+
+    fn remove_row(&self, kind: &str, key: &str, durable: bool) -> Result<(), RecordError> {
+        self.database.write_document(kind, key, None, durable)?;
+        lock(&self.state).document_blobs.remove(&(kind.to_owned(), key.to_owned()));
+        Ok(())
+    }
+}
+
+fn check_size(key: &str, bytes: &[u8]) -> Result<(), RecordError> {
+    if bytes.len() <= MAX_DOCUMENT_BYTES {
+        return Ok(());
+    }
+    let (key, size) = (key.to_owned(), bytes.len());
+    Err(RecordError::DocumentSize { key, size, limit: MAX_DOCUMENT_BYTES })
 }

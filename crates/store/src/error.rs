@@ -147,6 +147,19 @@ pub enum RecordError {
         #[source]
         source: io::Error,
     },
+    /// A batch that somebody waited for failed.
+    #[error("cannot make the store's changes durable: {reason}")]
+    Unsettled {
+        /// What the batch said.
+        reason: String,
+    },
+    /// The store cannot be compared with its records.
+    #[error("cannot look at the store's files")]
+    Verify {
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// The database failed.
     #[error("cannot use the store's records")]
     Database {

@@ -2,15 +2,23 @@
 //!
 //! One batch is one `syncfs` and one durable transaction, whatever number of layers, blobs and
 //! records it holds. Callers never wait for it unless they ask to.
+//!
+//! A `syncfs` that fails is never tried again as if nothing had happened: the kernel tells of a
+//! lost write once, see `loss`.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cofferdam_digest::Digest;
+
 use crate::error::RecordError;
 use crate::ids::{LayerId, name_of};
-use crate::root::{open_directory, rename_new, unlink};
+use crate::loss;
+use crate::root::open_directory;
 use crate::state::{Pending, State, lock};
 use crate::store::Store;
 use crate::walk;
@@ -75,6 +83,10 @@ impl Flusher {
         }
     }
 
+    fn is_running(&self) -> bool {
+        lock(&self.thread).is_some()
+    }
+
     /// Stops the thread; the caller writes the last batch.
     pub(crate) fn shut_down(&self) {
         lock(&self.signal.plan).stop = true;
@@ -91,15 +103,30 @@ impl Flusher {
 fn run(store: &Weak<Store>, signal: &Signal) {
     while wait_until_due(signal) {
         let Some(store) = store.upgrade() else { return };
-        if let Err(error) = write_pending(&store) {
-            tracing::warn!(%error, source = error_source(&error), "cannot write the store's changes");
-            store.flusher.schedule(RETRY_DELAY);
-        }
+        // A panic over a damaged file must not end all writing for as long as the store is open.
+        let written = std::panic::catch_unwind(AssertUnwindSafe(|| write_pending(&store)));
+        let error = match written {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => chain(&error),
+            Err(_) => PANICKED.to_owned(),
+        };
+        tracing::warn!(%error, "cannot write the store's changes");
+        store.flusher.schedule(RETRY_DELAY);
     }
 }
 
-fn error_source(error: &RecordError) -> String {
-    std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
+const PANICKED: &str = "writing ended in a panic";
+
+/// An error with its causes.
+fn chain(error: &RecordError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 /// Waits for the planned time; `false` when the store closes.
@@ -128,31 +155,114 @@ fn wait_until_due(signal: &Signal) -> bool {
 pub(crate) fn write_pending(store: &Store) -> Result<(), RecordError> {
     let _turn = lock(&store.writer);
     measure_new_layers(store);
-    let batch = {
+    let (batch, number) = {
         let mut state = lock(&store.state);
+        // Something is left here only by a writer that died.
+        let unwritten = std::mem::take(&mut state.writing);
+        state.pending.restore(unwritten);
         let pending = std::mem::take(&mut state.pending);
         if pending.is_empty() {
             return Ok(());
         }
+        state.batches += 1;
         state.writing = pending.clone();
-        Batch::new(&state, pending)
+        (Batch::new(&state, pending), state.batches)
     };
-    let written = write(store, &batch);
+    let mut turn = Turn { store, number, failure: Some(PANICKED.to_owned()) };
+    let synced = if batch.changes.names_data() { sync(store) } else { Ok(()) };
+    let lost = synced.is_err();
+    let written =
+        synced.map_err(|source| RecordError::Sync { source }).and_then(|()| write(store, &batch));
     let mut state = lock(&store.state);
     state.blobs.retain(|_, blob| blob.strong_count() > 0);
     let changes = std::mem::take(&mut state.writing);
+    loss::delete_released(store, &mut state);
     match written {
         Ok(removed) => {
+            for id in &changes.layers {
+                if let Some(entry) = state.layers.get_mut(id) {
+                    entry.durable = true;
+                }
+            }
             for identity in removed {
                 if !state.pending.records.contains_key(&identity) {
                     state.record_blobs.remove(&identity);
                 }
             }
+            turn.failure = None;
             Ok(())
         }
         Err(error) => {
             state.pending.restore(changes);
+            drop(state);
+            turn.failure = Some(chain(&error));
+            if lost {
+                loss::distrust_unsynced(store);
+            }
             Err(error)
+        }
+    }
+}
+
+/// How far writing has come, for those who wait for it.
+#[derive(Default, Clone)]
+pub(crate) struct Progress {
+    /// The last batch that ended, well or not.
+    finished: u64,
+    /// The last batch that failed, and why.
+    failed: u64,
+    reason: String,
+}
+
+/// A batch under way. However it ends, those who wait for it hear of it.
+struct Turn<'a> {
+    store: &'a Store,
+    number: u64,
+    failure: Option<String>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let (number, failure) = (self.number, self.failure.take());
+        self.store.progress.send_modify(|progress| {
+            progress.finished = number;
+            if let Some(reason) = failure {
+                progress.failed = number;
+                progress.reason = reason;
+            }
+        });
+    }
+}
+
+impl Store {
+    /// Waits until everything committed so far is durable, the batch in flight and the next one
+    /// included: callers that wait at the same time share one batch. Nothing is written when
+    /// only notes of use wait. May be dropped at any time.
+    ///
+    /// # Errors
+    /// The batch failed: the disk is full or failing. What waits is tried again later.
+    pub async fn settled(&self) -> Result<(), RecordError> {
+        let mut progress = self.progress.subscribe();
+        let target = {
+            let state = lock(&self.state);
+            if state.pending.is_work() {
+                state.batches + 1
+            } else if state.writing.is_work() {
+                state.batches
+            } else {
+                return Ok(());
+            }
+        };
+        self.flusher.schedule(Duration::ZERO);
+        let unsettled = |reason: String| RecordError::Unsettled { reason };
+        if !self.flusher.is_running() {
+            return Err(unsettled("no thread can be started".to_owned()));
+        }
+        let ended = progress.wait_for(|progress| progress.finished >= target).await;
+        match ended.map(|progress| progress.clone()) {
+            Ok(progress) if progress.failed >= target => Err(unsettled(progress.reason)),
+            Ok(_) => Ok(()),
+            Err(_) => Err(unsettled("the store is closed".to_owned())),
         }
     }
 }
@@ -187,24 +297,42 @@ impl Batch {
 }
 
 /// The batch itself; gives the identities of records that died with their layers.
-fn write(store: &Store, batch: &Batch) -> Result<Vec<cofferdam_digest::Digest>, RecordError> {
-    if batch.changes.names_data() {
-        rustix::fs::syncfs(&store.root.top)
-            .map_err(|errno| RecordError::Sync { source: errno.into() })?;
-        for digest in &batch.changes.fresh {
-            settle_blob(store, &digest.hex()).map_err(|source| RecordError::Sync { source })?;
-        }
+fn write(store: &Store, batch: &Batch) -> Result<Vec<Digest>, RecordError> {
+    let fresh = &batch.changes.fresh;
+    if !fresh.is_empty() {
+        settle_blobs(store, fresh).map_err(|source| RecordError::Sync { source })?;
     }
     Ok(store.database.apply(batch)?)
+}
+
+/// Makes all bytes written so far durable.
+fn sync(store: &Store) -> std::io::Result<()> {
+    #[cfg(test)]
+    {
+        if store.failing_syncs.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            return Err(rustix::io::Errno::IO.into());
+        }
+    }
+    Ok(rustix::fs::syncfs(&store.root.top)?)
+}
+
+/// Moves blobs whose bytes are durable to their lasting place, and makes the moves durable too:
+/// not every file system keeps them in order with the rows that are written next.
+fn settle_blobs(store: &Store, fresh: &HashSet<Digest>) -> std::io::Result<()> {
+    for digest in fresh {
+        settle_blob(store, &digest.hex())?;
+    }
+    rustix::fs::fsync(&store.root.content)?;
+    Ok(rustix::fs::fsync(&store.root.fresh)?)
 }
 
 /// Moves a blob whose bytes are durable to its lasting place.
 fn settle_blob(store: &Store, name: &str) -> std::io::Result<()> {
     let (fresh, content) = (store.root.fresh.as_fd(), store.root.content.as_fd());
-    match rename_new(fresh, name, content, name) {
+    // What is there already was written by an earlier process and may have rotted since.
+    match rustix::fs::renameat(fresh, name, content, name) {
         // Evicted meanwhile.
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(rustix::io::Errno::EXIST) => Ok(unlink(fresh, name)?),
         Err(errno) => Err(errno.into()),
     }
 }

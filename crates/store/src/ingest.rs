@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use crate::content::{Blob, size_of};
 use crate::error::ContentError;
 use crate::ids::name_of;
-use crate::root::{self, rename_new, unlink};
+use crate::root::{self, unlink};
 use crate::state::lock;
 use crate::store::Store;
 
@@ -35,6 +35,8 @@ pub struct BlobWriter {
     expected: Option<(Digest, u64)>,
     resumable: bool,
     finished: bool,
+    /// How often the disk had lost something when this was begun.
+    losses: u64,
 }
 
 impl std::fmt::Debug for BlobWriter {
@@ -84,12 +86,25 @@ impl BlobWriter {
         }
         let store = self.store.clone();
         let mut state = lock(&store.state);
-        if size_of(&store.root, &found).is_none() {
+        if state.losses != self.losses {
+            self.resumable = false;
+            let lost = io::Error::other("the disk lost what was written to it");
+            return Err(io_error("store a blob")(lost));
+        }
+        let known = size_of(&store.root, &found);
+        // What an earlier process stored may have rotted: these bytes are right, so they take
+        // its place.
+        if known != Some(size) || !state.proven.contains(&found) {
             let (ingest, fresh) = (store.root.ingest.as_fd(), store.root.fresh.as_fd());
-            rename_new(ingest, &self.name, fresh, &found.hex())
+            rustix::fs::renameat(ingest, &self.name, fresh, &found.hex())
                 .map_err(|errno| io_error("name a complete blob")(errno.into()))?;
             self.finished = true;
             state.pending.fresh.insert(found);
+            state.proven.insert(found);
+            if known != Some(size) {
+                // A handle to it would tell the wrong size.
+                state.blobs.remove(&found);
+            }
         }
         let blob = store.pin_blob(&mut state, &found);
         drop(state);
@@ -165,6 +180,7 @@ impl Store {
             expected,
             resumable: false,
             finished: false,
+            losses: lock(&self.state).losses,
         })
     }
 
@@ -184,6 +200,7 @@ impl Store {
             return Err(ContentError::Busy { digest: *digest });
         }
         let name = digest.hex();
+        let losses = lock(&self.state).losses;
         let opened = open_partial(self, &name, size);
         let (file, digester) = opened.map_err(|source| {
             lock(&self.state).ingesting.remove(digest);
@@ -197,6 +214,7 @@ impl Store {
             expected: Some((*digest, size)),
             resumable: true,
             finished: false,
+            losses,
         })
     }
 }

@@ -151,8 +151,12 @@ impl Layer {
     /// Opens the layer's directory.
     ///
     /// # Errors
-    /// The directory is gone or no descriptor is free.
+    /// The directory is gone, the disk lost what was written to it, or no descriptor is free.
     pub fn open(&self) -> io::Result<OwnedFd> {
+        if !lock(&self.0.store.state).layers.contains_key(&self.0.id) {
+            // It is held, so it was not evicted: see `Store::distrust_unsynced`.
+            return Err(io::Error::other("the disk lost what was written to this layer"));
+        }
         let layers = &self.0.store.root.layers;
         Ok(root::open_directory(layers.as_fd(), &name_of(self.0.id.0))?)
     }
@@ -217,6 +221,8 @@ pub struct ActiveLayer {
     id: LayerId,
     path: PathBuf,
     info: Option<LayerInfo>,
+    /// How often the disk had lost something when this was begun.
+    losses: u64,
     store: Arc<Store>,
 }
 
@@ -275,18 +281,20 @@ impl ActiveLayer {
 
     fn commit_as(mut self, usage: Option<LayerUsage>) -> Result<Layer, LayerError> {
         let name = name_of(self.id.0);
-        let root = &self.store.root;
-        rename_new(root.active.as_fd(), &format!("{name}/fs"), root.layers.as_fd(), &name)
-            .map_err(|errno| LayerError::Io {
-                attempt: "commit",
-                id: self.id,
-                source: errno.into(),
-            })?;
+        let id = self.id;
+        let failed = |source| LayerError::Io { attempt: "commit", id, source };
         let mut info = self.info.take().unwrap_or_else(LayerInfo::gone);
         info.usage = usage;
-        info.created_at = Utc::now();
+        info.created_at = self.store.now();
         let layer = {
+            let root = &self.store.root;
             let mut state = lock(&self.store.state);
+            // A loss that is told of later finds the layer in the state.
+            if state.losses != self.losses {
+                return Err(failed(io::Error::other("the disk lost what was written to it")));
+            }
+            rename_new(root.active.as_fd(), &format!("{name}/fs"), root.layers.as_fd(), &name)
+                .map_err(|errno| failed(errno.into()))?;
             state.layers.insert(self.id, LayerEntry::new(info));
             state.pending.layers.insert(self.id);
             self.store.pin(&mut state, self.id)
@@ -327,6 +335,7 @@ impl Store {
             id,
             path: self.root.path().join("active").join(&name).join("fs"),
             info: Some(LayerInfo::new(description.into(), record_type)),
+            losses: lock(&self.state).losses,
             store: self.clone(),
         };
         let make = || -> io::Result<()> {
@@ -350,7 +359,7 @@ impl Store {
     pub fn layer_by_chain_id(self: &Arc<Self>, chain_id: &Digest) -> Option<Layer> {
         let mut state = lock(&self.state);
         let id = *state.chains.get(chain_id)?;
-        self.touch(&mut state, id, Utc::now());
+        self.touch(&mut state, id, self.now());
         self.pin(&mut state, id)
     }
 

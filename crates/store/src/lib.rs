@@ -14,25 +14,33 @@
 //!
 //! # Durability
 //! What is committed is visible at once and made durable in batches, about a second later or by
-//! [`Store::flush`]: first the data (one `syncfs`), then the rows that name it. After a crash the
+//! [`Store::flush`] or [`Store::settled`]: first the data (one `syncfs`), then the rows that name it. After a crash the
 //! store is the state of some earlier batch; what came later is swept at the next open.
 //!
 //! # Blocking
 //! Methods that are documented as *blocking* walk directories or wait for the disk: call them
 //! through `spawn_blocking`. All others take microseconds and may be called from async code.
 //!
+//! # Trust
+//! A disk may lose and change what it was given. What it says it lost is dropped; damaged records
+//! are set aside, and the store begins anew with the blobs it has; [`Store::verify`] looks at
+//! everything, and whoever finds wrong bytes calls [`Store::distrust`].
+//!
 //! This crate must never read tenant trees by path: below the root it works through directory
 //! descriptors and never follows a link.
 
+mod clock;
 mod content;
 mod database;
 mod directory;
+mod disk;
 mod document;
 mod error;
 mod flush;
 mod ids;
 mod ingest;
 mod layer;
+mod loss;
 mod mount;
 mod mount_legacy;
 mod mounter;
@@ -45,11 +53,14 @@ mod sweep;
 mod trash;
 mod tree;
 mod usage;
+mod verify;
 mod walk;
 
+pub use clock::{Clock, SystemClock};
 pub use content::Blob;
 pub use database::DatabaseError;
 pub use directory::{CacheMount, MirrorGuard, Sharing};
+pub use disk::DiskUsage;
 pub use document::Document;
 pub use error::{ContentError, DirectoryError, LayerError, OpenError, RecordError};
 pub use ids::{IdRange, LayerId};
@@ -62,4 +73,5 @@ pub use record::Record;
 pub use store::{Options, Store};
 pub use tree::Tree;
 pub use usage::UsageRecord;
+pub use verify::Trouble;
 pub use walk::LayerUsage;

@@ -19,6 +19,7 @@ use crate::layer::RecordType;
 use crate::root;
 use crate::state::{Pending, State, lock};
 use crate::store::Store;
+use crate::sweep::KEEP_PARTIAL;
 use crate::usage::{Subject, UsageRecord, list};
 
 /// Decides about one entry.
@@ -57,9 +58,14 @@ impl std::fmt::Debug for PruneOptions {
 }
 
 impl PruneOptions {
+    /// Whether any limit of size is set.
+    const fn has_limit(&self) -> bool {
+        self.max_used_space != 0 || self.reserved_space != 0 || self.min_free_space != 0
+    }
+
     /// The bytes to keep; `None` without any limit of size.
     fn keep_bytes(&self, total: u64, free: u64) -> Option<u64> {
-        if self.max_used_space == 0 && self.reserved_space == 0 && self.min_free_space == 0 {
+        if !self.has_limit() {
             return None;
         }
         let most = (self.max_used_space != 0).then_some(self.max_used_space);
@@ -85,10 +91,16 @@ impl Store {
     /// nevertheless, and its records are removed later.
     pub fn prune(&self, options: &PruneOptions) -> Result<Vec<UsageRecord>, RecordError> {
         self.measure();
+        self.calm_future(self.time.for_ages().0);
         let blobs = self.blob_names();
-        let evicted = self.evict(options, &blobs);
+        let (evicted, wanted) = self.evict(options, &blobs);
         if options.all && options.filter.is_none() {
             self.drop_records_without_layers(options);
+        }
+        if options.filter.is_none()
+            && let Err(error) = self.expire_documents(options)
+        {
+            tracing::warn!(%error, "cannot remove old documents");
         }
         if self.flush().is_err() {
             // A full disk takes the rows once the evicted files are really gone.
@@ -96,18 +108,23 @@ impl Store {
             self.flush()?;
         }
         if options.filter.is_none() {
-            self.delete_loose_blobs(options);
+            self.delete_loose_blobs(options, wanted);
         }
         Ok(evicted)
     }
 
-    fn evict(&self, options: &PruneOptions, blobs: &HashSet<Digest>) -> Vec<UsageRecord> {
+    /// Evicts; also tells whether what is left is still too much.
+    fn evict(&self, options: &PruneOptions, blobs: &HashSet<Digest>) -> (Vec<UsageRecord>, bool) {
+        // Without a limit of size nobody asks how much there is.
+        let disk = if options.has_limit() { self.evictable_disk() } else { None };
+        let cut = self.cut_off(options);
         let mut state = lock(&self.state);
         let entries = list(&state, blobs);
-        let mut total: u64 = entries.iter().map(|(_, record)| record.size).sum();
-        let keep = options.keep_bytes(total, self.free_bytes());
+        let listed: u64 = entries.iter().map(|(_, record)| record.size).sum();
+        let (mut total, deleting) = disk.unwrap_or((listed, 0));
+        let keep = options.keep_bytes(total, self.free_bytes().saturating_add(deleting));
         let mut children = count_children(&state);
-        let mut candidates = candidates(entries, options);
+        let mut candidates = candidates(entries, options, cut);
         let mut evicted = Vec::new();
         while keep.is_none_or(|keep| total > keep) {
             // From the start each time: what went may have freed the layer below it.
@@ -120,7 +137,25 @@ impl Store {
             total = total.saturating_sub(record.size);
             evicted.push(record);
         }
-        evicted
+        (evicted, keep.is_none_or(|keep| total > keep))
+    }
+
+    /// The bytes that count against a limit, and those that are being deleted. What history keeps
+    /// has a limit of its own: counted here, it would leave no room for any cache.
+    fn evictable_disk(&self) -> Option<(u64, u64)> {
+        let disk = self.disk().ok()?;
+        let apart = disk.trash.saturating_add(self.kept_by_documents());
+        Some((disk.total().saturating_sub(apart), disk.trash))
+    }
+
+    /// What was used after this is kept; `None` keeps everything.
+    fn cut_off(&self, options: &PruneOptions) -> Option<DateTime<Utc>> {
+        if options.keep_duration.is_zero() {
+            return Some(DateTime::<Utc>::MAX_UTC);
+        }
+        let keep = TimeDelta::from_std(options.keep_duration).ok()?;
+        let (now, held) = self.time.for_ages();
+        if held { None } else { now.checked_sub_signed(keep) }
     }
 
     /// Removes one entry from memory and moves its directory aside.
@@ -147,7 +182,7 @@ impl Store {
         if options.keep_bytes(0, 0).is_some() {
             return;
         }
-        let Some(cut) = cut_off(options) else { return };
+        let Some(cut) = self.cut_off(options) else { return };
         let stored = self.database.records_without_layers().unwrap_or_default();
         let mut state = lock(&self.state);
         let unwritten = state.pending.records.values().chain(state.writing.records.values());
@@ -165,10 +200,15 @@ impl Store {
     }
 
     /// Deletes blobs and partial downloads that nothing names or holds and that are older than
-    /// the time to keep.
-    fn delete_loose_blobs(&self, options: &PruneOptions) {
-        let keep = options.keep_duration;
-        let young = |age: Duration| !keep.is_zero() && age < keep;
+    /// the time to keep. A rule about size takes young ones only when space is `wanted`: a
+    /// download that broke off is about to be taken up again.
+    fn delete_loose_blobs(&self, options: &PruneOptions, wanted: bool) {
+        let mut keep = options.keep_duration;
+        if options.has_limit() && !wanted {
+            keep = keep.max(KEEP_PARTIAL);
+        }
+        let (_, held) = self.time.for_ages();
+        let young = |age: Duration| !keep.is_zero() && (held || age < keep);
         if let Err(error) = ingest::delete_partials(self, young) {
             tracing::warn!(%error, "cannot delete partial blobs");
         }
@@ -196,10 +236,22 @@ impl Store {
             return;
         }
         state.blobs.remove(digest);
+        state.proven.remove(digest);
         state.pending.fresh.remove(digest);
         if let Err(error) = content::delete(&self.root, digest) {
             tracing::warn!(%digest, %error, "cannot delete a blob");
         }
+    }
+
+    /// Removes documents of kinds that go by age.
+    fn expire_documents(&self, options: &PruneOptions) -> Result<(), RecordError> {
+        let (now, _) = self.time.for_ages();
+        let cut = match options.keep_duration.is_zero() {
+            false => self.cut_off(options),
+            true if options.all && !options.has_limit() => Some(now),
+            true => None,
+        };
+        self.age_documents(now, cut)
     }
 
     fn free_bytes(&self) -> u64 {
@@ -270,8 +322,8 @@ fn release_parents(children: &mut HashMap<LayerId, usize>, parents: &[LayerId]) 
 fn candidates(
     entries: Vec<(Subject, UsageRecord)>,
     options: &PruneOptions,
+    cut: Option<DateTime<Utc>>,
 ) -> Vec<(Subject, UsageRecord)> {
-    let cut = cut_off(options);
     let mut candidates: Vec<_> = entries
         .into_iter()
         .filter(|(_, record)| {
@@ -298,14 +350,8 @@ fn used_at(record: &UsageRecord) -> DateTime<Utc> {
     record.last_used_at.unwrap_or(record.created_at)
 }
 
-/// What was used after this is kept; `None` keeps everything.
-fn cut_off(options: &PruneOptions) -> Option<DateTime<Utc>> {
-    let keep = TimeDelta::from_std(options.keep_duration).ok()?;
-    Utc::now().checked_sub_signed(keep)
-}
-
 /// Takes a removed layer out of everything that waits or names it.
-fn forget_layer(state: &mut State, id: LayerId, chain_id: Option<Digest>) {
+pub(crate) fn forget_layer(state: &mut State, id: LayerId, chain_id: Option<Digest>) {
     if let Some(chain_id) = chain_id
         && state.chains.get(&chain_id) == Some(&id)
     {

@@ -167,7 +167,7 @@ impl Store {
         let mut layers: Vec<LayerId> = record.layers().collect();
         layers.sort_unstable();
         layers.dedup();
-        let now = Utc::now();
+        let now = self.now();
         for id in layers {
             self.touch(&mut state, id, now);
         }

@@ -4,9 +4,9 @@
 //! resolved by the kernel beneath a part's descriptor and links are refused.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags};
@@ -14,17 +14,31 @@ use rustix::io::Errno;
 
 use crate::error::OpenError;
 
+/// `st_blocks` counts in these units whatever the file system's block size.
+pub(crate) const STAT_BLOCK: u64 = 512;
+
 /// The lock file holds a process id; more is not ours.
 const LOCK_TEXT_MAX: u64 = 32;
 
 /// The lock on a root, held for as long as this lives.
-pub(crate) struct RootLock(File);
+pub(crate) struct RootLock {
+    file: File,
+    /// Whether the last store here was closed with everything on disk.
+    pub(crate) was_clean: bool,
+}
+
+impl RootLock {
+    /// Notes that everything is on disk.
+    pub(crate) fn mark_clean(&self) {
+        let _ = self.file.set_len(0);
+    }
+}
 
 impl Drop for RootLock {
     fn drop(&mut self) {
         // Closing is not enough: a child that was just forked for something else holds the same
         // open file until it executes its program.
-        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -106,7 +120,7 @@ fn take_lock(
     failed: impl Fn(io::Error) -> OpenError,
 ) -> Result<RootLock, OpenError> {
     let flags = OFlags::RDWR | OFlags::CREATE;
-    let mut file = File::from(open(top, "lock", flags).map_err(|errno| failed(errno.into()))?);
+    let file = File::from(open(top, "lock", flags).map_err(|errno| failed(errno.into()))?);
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
@@ -119,9 +133,20 @@ fn take_lock(
         }
         Err(errno) => return Err(failed(errno.into())),
     }
-    file.set_len(0).map_err(&failed)?;
-    write!(file, "{}", std::process::id()).map_err(&failed)?;
-    Ok(RootLock(file))
+    let was_clean = file.metadata().is_ok_and(|lock| lock.len() == 0);
+    // On a full disk the store opens without it, because nothing else could make room there.
+    if let Err(error) = note_holder(&file) {
+        tracing::warn!(%error, "cannot write who uses the store");
+    }
+    Ok(RootLock { file, was_clean })
+}
+
+/// Writes the process id over what is there, before anything is cut off: the file is empty only
+/// while no store is open and the last one was closed in order.
+fn note_holder(file: &File) -> io::Result<()> {
+    let text = std::process::id().to_string();
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)
 }
 
 const BENEATH: ResolveFlags =
@@ -182,6 +207,12 @@ pub(crate) fn file_size(dir: BorrowedFd<'_>, name: &str) -> Option<u64> {
     (kind == rustix::fs::FileType::RegularFile).then_some(stat.st_size.unsigned_abs())
 }
 
+/// What the entry `name` itself takes on disk, in bytes; 0 when there is none.
+pub(crate) fn disk_size(dir: BorrowedFd<'_>, name: &str) -> u64 {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.map_or(0, |stat| stat.st_blocks.unsigned_abs() * STAT_BLOCK)
+}
+
 /// Deletes the file `name`; it may be gone already.
 pub(crate) fn unlink(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
@@ -190,10 +221,17 @@ pub(crate) fn unlink(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> 
     }
 }
 
+/// Times this far ahead are of a clock that was set back since.
+const AHEAD: std::time::Duration = std::time::Duration::from_secs(60 * 60);
+
 /// How long ago the file `name` was last written; `None` when it is gone.
 pub(crate) fn age(dir: BorrowedFd<'_>, name: &str) -> Option<std::time::Duration> {
     let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     let written = std::time::Duration::from_secs(u64::try_from(stat.st_mtime).ok()?);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
+    if written > now + AHEAD {
+        // From before the clock was set back. Nobody writes to it, and it would stay for years.
+        return Some(std::time::Duration::MAX);
+    }
     Some(now.saturating_sub(written))
 }

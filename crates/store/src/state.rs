@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
+use chrono::{DateTime, Utc};
 use cofferdam_digest::Digest;
 
 use crate::content::PinnedBlob;
@@ -25,11 +26,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct LayerEntry {
     pub(crate) info: LayerInfo,
     pub(crate) pinned: Weak<Pinned>,
+    /// Whether its files and its row are known to be on disk.
+    pub(crate) durable: bool,
 }
 
 impl LayerEntry {
     pub(crate) const fn new(info: LayerInfo) -> Self {
-        Self { info, pinned: Weak::new() }
+        Self { info, pinned: Weak::new(), durable: false }
+    }
+
+    /// A layer that a row tells of.
+    pub(crate) const fn stored(info: LayerInfo) -> Self {
+        Self { info, pinned: Weak::new(), durable: true }
     }
 
     pub(crate) fn in_use(&self) -> bool {
@@ -57,6 +65,19 @@ pub(crate) struct State {
     pub(crate) pending: Pending,
     /// Being written to disk right now; lookups still need it.
     pub(crate) writing: Pending,
+    /// How many batches were begun.
+    pub(crate) batches: u64,
+    /// How often the disk lost something that was written: what was begun before is not to be
+    /// trusted.
+    pub(crate) losses: u64,
+    /// Layers that the disk lost while somebody held them; deleted when nobody does.
+    pub(crate) lost_layers: Vec<(LayerId, Weak<Pinned>)>,
+    /// Blobs whose bytes this process wrote or read and found right.
+    pub(crate) proven: HashSet<Digest>,
+    /// Kinds of documents that go by age, with how many of each are kept.
+    pub(crate) aging: HashMap<String, usize>,
+    /// When documents of such kinds were used, as far as that is not in the database yet.
+    pub(crate) document_uses: HashMap<(String, String), DateTime<Utc>>,
 }
 
 /// Changes for the database.
@@ -82,6 +103,12 @@ impl Pending {
     /// not: one that a crash took is swept together with its row.
     pub(crate) fn names_data(&self) -> bool {
         !(self.layers.is_empty() && self.records.is_empty() && self.fresh.is_empty())
+    }
+
+    /// Whether a crash before the batch would take work that somebody was told is done. Notes of
+    /// use, digests that can be computed again and removals are nothing of the kind.
+    pub(crate) fn is_work(&self) -> bool {
+        self.names_data() || !self.directories.is_empty() || !self.aliases.is_empty()
     }
 
     /// Whether there is nothing to write.

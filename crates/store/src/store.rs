@@ -1,14 +1,16 @@
 //! The store itself: opening, closing, and what its parts share.
 
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use crate::database::Database;
+use crate::clock::{Clock, SystemClock, Time, calm_future};
+use crate::database::{Database, DatabaseError, Rows};
 use crate::error::{OpenError, RecordError};
-use crate::flush::Flusher;
+use crate::flush::{Flusher, Progress};
 use crate::ids::IdRange;
 use crate::root::{Root, RootLock};
 use crate::state::{State, lock};
@@ -37,8 +39,17 @@ pub struct Store {
     pub(crate) reaper: Reaper,
     /// Whether the mark that mirrors may be torn by a crash was set by this process.
     pub(crate) mirrors_marked: AtomicBool,
+    /// What time it is for stamps and ages.
+    pub(crate) time: Time,
+    /// Tells which batches have ended.
+    pub(crate) progress: watch::Sender<Progress>,
+    /// Whether the records were damaged and begun anew.
+    was_damaged: bool,
+    /// Makes the next sync fail.
+    #[cfg(test)]
+    pub(crate) failing_syncs: AtomicBool,
     /// Last, so that everything else is closed when the next one may open.
-    _lock: RootLock,
+    lock: RootLock,
 }
 
 impl std::fmt::Debug for Store {
@@ -55,20 +66,35 @@ impl Store {
     /// The directory is in use by another open store, was written by a newer version, or cannot
     /// be used.
     pub fn open(root: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
+        Self::open_with_clock(root, options, Box::new(SystemClock))
+    }
+
+    /// Like [`Store::open`], with another clock.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with_clock(
+        root: &Path,
+        options: Options,
+        clock: Box<dyn Clock>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let time = Time::new(clock);
         let (root, lock_file) = Root::prepare(root)?;
         let root = Arc::new(root);
         let failed = |source| OpenError::Records { root: root.path().to_owned(), source };
-        let database = Database::open(root.clone()).map_err(failed)?;
-        let mut state = State::default();
-        let rows = database.load().map_err(failed)?;
         let reaper = Reaper::new(root.clone());
-        sweep::fill_and_sweep(&root, rows, &mut state, &reaper).map_err(|source| {
+        let (database, rows, was_damaged) = open_records(&root, &reaper).map_err(failed)?;
+        let mut state = State::default();
+        let clean = lock_file.was_clean;
+        sweep::fill_and_sweep(&root, rows, &mut state, &reaper, clean).map_err(|source| {
             OpenError::Prepare {
                 root: root.path().to_owned(),
                 attempt: "sweep what a crash left",
                 source,
             }
         })?;
+        let now = time.stamp();
+        calm_future(&mut state, now, now);
         let store = Arc::new_cyclic(|weak| Self {
             root,
             ids: options.ids,
@@ -79,7 +105,12 @@ impl Store {
             flusher: Flusher::new(weak.clone()),
             reaper,
             mirrors_marked: AtomicBool::new(false),
-            _lock: lock_file,
+            time,
+            progress: watch::Sender::default(),
+            was_damaged,
+            #[cfg(test)]
+            failing_syncs: AtomicBool::new(false),
+            lock: lock_file,
         });
         if !lock(&store.state).pending.is_empty() {
             store.schedule_flush();
@@ -91,6 +122,12 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.root.path()
+    }
+
+    /// Whether the records were damaged when this was opened, so that all but the blobs was lost.
+    #[must_use]
+    pub const fn was_damaged(&self) -> bool {
+        self.was_damaged
     }
 
     /// How container ids are written to disk.
@@ -133,9 +170,43 @@ impl Drop for Store {
         self.flusher.shut_down();
         if let Err(error) = flush::write_pending(self) {
             tracing::warn!(%error, "closing the store without its last changes");
-        } else if self.mirrors_marked.load(Ordering::SeqCst) {
-            sweep::clear_mirror_mark(&self.root);
+        } else {
+            if self.mirrors_marked.load(Ordering::SeqCst) {
+                sweep::clear_mirror_mark(&self.root);
+            }
+            self.lock.mark_clean();
         }
         self.reaper.shut_down();
     }
+}
+
+/// Opens the records and reads what is kept in memory. Damaged ones are set aside: they are a
+/// cache, and a builder that never starts again is worse than one that starts without it.
+fn open_records(
+    root: &Arc<Root>,
+    reaper: &Reaper,
+) -> Result<(Database, Rows, bool), DatabaseError> {
+    // A file that was changed by others may make the database panic.
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| read_records(root)));
+    let reason = match opened {
+        Ok(Ok((database, rows))) => return Ok((database, rows, false)),
+        Ok(Err(error)) if !error.is_damage() => return Err(error),
+        Ok(Err(error)) => std::error::Error::source(&error)
+            .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
+        Err(_) => "reading them ended in a panic".to_owned(),
+    };
+    tracing::error!(
+        root = %root.path().display(),
+        %reason,
+        "the store's records are damaged: they are set aside, and the cache begins anew"
+    );
+    Database::set_aside(root, reaper)?;
+    let (database, rows) = read_records(root)?;
+    Ok((database, rows, true))
+}
+
+fn read_records(root: &Arc<Root>) -> Result<(Database, Rows), DatabaseError> {
+    let database = Database::open(root.clone())?;
+    let rows = database.load()?;
+    Ok((database, rows))
 }

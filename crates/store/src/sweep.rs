@@ -22,7 +22,7 @@ use crate::trash::Reaper;
 use crate::walk::names;
 
 /// A download that nobody continued for a day is not coming back.
-const KEEP_PARTIAL: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const KEEP_PARTIAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// The file that says mirrors are open, and on which run of the machine.
 const MIRROR_MARK: &str = "mirrors-open";
 /// A boot id is a UUID.
@@ -34,12 +34,13 @@ pub(crate) fn fill_and_sweep(
     rows: Rows,
     state: &mut State,
     reaper: &Reaper,
+    clean: bool,
 ) -> io::Result<()> {
     state.next_id = rows.next_id;
     state.record_blobs = rows.record_blobs.into_iter().collect();
     state.document_blobs = rows.document_blobs.into_iter().collect();
     fill_layers(root, rows.layers, state, reaper)?;
-    fill_directories(root, rows.directories, state, reaper)?;
+    fill_directories(root, rows.directories, state, reaper, clean)?;
     for name in names(root.active.as_fd())? {
         reaper.discard(root.active.as_fd(), &name)?;
     }
@@ -79,7 +80,7 @@ fn fill_layers(
         if let Some(chain_id) = info.chain_id {
             state.chains.insert(chain_id, id);
         }
-        state.layers.insert(id, LayerEntry::new(info));
+        state.layers.insert(id, LayerEntry::stored(info));
     }
     for name in present {
         reaper.discard(dir, &name)?;
@@ -94,15 +95,20 @@ fn fill_directories(
     rows: Vec<(u64, DirectoryRow)>,
     state: &mut State,
     reaper: &Reaper,
+    clean: bool,
 ) -> io::Result<()> {
     let dir = root.mutable.as_fd();
     let torn = mirrors_torn(root);
     let mut present: HashSet<String> = names(dir)?.into_iter().collect();
-    for (id, row) in rows {
+    for (id, mut row) in rows {
         let known = present.contains(&name_of(id));
         let based = row.base.iter().all(|layer| state.layers.contains_key(layer));
         if known && based && !(torn && row.kind == Kind::Mirror) {
             present.remove(&name_of(id));
+            if !clean {
+                // Whoever used it when the process died did not say what it takes now.
+                row.usage = None;
+            }
             state.directories.insert(id, DirectoryEntry::free(row));
         } else {
             state.pending.removed_directories.insert(id);

@@ -83,6 +83,7 @@ impl Store {
                 && entry.hold == Hold::Free
             {
                 entry.row.usage = Some(usage);
+                entry.counted = usage;
                 state.pending.directories.insert(id);
             }
         }

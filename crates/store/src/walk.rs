@@ -14,12 +14,11 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::root::STAT_BLOCK;
+
 /// The xattr that makes a directory hide what is below it; `y` hides, `x` announces xattr
 /// whiteouts.
 const OPAQUE: &CStr = c"user.overlay.opaque";
-
-/// `st_blocks` counts in these units whatever the file system's block size.
-const STAT_BLOCK: u64 = 512;
 
 /// What a layer's directory takes on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +51,10 @@ trait Visitor {
     fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> io::Result<()>;
     /// Called in `dir` after everything below `name` was visited.
     fn leave(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()>;
+    /// Whether entries may vanish during the walk.
+    fn is_live(&self) -> bool {
+        false
+    }
 }
 
 /// A directory on the way down.
@@ -72,7 +75,12 @@ fn walk(top: OwnedFd, visitor: &mut dyn Visitor) -> io::Result<()> {
     let mut levels = vec![scan(current.as_fd(), CString::default(), visitor)?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.pending.pop() {
-            current = open_directory(current.as_fd(), &name)?;
+            current = match open_directory(current.as_fd(), &name) {
+                Err(error) if visitor.is_live() && error.kind() == io::ErrorKind::NotFound => {
+                    continue;
+                }
+                opened => opened?,
+            };
             levels.push(scan(current.as_fd(), name, visitor)?);
             continue;
         }
@@ -160,9 +168,14 @@ struct Measure {
     usage: LayerUsage,
     hidden: bool,
     linked: HashSet<u64>,
+    live: bool,
 }
 
 impl Visitor for Measure {
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
     fn enter(&mut self, dir: BorrowedFd<'_>) -> io::Result<()> {
         let stat = rustix::fs::fstat(dir)?;
         self.usage.inodes += 1;
@@ -172,7 +185,10 @@ impl Visitor for Measure {
     }
 
     fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> io::Result<()> {
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) if self.live => return Ok(()),
+            stat => stat?,
+        };
         if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
             self.hidden = true;
         }
@@ -187,6 +203,14 @@ impl Visitor for Measure {
     fn leave(&mut self, _dir: BorrowedFd<'_>, _name: &CStr) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Counts what a directory takes that somebody changes at this moment, as far as can be seen; and
+/// whether all of it was.
+pub(crate) fn measure_live(directory: OwnedFd) -> (LayerUsage, bool) {
+    let mut visitor = Measure { live: true, ..Measure::default() };
+    let complete = walk(directory, &mut visitor).is_ok();
+    (visitor.usage, complete)
 }
 
 /// Counts what the directory takes on disk.

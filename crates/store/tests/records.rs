@@ -221,3 +221,29 @@ fn documents_are_durable_and_keep_their_blobs() {
     after.prune(&prune_all()).unwrap();
     assert!(after.blobs().unwrap().is_empty());
 }
+
+fn keys(store: &Store) -> Vec<String> {
+    store.documents("notes").unwrap().into_iter().map(|document| document.key).collect()
+}
+
+#[test]
+fn notes_become_durable_with_the_next_batch_and_keep_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    store.note_document("notes", "a", b"1").unwrap();
+    store.note_document("notes", "b", b"2").unwrap();
+    store.note_document("notes", "a", b"3").unwrap();
+    store.forget_document("notes", "b").unwrap();
+    assert_eq!(keys(&store), ["a"], "known at once");
+    let loose = blob(&store, b"content").digest();
+    store.flush().unwrap();
+    let (_copy, after) = crash(temp.path());
+    assert_eq!(keys(&after), ["a"]);
+    let found = after.document("notes", "a").unwrap().unwrap();
+    assert_eq!((found.bytes, found.blobs), (b"3".to_vec(), Vec::new()));
+    after.prune(&prune_all()).unwrap();
+    assert!(after.blob(&loose).is_none());
+    let much = vec![0; (16 << 20) + 1];
+    let refused = after.note_document("notes", "c", &much).unwrap_err();
+    assert!(matches!(refused, RecordError::DocumentSize { .. }), "{refused}");
+}

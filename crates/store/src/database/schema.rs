@@ -30,6 +30,10 @@ pub(super) type ContentRow<'a> = (u64, &'a [u8], &'a [u8]);
 pub(super) const DOCUMENTS: TableDefinition<'_, (&str, &str), DocumentRow<'_>> =
     TableDefinition::new("documents");
 pub(super) type DocumentRow<'a> = (&'a [u8], &'a [u8]);
+/// Kind and key to the second at which a document was last used; only of kinds that go by age.
+/// Made when it is first written: files of this schema may lack it.
+pub(super) const DOCUMENT_USES: TableDefinition<'_, (&str, &str), i64> =
+    TableDefinition::new("document_uses");
 
 pub(super) const SCHEMA_KEY: &str = "schema";
 pub(super) const NEXT_ID_KEY: &str = "next_id";
