@@ -21,6 +21,7 @@ use crate::buildpacks::composed::Composed;
 use crate::cache::Imports;
 use crate::config::Config;
 use crate::devices::Devices;
+use crate::export::blocks::PackedBlocks;
 use crate::failure::Failure;
 use crate::gateway::bridge::Bridge;
 use crate::history::{History, Recording};
@@ -61,6 +62,8 @@ pub(crate) struct BuildInfo {
 pub(crate) struct Context {
     /// State on disk.
     pub(crate) store: Arc<Store>,
+    /// What was compressed into it before.
+    pub(crate) blocks: Arc<PackedBlocks>,
     /// Starts sandboxes.
     pub(crate) launcher: Launcher,
     /// The way to the network, when there is one.
@@ -104,8 +107,10 @@ impl Context {
     ) -> Result<Arc<Self>, Failure> {
         let collector = Collector::start(&config.otel)?;
         let history = History::open(Arc::clone(&store), &config.history)?;
+        let blocks = Arc::new(PackedBlocks::new(Arc::clone(&store)));
         Ok(Arc::new(Self {
             store,
+            blocks,
             history,
             collector,
             devices: Arc::default(),

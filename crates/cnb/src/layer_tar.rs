@@ -79,6 +79,12 @@ impl<W: Write> LayerTar<W> {
         Self { out }
     }
 
+    /// The output, for whoever has to tell it where an entry begins. Without [`LayerTar::finish`] the tar
+    /// has no end.
+    pub const fn output(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Adds a directory. `path` is absolute, without a slash at the end (save `/` itself). `mode`,
     /// here and below, is permissions with the set-id and sticky bits; others are not written.
     ///

@@ -46,9 +46,7 @@ const ENCODED: &str = "-encoded";
 
 /// Appends every value under `key`; all are escaped when one of them is not ASCII.
 pub(crate) fn append(map: &mut HeaderMap, key: &'static str, values: &[String]) {
-    // A header value also refuses control characters, which escaping carries just as well.
-    let encoded =
-        values.iter().any(|value| HeaderValue::from_str(value).is_err() || !value.is_ascii());
+    let encoded = values.iter().any(|value| needs_escapes(value));
     if encoded && let Ok(name) = HeaderName::try_from(format!("{key}{ENCODED}")) {
         map.append(name, HeaderValue::from_static("1"));
     }
@@ -58,6 +56,12 @@ pub(crate) fn append(map: &mut HeaderMap, key: &'static str, values: &[String]) 
             map.append(HeaderName::from_static(key), value);
         }
     }
+}
+
+/// Whether a value does not fit into a header as it is.
+pub(crate) fn needs_escapes(value: &str) -> bool {
+    // A header value also refuses control characters, which escaping carries just as well.
+    HeaderValue::from_str(value).is_err() || !value.is_ascii()
 }
 
 /// Every value under `key`, unescaped when the sibling key says so.

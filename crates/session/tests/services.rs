@@ -194,6 +194,11 @@ async fn content_is_written_verified_and_read_back() {
     writer.write(b"evil").await.unwrap();
     assert!(writer.commit().await.is_err());
     assert!(session.content_writer("oci:in", &wrong, 4).await.is_err());
+    let unknown = session.content_writer("local:é", &wrong, 4).await.err().unwrap();
+    let reason = "contains value with non-printable ASCII characters";
+    assert!(unknown.to_string().contains(reason), "{unknown}");
+    let unknown = session.content_writer("local:e", &wrong, 4).await.err().unwrap();
+    assert!(!unknown.to_string().contains(reason), "{unknown}");
     assert_eq!(fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count(), 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(fs::read_dir(dir.path().join("ingest")).unwrap().count(), 0);

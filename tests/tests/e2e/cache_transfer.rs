@@ -109,6 +109,16 @@ fn what_opens_a_bucket_is_shown_nowhere() {
 }
 
 #[test]
+fn a_name_that_leads_nowhere_is_said_of_every_cache() {
+    let builder = Builder::plain();
+    let bucket = "type=s3,endpoint_url=http://absent.invalid:9000,bucket=b,region=r,access_key_id=i,secret_access_key=s,use_path_style=true,retry_max_attempts=1";
+    for to in ["type=registry,ref=absent.invalid/cache:main", bucket] {
+        let error = builder.build(&context()).arg("--cache-to").arg(to).run().failure();
+        assert!(error.contains("dial tcp: lookup absent.invalid: "), "{to}: {error}");
+    }
+}
+
+#[test]
 fn inside_the_image_itself() {
     let registry = Registry::start();
     let name = registry.reference("app:1");

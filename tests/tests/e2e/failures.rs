@@ -107,6 +107,8 @@ fn registries_that_are_away_or_lie_are_said() {
         "",
         &["Dockerfile:1", "not found"],
     );
+    let looked_up = "dial tcp: lookup absent.invalid: ";
+    refused(&builder, "FROM absent.invalid/image:1\n", "", &["Dockerfile:1", looked_up]);
     refused(&builder, "FROM UPPER/case:1\n", "", &["Dockerfile:1", "UPPER"]);
     let garbage = Server::start(|_| {
         Response::ok("<html>").with("content-type", "application/vnd.oci.image.manifest.v1+json")
@@ -197,6 +199,20 @@ fn a_full_disk_is_said_and_survived() {
     let home = builder.stop();
     let builder = Builder::start_in(home, &Options { disk: Some("24m"), ..Options::default() });
     assert!(builder.build(&next).run().success().ran().is_empty());
+}
+
+#[test]
+fn a_disk_that_copies_fill_is_said_and_survived() {
+    need_root();
+    let builder = Builder::start(&Options { disk: Some("24m"), ..Options::default() });
+    let copies = "FROM scratch\nCOPY big /1\nCOPY big /2\nCOPY big /3\n";
+    let context = Context::new(&[("Dockerfile", copies)]);
+    context.write("big", vec![7_u8; 9 << 20]);
+    let error = builder.build(&context).run().failure();
+    assert!(error.to_lowercase().contains("no space left"), "{error}");
+    // What was begun is gone, and leaves room for something small.
+    let small = Context::new(&[("Dockerfile", "FROM scratch\nCOPY small /s\n"), ("small", "s\n")]);
+    assert_eq!(builder.build(&small).image().text("s"), "s\n");
 }
 
 #[test]

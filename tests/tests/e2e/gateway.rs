@@ -96,6 +96,11 @@ impl Driven {
         Processes { sender, replies, known: HashMap::new() }
     }
 
+    /// As when the client goes away.
+    pub(super) fn leave(&self) {
+        self.solve.abort();
+    }
+
     pub(super) async fn finish(self) {
         let result = Some(wire::Result::default());
         let request = wire::ReturnRequest { result, ..Default::default() };
@@ -391,7 +396,7 @@ fn policy(action: i32, identifier: &str) -> Policy {
 const DEFINITION: &str = "buildkit.llb.definition";
 
 /// A graph that comes out of a downloaded file.
-fn nested(url: String) -> pb::Definition {
+pub(super) fn nested(url: String) -> pb::Definition {
     let attrs = [("http.filename".to_owned(), DEFINITION.to_owned())].into();
     let source = pb::SourceOp { identifier: url, attrs };
     let inputs = [(DEFINITION.to_owned(), pb::BuildInput { input: 0 })].into();

@@ -26,6 +26,7 @@ mod lazy;
 mod levels;
 mod limits;
 mod mounts;
+mod nested;
 mod network;
 mod outputs;
 mod program;

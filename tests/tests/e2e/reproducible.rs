@@ -1,6 +1,6 @@
 //! The same input gives the same bytes.
 
-use cofferdam_tests::{Builder, Context};
+use cofferdam_tests::{Builder, Context, Options};
 
 const EPOCH: u64 = 1_700_000_000;
 
@@ -51,4 +51,48 @@ fn without_it_times_are_the_present() {
     let context = context();
     let image = builder.build(&context).image();
     assert!(image.files()["new"].mtime > EPOCH, "control");
+}
+
+/// Some megabytes that do not compress well, so that the layer is one to remember.
+fn large() -> Context {
+    let context = Context::new(&[("Dockerfile", "FROM @busybox\nCOPY dir /dir\n")]);
+    let mut state = 1_u64;
+    let mut noise = |bytes: usize| -> Vec<u8> {
+        let next = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        });
+        next.take(bytes).collect()
+    };
+    for number in 0..400 {
+        context.write(&format!("dir/sub/f{number}"), noise(10_000));
+    }
+    context.write("dir/big", noise(3 << 20));
+    context
+}
+
+#[test]
+fn a_layer_does_not_show_that_parts_of_it_were_packed_before() {
+    const TAKEN_OVER: &str = "took over blocks";
+    let context = large();
+    let top = |builder: &Builder| {
+        let build = builder.build(&context).env("SOURCE_DATE_EPOCH", EPOCH.to_string());
+        let (_, mut image) = build.image_with(",rewrite-timestamp=true");
+        image.layers.pop().unwrap().bytes
+    };
+    let builder = Builder::plain();
+    let first = top(&builder);
+    assert!(first.len() > 2 << 20 && !builder.log().contains(TAKEN_OVER), "control");
+    context.write("dir/sub/f77", "changed");
+    let second = top(&builder);
+    assert!(second != first, "control");
+    assert_eq!(builder.log().matches(TAKEN_OVER).count(), 1);
+    context.write("dir/sub/f78", "changed");
+    let builder = Builder::start_in(builder.stop(), &Options::default());
+    let third = top(&builder);
+    assert_eq!(builder.log().matches(TAKEN_OVER).count(), 2, "also after a restart");
+    // A builder that knows nothing makes the same bytes.
+    let fresh = Builder::plain();
+    assert!(top(&fresh) == third);
+    assert!(!fresh.log().contains(TAKEN_OVER), "control");
 }

@@ -253,7 +253,7 @@ impl Client for FrontendClient {
                 epoch: Some(LAYER_TIME),
                 oci_types: true,
             };
-            let packed = layers::pack(&self.bridge.context.store, &tree, packing).await?;
+            let packed = layers::pack(&self.bridge.context.blocks, &tree, packing).await?;
             let mut layers = Vec::with_capacity(packed.len());
             for layer in packed {
                 self.hold(layer.blob().await?);
@@ -273,7 +273,7 @@ impl Client for FrontendClient {
     async fn pack(&self, pack: Pack) -> Result<ImageLayer, ClientError> {
         let work = async {
             let view = self.snapshot(&pack.definition).await?.view().await?;
-            let store = Arc::clone(&self.bridge.context.store);
+            let blocks = Arc::clone(&self.bridge.context.blocks);
             let packed = blocking(move || {
                 let path = clean(&pack.path);
                 let root = view.directory(&path).map_err(|error| {
@@ -285,7 +285,7 @@ impl Client for FrontendClient {
                     owner: pack.owner,
                     selection: &pack.selection,
                 };
-                pack::pack(&store, &root, &packing)
+                pack::pack(&blocks, &root, &packing)
             })
             .await?;
             let (layer, blob) = packed?;

@@ -129,7 +129,7 @@ pub(crate) async fn export(
         for (output, pieces) in result.outputs.iter().enumerate() {
             let Some(pieces) = pieces else { continue };
             if can_be_had(pieces, &mut seen).await {
-                let layers = pack(&context.store, pieces, packing).await?;
+                let layers = pack(&context.blocks, pieces, packing).await?;
                 builder.add(result, output, &layers);
             }
         }

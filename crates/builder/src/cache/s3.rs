@@ -7,6 +7,7 @@
 //! hashed on its way, because an object store takes whatever it is given.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +15,11 @@ use async_trait::async_trait;
 use chrono::Utc;
 use cofferdam_digest::{Digest, Digester};
 use cofferdam_image::Descriptor;
+use cofferdam_image::registry::lookup;
 use cofferdam_solver::{Status, VertexLog};
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::client::{DnsError, DnsFuture, DnsResolver};
 use object_store::path::Path;
 use object_store::{
     ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
@@ -230,15 +233,15 @@ fn connect(
     let path_style = flag(attrs, "use_path_style")?.unwrap_or(false);
     let mut builder =
         AmazonS3Builder::new().with_region(region).with_virtual_hosted_style_request(!path_style);
+    let mut options = ClientOptions::new().with_dns_resolver(Arc::new(Lookups));
     if let Some(endpoint) = attr("endpoint_url") {
         let url = url::Url::parse(endpoint)
             .map_err(|error| Failure::invalid(format!("invalid endpoint_url: {error}")))?;
-        let options = ClientOptions::new().with_allow_http(url.scheme() == "http");
+        options = options.with_allow_http(url.scheme() == "http");
         let endpoint = if path_style { endpoint.clone() } else { within(&url, &bucket)? };
-        builder = builder
-            .with_client_options(options)
-            .with_endpoint(endpoint.trim_end_matches('/').to_owned());
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
     }
+    builder = builder.with_client_options(options);
     builder = match (attr("access_key_id"), attr("secret_access_key")) {
         (Some(id), Some(secret)) => {
             builder.with_access_key_id(id.clone()).with_secret_access_key(secret.clone())
@@ -262,6 +265,21 @@ fn connect(
         retry.max_retries = attempts.min(MAX_ATTEMPTS) - 1;
     }
     builder.with_bucket_name(bucket).with_retry(retry).build().map_err(failed)
+}
+
+/// Looks names up as registries' clients do.
+#[derive(Debug)]
+struct Lookups;
+
+impl DnsResolver for Lookups {
+    fn resolve(&self, host: &str) -> DnsFuture {
+        Box::pin(addresses(host.to_owned()))
+    }
+}
+
+async fn addresses(host: String) -> Result<Vec<IpAddr>, DnsError> {
+    let found = lookup(&host).await?;
+    Ok(found.into_iter().map(|address| address.ip()).collect())
 }
 
 /// The endpoint whose host begins with the bucket.

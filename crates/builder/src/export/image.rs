@@ -155,7 +155,7 @@ async fn platform_image(
         epoch: attributes.file_epoch(),
         oci_types: attributes.oci_types,
     };
-    let packed = layers::pack(&export.context.store, &part.tree, packing);
+    let packed = layers::pack(&export.context.blocks, &part.tree, packing);
     let layers = export.step("exporting layers", packed).await?;
     let config = config(part, &layers, attributes.epoch)?;
     let media_type = config_type(attributes.oci_types);

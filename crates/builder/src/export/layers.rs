@@ -6,13 +6,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cofferdam_image::layer::{self, Compression, ESTARGZ_ANNOTATIONS, PackOptions};
+use cofferdam_image::layer::{self, BlockSource, Compression, ESTARGZ_ANNOTATIONS, PackOptions};
 use cofferdam_image::registry::{BlobBody, FileBody};
 use cofferdam_image::{Descriptor, media};
 use cofferdam_store::{Blob, Layer, LayerBlob, Store};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
 
+use super::blocks::PackedBlocks;
 use crate::blocking::blocking;
 use crate::failure::Failure;
 use crate::pieces::{Absent, Piece, Pieces};
@@ -117,25 +118,25 @@ fn limited(
     .boxed()
 }
 
-/// Packs every layer of `tree`, bottom first.
+/// Packs every layer of `tree`, bottom first, into the store of `blocks`.
 pub(crate) async fn pack(
-    store: &Arc<Store>,
+    blocks: &Arc<PackedBlocks>,
     tree: &Pieces,
     packing: Packing,
 ) -> Result<Vec<PackedLayer>, Failure> {
     let pieces: Vec<Piece> = tree.iter().cloned().collect();
     futures::stream::iter(pieces)
         .map(|piece| {
-            let store = Arc::clone(store);
+            let blocks = Arc::clone(blocks);
             async move {
                 let layer = match piece {
                     Piece::Here(layer) => layer,
-                    Piece::There(absent) => match described(&store, &absent, packing) {
+                    Piece::There(absent) => match described(blocks.store(), &absent, packing) {
                         Some(packed) => return Ok(packed),
                         None => absent.layer().await?,
                     },
                 };
-                blocking(move || pack_layer(&store, &layer, packing)).await?
+                blocking(move || pack_layer(&blocks, &layer, packing)).await?
             }
         })
         .buffered(PARALLEL)
@@ -163,7 +164,12 @@ fn described(store: &Store, absent: &Arc<Absent>, packing: Packing) -> Option<Pa
     Some(PackedLayer { descriptor, diff_id: remote.diff_id, created, pulled: true, content })
 }
 
-fn pack_layer(store: &Arc<Store>, layer: &Layer, packing: Packing) -> Result<PackedLayer, Failure> {
+fn pack_layer(
+    blocks: &PackedBlocks,
+    layer: &Layer,
+    packing: Packing,
+) -> Result<PackedLayer, Failure> {
+    let store = blocks.store();
     let info = layer.info();
     let pulled = info.chain_id.is_some();
     let stamp = packing.epoch.filter(|_| !pulled).map(|epoch| epoch.to_string());
@@ -176,7 +182,7 @@ fn pack_layer(store: &Arc<Store>, layer: &Layer, packing: Packing) -> Result<Pac
     });
     let (known, blob) = match known {
         Some(found) => found,
-        None => pack_anew(store, layer, packing, stamp)?,
+        None => pack_anew(blocks, layer, packing, stamp)?,
     };
     let media_type = media::converted(&known.media_type, packing.oci_types);
     let mut descriptor = Descriptor::new(media_type, known.digest, known.size);
@@ -197,23 +203,31 @@ fn has_compression(
 }
 
 fn pack_anew(
-    store: &Arc<Store>,
+    blocks: &PackedBlocks,
     layer: &Layer,
     packing: Packing,
     stamp: Option<String>,
 ) -> Result<(LayerBlob, Blob), Failure> {
+    let store = blocks.store();
+    // A plain tar has nothing to save, and an eStargz has members of its own.
+    let in_blocks = matches!(packing.compression, Compression::Gzip(_) | Compression::Zstd(_));
+    let earlier = in_blocks.then(|| blocks.source());
     let ids = store.ids();
     let from_disk = move |id: u32| ids.from_disk(id);
     let options = PackOptions {
         compression: packing.compression,
         epoch: stamp.as_ref().and(packing.epoch),
         ids: &from_disk,
+        index: in_blocks,
+        prior: earlier.as_ref().map(|earlier| earlier as &dyn BlockSource),
         ..PackOptions::default()
     };
     let directory = layer.open().map_err(Failure::store)?;
     let mut writer = store.blob_writer(None).map_err(Failure::store)?;
     let packed = layer::pack(directory.as_fd(), &options, &mut writer).map_err(Failure::of)?;
     let blob = writer.commit().map_err(Failure::store)?;
+    // Before the layer names the blob: the batch that makes this durable takes the blocks along.
+    blocks.remember(&packed);
     let mut known = LayerBlob {
         digest: packed.digest,
         size: packed.size,

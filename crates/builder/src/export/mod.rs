@@ -10,6 +10,7 @@ mod archive;
 mod attested;
 mod attributes;
 mod beside;
+pub(crate) mod blocks;
 mod files;
 mod image;
 pub(crate) mod layers;

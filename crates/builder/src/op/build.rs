@@ -60,7 +60,17 @@ pub(crate) async fn execute(
     let _waiting = context.nesting.enter(step.digest, others.map(|op| op.digest).collect())?;
     // What is solved now needs the place.
     step.release_slot();
-    let snapshot = solve(&asked).await?;
+    let snapshot = loop {
+        if let Some(snapshot) = solve(&asked).await? {
+            break snapshot;
+        }
+        // All of those are over. Who came to want the step meanwhile was not asked, and is still there.
+        let known = asked.len();
+        ask(context, step, &definition, &mut asked).await?;
+        if asked.len() == known {
+            return Err(Failure::canceled());
+        }
+    };
     // Whoever came to want it meanwhile has a say as well.
     ask(context, step, &definition, &mut asked).await?;
     Ok(vec![snapshot])
@@ -97,8 +107,8 @@ fn is_over(bridge: &Bridge) -> bool {
     bridge.job.cancellation().is_cancelled()
 }
 
-/// Solves the graph for all builds at once, so that the end of one takes nothing from the others.
-async fn solve(asked: &[(Arc<Bridge>, Arc<Reference>)]) -> Result<Snapshot, Failure> {
+/// Solves the graph for all builds at once, so that the end of one takes nothing from the others. `None` when all of them ended.
+async fn solve(asked: &[(Arc<Bridge>, Arc<Reference>)]) -> Result<Option<Snapshot>, Failure> {
     let mut running = Vec::with_capacity(asked.len());
     for (bridge, reference) in asked {
         running.push(bridge.evaluate(reference));
@@ -112,7 +122,7 @@ async fn solve(asked: &[(Arc<Bridge>, Arc<Reference>)]) -> Result<Snapshot, Fail
             Err(failure) => return Err(failure),
         }
     }
-    found.ok_or_else(Failure::canceled)
+    Ok(found)
 }
 
 /// Which build ops wait for the results of which others: a graph in a file can need the very op that reads the file.

@@ -62,7 +62,7 @@ pub(crate) async fn diff(
 /// that a step replaced hides whatever lies below it, while only what the step saw there is to go: the
 /// layer is made again with those names taken away one by one. So it is when `changes` are asked for and
 /// it holds what was there before: on other layers it would bring that along, as if the step had made
-/// it. Layers of images stay as they came.
+/// it. That alone is no reason to fetch what is below, nor to fail. Layers of images stay as they came.
 async fn portable(
     store: &Arc<Store>,
     pieces: &Pieces,
@@ -91,8 +91,10 @@ async fn portable(
     Ok(found)
 }
 
+/// Whether a layer holds what is the same below, as far as that can be seen here: nothing is fetched to leave something out.
 async fn repeats(below: &Pieces, layer: &Layer) -> Result<bool, Failure> {
-    let (lower, layer) = (below.fetch().await?, layer.clone());
+    let Some(lower) = below.here() else { return Ok(false) };
+    let layer = layer.clone();
     blocking(move || super::file::repeats(&lower, &layer)).await?
 }
 

@@ -122,7 +122,8 @@ pub(crate) async fn key(
     step: &Step,
 ) -> Result<SourceKey, Failure> {
     let remote = parse(op, identifier)?;
-    let named = cancellable(step, name(context, op, &remote, step)).await?;
+    let git = Git { context, op, remote: &remote, directory: None, step };
+    let named = cancellable(step, name(&git)).await?;
     let commit = named.commit();
     let mut digester = Digester::new();
     digester.field("git");
@@ -163,8 +164,9 @@ pub(crate) async fn describe(
     step: &Step,
 ) -> Result<Described, Failure> {
     let remote = parse(op, identifier)?;
+    let git = Git { context, op, remote: &remote, directory: None, step };
     let describe = async {
-        let mut named = name(context, op, &remote, step).await?;
+        let mut named = name(&git).await?;
         if !objects {
             return Ok(Described { named, commit: Vec::new(), tag: Vec::new() });
         }
@@ -172,7 +174,7 @@ pub(crate) async fn describe(
             .prefix("git-")
             .tempdir_in(TEMPORARY)
             .map_err(Failure::store)?;
-        let git = Git { context, op, remote: &remote, directory: Some(directory.path()), step };
+        let git = Git { directory: Some(directory.path()), ..git };
         git.init(&named.object).await?;
         obtain(&git, &named.object).await?;
         let kind = git.text(&["cat-file", "-t", &named.object]).await?;
@@ -189,12 +191,8 @@ pub(crate) async fn describe(
 }
 
 /// What a source names, as far as its build may use it.
-async fn name(
-    context: &Arc<Context>,
-    op: &pb::SourceOp,
-    remote: &Remote,
-    step: &Step,
-) -> Result<Named, Failure> {
+async fn name(git: &Git<'_>) -> Result<Named, Failure> {
+    let remote = git.remote;
     let wanted = remote.reference.as_str();
     let named = if is_commit(wanted) {
         Named::commit_of("", wanted)
@@ -218,7 +216,7 @@ async fn name(
         let reference = if whole { wanted.to_owned() } else { format!("refs/heads/{wanted}") };
         Named::commit_of(&reference, checksum)
     } else {
-        list(context, op, remote, step).await?
+        list(git).await?
     };
     if let Some(expected) = &remote.checksum {
         named.check(expected)?;
@@ -228,24 +226,19 @@ async fn name(
 
 /// What the repository says that a reference names. Within one build that is one answer: a tag that moves meanwhile would
 /// make what was decided about the build wrong.
-async fn list(
-    context: &Arc<Context>,
-    op: &pb::SourceOp,
-    remote: &Remote,
-    step: &Step,
-) -> Result<Named, Failure> {
-    let wanted = remote.reference.as_str();
+async fn list(git: &Git<'_>) -> Result<Named, Failure> {
+    let remote = git.remote;
     let mut digester = Digester::new();
     digester.field(&remote.url);
-    digester.field(wanted);
+    digester.field(&remote.reference);
     digester.field(remote.login.as_deref().unwrap_or_default());
     let question = digester.finish();
-    let builds = context.builds_of(step);
+    let builds = git.context.builds_of(git.step);
     let names: Vec<Arc<Names>> = builds.into_iter().map(|build| build.names).collect();
     let known = names.iter().find_map(|names| names.get(&question));
     let named = match known {
         Some(known) => known,
-        None => ask(context, op, remote, step).await?,
+        None => ask(git).await?,
     };
     for names in &names {
         names.keep(question, &named);
@@ -254,14 +247,9 @@ async fn list(
 }
 
 /// Asks the repository what a reference names now.
-async fn ask(
-    context: &Arc<Context>,
-    op: &pb::SourceOp,
-    remote: &Remote,
-    step: &Step,
-) -> Result<Named, Failure> {
+async fn ask(git: &Git<'_>) -> Result<Named, Failure> {
+    let remote = git.remote;
     let wanted = remote.reference.as_str();
-    let git = Git { context, op, remote, directory: None, step };
     let listing = if wanted.is_empty() {
         git.text(&["ls-remote", "--symref", "--", &remote.url, "HEAD"]).await?
     } else {

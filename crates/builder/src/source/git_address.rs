@@ -25,6 +25,14 @@ pub(crate) struct Address {
     pub(crate) protocol: &'static str,
     /// Host and path, equal for all protocols and users.
     pub(crate) place: String,
+    /// The user of ssh, for whom the path may lead to a repository of their own.
+    pub(crate) user: Option<String>,
+}
+
+/// The user that counts. Servers that serve everybody alike call theirs `git`, and what follows a colon may be a password.
+fn own_user(protocol: &str, user: &str) -> Option<String> {
+    let user = user.split(':').next().unwrap_or_default();
+    (protocol == "ssh" && !user.is_empty() && user != "git").then(|| user.to_owned())
 }
 
 fn invalid(reason: &str) -> Failure {
@@ -68,7 +76,7 @@ fn web(protocol: &'static str, rest: &str) -> Result<Address, Failure> {
     checked(&host)?;
     let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
     let place = format!("{host}{port}{}", shown(url.path())?);
-    Ok(Address { url: url.into(), protocol, place })
+    Ok(Address { url: url.into(), protocol, place, user: None })
 }
 
 /// Addresses of which git decodes every part.
@@ -96,6 +104,7 @@ fn other(protocol: &'static str, rest: &str, default: u16) -> Result<Address, Fa
         url: format!("{protocol}://{user}{at}{host}{port}{path}"),
         protocol,
         place: format!("{host}{port}{}", shown(&path)?),
+        user: own_user(protocol, user),
     })
 }
 
@@ -112,7 +121,8 @@ fn like_scp(url: &str) -> Result<Address, Failure> {
     upwards(path)?;
     let host = host(name)?;
     let place = format!("{host}{}", clean(path));
-    Ok(Address { url: format!("{user}@{host}:{path}"), protocol: "ssh", place })
+    let own = own_user("ssh", user);
+    Ok(Address { url: format!("{user}@{host}:{path}"), protocol: "ssh", place, user: own })
 }
 
 /// A host in its one spelling.
@@ -194,6 +204,22 @@ mod tests {
         ] {
             let address = parse(given).ok().unwrap();
             assert_eq!((address.url.as_str(), address.place.as_str()), (url, place), "{given}");
+        }
+    }
+
+    #[test]
+    fn users_of_ssh_count_who_may_have_a_path_of_their_own() {
+        for (given, user) in [
+            ("alice@host:r", Some("alice")),
+            ("ssh://alice@host/r", Some("alice")),
+            ("ssh://alice:secret@host/r", Some("alice")),
+            ("git@host:r", None),
+            ("ssh://git@host/r", None),
+            ("ssh://host/r", None),
+            ("https://alice@host/r", None),
+            ("git://alice@host/r", None),
+        ] {
+            assert_eq!(parse(given).ok().unwrap().user.as_deref(), user, "{given}");
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cofferdam_digest::{Digest, Digester};
 use cofferdam_image::archive;
+use cofferdam_image::registry::SystemNames;
 use cofferdam_session::Session;
 use cofferdam_solver::{CacheMap, Status, Step};
 use cofferdam_store::{Blob, BlobWriter};
@@ -45,6 +46,7 @@ pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         // Servers tell builders by BuildKit's name.
         .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION"), " (like buildkit/v0.32)"))
+        .dns_resolver(SystemNames)
         .read_timeout(READ_TIMEOUT)
         .connect_timeout(Duration::from_secs(15))
         .redirect(reqwest::redirect::Policy::limited(10))

@@ -52,6 +52,16 @@ pub enum ContentError {
     /// The blob is already there: nothing to write.
     #[error("blob already exists")]
     AlreadyExists,
+    /// The client does not know a store whose name had to be escaped: not all of them undo that.
+    #[error(
+        "header key {key:?} contains value with non-printable ASCII characters: the client does \
+         not know content store {store:?} by its escaped name",
+        key = headers::STORE_ID
+    )]
+    Escaped {
+        /// Store asked.
+        store: String,
+    },
     /// The call failed.
     #[error(transparent)]
     Rpc(RpcError),
@@ -128,7 +138,8 @@ impl Session {
     /// Starts writing a blob of known digest and size into the client's `store`.
     ///
     /// # Errors
-    /// [`ContentError::AlreadyExists`] when it is there; no store or a failed call.
+    /// [`ContentError::AlreadyExists`] when it is there; [`ContentError::Escaped`] when the client does not know the store by that
+    /// name, and no header holds it; no store or a failed call.
     pub async fn content_writer(
         &self,
         store: &str,
@@ -140,7 +151,8 @@ impl Session {
             .map_err(|_| ContentError::Protocol { what: "to a size out of range" })?;
         let stream = client.write_with_options(store_options(store)).await.map_err(write_error)?;
         let mut writer = ContentWriter { stream, digest: *digest, total, offset: 0 };
-        let answer = writer.ask(WriteAction::STAT, Vec::new()).await?;
+        let answer = writer.ask(WriteAction::STAT, Vec::new()).await;
+        let answer = answer.map_err(|error| unknown_store(store, error))?;
         writer.offset = answer.offset;
         Ok(writer)
     }
@@ -237,6 +249,15 @@ fn read_error(
         ErrorCode::NotFound => ContentError::NotFound { store: store.to_string(), digest: *digest },
         _ => ContentError::Rpc(RpcError::new(method, error)),
     }
+}
+
+/// Says why a store is not found that the client offers by a name which no header holds.
+fn unknown_store(store: &str, error: ContentError) -> ContentError {
+    let unknown = matches!(&error, ContentError::Rpc(rpc) if rpc.code() == ErrorCode::NotFound);
+    if unknown && metadata::needs_escapes(store) {
+        return ContentError::Escaped { store: store.to_string() };
+    }
+    error
 }
 
 fn write_error(error: ConnectError) -> ContentError {

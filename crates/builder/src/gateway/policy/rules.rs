@@ -4,7 +4,7 @@
 //! and nothing else. What has two readings is refused. Must never look anything up, and never show the user and password of a URL.
 
 use cofferdam_image::Reference as ImageReference;
-use cofferdam_sourcepolicy::Policies;
+use cofferdam_sourcepolicy::{Policies, PolicyError};
 use cofferdam_wire::moby::buildkit::v1::sourcepolicy as policy;
 use cofferdam_wire::pb;
 
@@ -86,13 +86,35 @@ impl Rules {
     async fn apply(&self, source: &mut pb::SourceOp) -> Result<bool, Failure> {
         let (compiled, mut asked) = (self.compiled.clone(), source.clone());
         let (changed, asked) = blocking(move || {
-            let changed = compiled.apply(&mut asked);
+            let changed = ask(&compiled, &mut asked);
             (changed, asked)
         })
         .await?;
         *source = asked;
         changed.map_err(|error| Failure::unknown(error.to_string()))
     }
+}
+
+/// Asks about a source by its name, and about the repository of one user also by the name with that user: nobody who lets a path be
+/// used means everybody's own. What is refused by either name is refused.
+fn ask(compiled: &Policies, source: &mut pb::SourceOp) -> Result<bool, PolicyError> {
+    if compiled.apply(source)? {
+        return Ok(true);
+    }
+    let Some(own) = own_name(source) else { return Ok(false) };
+    let common = std::mem::replace(&mut source.identifier, own.clone());
+    let changed = compiled.apply(source)?;
+    if source.identifier == own {
+        source.identifier = common;
+    }
+    Ok(changed)
+}
+
+/// The name with its user of a repository that may be theirs alone.
+fn own_name(source: &pb::SourceOp) -> Option<String> {
+    let rest = source.identifier.strip_prefix("git://")?;
+    let user = git_address::address(source, rest).ok()?.user?;
+    Some(format!("git://{user}@{rest}"))
 }
 
 /// Whether both name the same in the same way.
@@ -284,5 +306,52 @@ mod tests {
         repository.attrs.insert(FULL_URL.to_owned(), "git@a:r".to_owned());
         moving.judge(&mut repository).await.unwrap();
         assert_eq!(repository.attrs[FULL_URL], "https://b/r");
+    }
+
+    #[tokio::test]
+    async fn repositories_of_two_users_are_told_apart() {
+        use policy::MatchType::{EXACT, WILDCARD};
+        let repository = |url: &str| {
+            let mut repository = source("git://x/r");
+            repository.attrs.insert(FULL_URL.to_owned(), url.to_owned());
+            repository
+        };
+        let only = |identifier: &str| {
+            let mut all = rules("*", WILDCARD, None);
+            let mut one = rules(identifier, EXACT, None).rules;
+            one[0].action = policy::PolicyAction::ALLOW.into();
+            all.rules.append(&mut one);
+            all
+        };
+        let common = Rules::new(Some(only("git://a/r")), None).await.unwrap();
+        for url in ["git@a:r", "ssh://a/r", "https://alice@a/r"] {
+            assert!(common.judge(&mut repository(url)).await.is_ok(), "{url}");
+        }
+        let failure = common.judge(&mut repository("ssh://alice:secret@a/r")).await.unwrap_err();
+        assert!(failure.message().contains("git://alice@a/r"), "{failure}");
+        assert!(!failure.message().contains("secret"), "{failure}");
+
+        let mut both = only("git://a/r");
+        both.rules.append(&mut only("git://alice@a/r").rules.split_off(1));
+        let both = Rules::new(Some(both), None).await.unwrap();
+        let mut judged = repository("alice@a:r");
+        assert!(both.judge(&mut judged).await.is_ok());
+        assert_eq!(
+            (judged.identifier.as_str(), &*judged.attrs[FULL_URL]),
+            ("git://a/r", "alice@a:r")
+        );
+        assert!(both.judge(&mut repository("bob@a:r")).await.is_err());
+
+        // No user is a way around a rule about the path, and one user's may be replaced.
+        let none = Rules::new(Some(rules("git://a/*", WILDCARD, None)), None).await.unwrap();
+        assert!(none.judge(&mut repository("alice@a:r")).await.is_err());
+        let moving = rules("git://alice@a/r", EXACT, Some("git://b/r"));
+        let moving = Rules::new(Some(moving), None).await.unwrap();
+        let mut moved = repository("alice@a:r");
+        moving.judge(&mut moved).await.unwrap();
+        assert_eq!(moved.attrs[FULL_URL], "https://b/r");
+        let mut stays = repository("bob@a:r");
+        moving.judge(&mut stays).await.unwrap();
+        assert_eq!(stays.attrs[FULL_URL], "bob@a:r");
     }
 }

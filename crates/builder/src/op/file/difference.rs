@@ -5,6 +5,7 @@
 //! directory descriptors and writes overlay form: copies of what changed, character devices 0:0 for
 //! what is gone. It must never change what it reads, nor hide by a whole directory what it did not see.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd};
@@ -66,7 +67,7 @@ pub(super) fn remake(store: &Arc<Store>, lower: &Tree, layer: &Layer) -> Result<
     workspace.commit()
 }
 
-/// Whether `layer`, which was made on `lower`, holds something that is the same there: a step that
+/// Whether `layer`, which was made on `lower`, holds something that is the same there, and can be made again without it: a step that
 /// moves a file away and back leaves a copy of it.
 pub(super) fn repeats(lower: &Tree, layer: &Layer) -> Result<bool, Failure> {
     if lower.is_empty() {
@@ -75,7 +76,21 @@ pub(super) fn repeats(lower: &Tree, layer: &Layer) -> Result<bool, Failure> {
     let lower = Root::new(mount_tree(lower, None).map_err(Failure::store)?);
     let below = lower.directory(".").map_err(Failure::store)?;
     let own = Root::new(layer.open().map_err(Failure::store)?);
-    repeats_in(&own, &below, 0).map_err(Failure::store)
+    let repeated = repeats_in(&own, &below, 0).and_then(|found| Ok(found && is_named(&own, 0)?));
+    repeated.map_err(Failure::store)
+}
+
+/// Whether every name in a layer is text, as far as a copy of it can be made.
+fn is_named(own: &Root, depth: usize) -> io::Result<bool> {
+    bounded(depth)?;
+    for name in own.names()? {
+        let Some(name) = name.to_str() else { return Ok(false) };
+        let stat = rustix::fs::statat(own.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if is_directory(&stat) && !is_named(&own.directory(name)?, depth + 1)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn repeats_in(own: &Root, lower: &Root, depth: usize) -> io::Result<bool> {
@@ -144,12 +159,8 @@ impl<'a> Walk<'a> {
     ) -> io::Result<()> {
         bounded(depth)?;
         for name in own.names()? {
-            let Some(name) = name.to_str() else {
-                return Err(io::Error::other(format!("name is not UTF-8: {}", name.display())));
-            };
+            let (name, made, old) = entry(&name, own, lower)?;
             let below = format!("{path}/{name}");
-            let made = rustix::fs::statat(own.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
-            let old = rustix::fs::statat(lower.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok();
             match old {
                 None if is_whiteout(&made) => {}
                 Some(_) if is_whiteout(&made) => self.whiteout(path, name)?,
@@ -184,12 +195,8 @@ impl<'a> Walk<'a> {
     ) -> io::Result<()> {
         bounded(depth)?;
         for name in upper.names()? {
-            let Some(name) = name.to_str() else {
-                return Err(io::Error::other(format!("name is not UTF-8: {}", name.display())));
-            };
+            let (name, new, old) = entry(&name, upper, lower)?;
             let below = format!("{path}/{name}");
-            let new = rustix::fs::statat(upper.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
-            let old = rustix::fs::statat(lower.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok();
             let (Some(old), true) = (&old, is_directory(&new)) else {
                 let unchanged = match &old {
                     Some(old) if differs(old, &new) => false,
@@ -277,6 +284,20 @@ impl<'a> Walk<'a> {
             0,
         )?)
     }
+}
+
+/// A name in a directory as text, what it is there, and what it is in another if it is there too.
+fn entry<'n>(
+    name: &'n OsStr,
+    upper: &Root,
+    lower: &Root,
+) -> io::Result<(&'n str, Stat, Option<Stat>)> {
+    let Some(text) = name.to_str() else {
+        return Err(io::Error::other(format!("name is not UTF-8: {}", name.display())));
+    };
+    let new = rustix::fs::statat(upper.as_fd(), text, AtFlags::SYMLINK_NOFOLLOW)?;
+    let old = rustix::fs::statat(lower.as_fd(), text, AtFlags::SYMLINK_NOFOLLOW).ok();
+    Ok((text, new, old))
 }
 
 fn is_directory(stat: &Stat) -> bool {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -52,6 +53,16 @@ fn a_file_moved_away_and_back_is_no_change() {
     // The directory is there for what is new in it, with the time it has in the layer.
     let time = |path: &str| fs::metadata(at(path)).unwrap().mtime_nsec();
     assert_eq!(time("target/kept"), time("own/kept"));
+}
+
+#[test]
+fn only_a_layer_with_names_of_text_can_be_made_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let layer = root(temp.path());
+    write(&temp.path().join("kept/é"), "text");
+    assert!(is_named(&layer, 0).unwrap());
+    fs::write(temp.path().join("kept").join(OsStr::from_bytes(b"\xff")), "odd").unwrap();
+    assert!(!is_named(&layer, 0).unwrap());
 }
 
 #[test]
