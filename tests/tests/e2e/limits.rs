@@ -68,7 +68,7 @@ fn a_step_has_so_many_processors() {
 #[test]
 fn a_process_has_so_many_open_files() {
     let builder = limited("step.openFiles = 40");
-    let open = "mkdir /f; for i in $(seq 60); do echo x > /f/$i; done; tail -q -n 1 /f/* | wc -l; ulimit -n";
+    let open = "exec 2>&1; mkdir /f; for i in $(seq 60); do echo x > /f/$i; done; tail -q -n 1 /f/* | wc -l; ulimit -n";
     let said = says(&builder, open);
     assert!(said.contains("Too many open files") && said.ends_with("\n40"), "{said}");
     let said = says(&Builder::plain(), open);
