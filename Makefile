@@ -11,7 +11,7 @@ PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker.io docker-
 GUEST := target/guest
 GUEST_PACKAGES := e2fsprogs mmdebstrap qemu-system-x86
 
-.PHONY: help setup images clients kernel build test lint unit demo walls guest parity fuzz clean
+.PHONY: help setup images clients kernel build test lint unit demo walls guest parity bench fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
@@ -56,6 +56,10 @@ guest: ## Run the sandbox's tests in a virtual machine with control groups of ve
 parity: images clients build ## Run BuildKit's own tests here and on buildkitd and compare: make parity BUILDKIT=CHECKOUT
 	@test -n "$(BUILDKIT)" || { echo "say where a checkout of BuildKit is: make parity BUILDKIT=DIR" >&2; exit 2; }
 	@tests/parity/run "$(BUILDKIT)" target/parity
+
+bench: ## Measure builds beside other builders: make bench [BUILDKITD=FILE] [BUILDCTL=FILE] [ROWS=A,B] [RUNS=N]
+	$(CARGO) build --release --locked -p cofferdam
+	@bench/run $(if $(BUILDKITD),--buildkitd $(BUILDKITD)) $(if $(BUILDCTL),--buildctl $(BUILDCTL)) $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS))
 
 fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
 	@fuzz/run

@@ -69,8 +69,7 @@ def opened(bench):
         time.sleep(SETTLE)
         yield [entry(kind, builders[kind], jobs) for kind in kinds]
     finally:
-        for builder in [builder for kind in kinds for builder in builders[kind]]:
-            bench.discard(builder)
+        bench.discard(*[builder for kind in kinds for builder in builders[kind]])
 
 
 ROWS = [
