@@ -20,6 +20,7 @@ use futures::future::BoxFuture;
 use crate::buildpacks::composed::Composed;
 use crate::cache::Imports;
 use crate::config::Config;
+use crate::content_digest::KnownMirrors;
 use crate::devices::Devices;
 use crate::export::blocks::PackedBlocks;
 use crate::failure::Failure;
@@ -90,6 +91,8 @@ pub(crate) struct Context {
     pub(crate) produced: Arc<Produced>,
     /// Which build ops wait for which.
     pub(crate) nesting: Nesting,
+    /// Digests of files in mirrors of clients' directories.
+    pub(crate) known_files: KnownMirrors,
     worker: OnceLock<WorkerRecord>,
     builds: Mutex<HashMap<String, BuildInfo>>,
 }
@@ -123,6 +126,7 @@ impl Context {
             online: Arc::new(online),
             produced: Arc::default(),
             nesting: Nesting::default(),
+            known_files: KnownMirrors::default(),
             config,
             worker: OnceLock::new(),
             builds: Mutex::default(),

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectrpc::{ConnectRpcService, Limits, Router};
+use connectrpc::{CompressionPolicy, ConnectRpcService, Limits, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,6 +27,8 @@ use crate::serving::{Purpose, Scope, ServerService, read_preamble};
 const MAX_MESSAGE: usize = 16 << 20;
 /// Largest message of a frontend: graphs, and what it writes to processes. It is code that nobody trusts, and has a builder's memory.
 const MAX_FRONTEND_MESSAGE: usize = 8 << 20;
+/// Largest HTTP/2 frame of a client: ours fills it, Go's stays at 16 KiB whatever it may.
+const MAX_FRAME: u32 = 256 << 10;
 /// Calls of a frontend at a time: one for each container that its build may have.
 const MAX_FRONTEND_CALLS: u32 = 32;
 /// Longest TLS handshake, and the longest time a server may take to say what a connection is for.
@@ -76,7 +78,11 @@ fn limited(router: Router) -> Service {
 
 fn limited_to(router: Router, most: usize) -> Service {
     let limits = Limits::default().with_max_request_body_size(most).with_max_message_size(most);
-    ConnectRpcService::new(router).with_limits(limits)
+    // Every Go client says that it takes gzip, and what goes to it is compressed already (layers and
+    // archives inside a session) or small. BuildKit's daemon does not compress answers either.
+    ConnectRpcService::new(router)
+        .with_limits(limits)
+        .with_compression_policy(CompressionPolicy::disabled())
 }
 
 /// Serves `listener` in the background, until the process ends.
@@ -212,6 +218,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, ser
             .http2()
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
+            .max_frame_size(MAX_FRAME)
             .max_concurrent_streams(1000);
         let service = TowerToHyperService::new(MapResponse::new(service, status_in_trailers));
         if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
@@ -237,7 +244,39 @@ fn status_in_trailers<B>(mut response: http::Response<B>) -> http::Response<B> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use cofferdam_wire::moby::filesync::v1::BytesMessage;
+    use connectrpc::{RequestContext, Response, handler_fn};
+    use hyper::body::Body as _;
+    use tower::ServiceExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn answers_are_not_compressed_for_those_who_could_take_it() {
+        const SIZE: usize = 64 << 10;
+        let answer = |_: RequestContext, _: BytesMessage| async {
+            Response::ok(BytesMessage { data: vec![7; SIZE], ..BytesMessage::default() })
+        };
+        let answer = handler_fn::<_, _, BytesMessage, BytesMessage, BytesMessage>(answer);
+        let router =
+            Router::new().route::<_, BytesMessage, BytesMessage>("test.Service", "Get", answer);
+        let request = http::Request::post("/test.Service/Get")
+            .header("content-type", "application/grpc+proto")
+            .header("te", "trailers")
+            .header("grpc-accept-encoding", "gzip")
+            .body("\0\0\0\0\0".to_owned())
+            .unwrap();
+        let response = limited(router).oneshot(request).await.unwrap();
+        let mut body = Box::pin(response.into_body());
+        let mut bytes = Vec::new();
+        while let Some(frame) = std::future::poll_fn(|task| body.as_mut().poll_frame(task)).await {
+            if let Ok(data) = frame.unwrap().into_data() {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        assert_eq!(bytes.first(), Some(&0), "marked as plain");
+        assert!(bytes.len() > SIZE, "{}", bytes.len());
+    }
 
     fn failed(kind: &str) -> http::Response<()> {
         let response = http::Response::builder()

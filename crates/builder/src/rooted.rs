@@ -5,12 +5,14 @@
 //! `..` stay inside the root, magic links are refused. Nothing in this module may join strings
 //! into host paths or check first and use later.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
 
 /// How many dangling links one path may lead through before it is taken for a loop; the
@@ -91,6 +93,12 @@ impl Root {
         self.open(path, flags, Mode::empty()).map(|fd| self.below(fd))
     }
 
+    /// Opens the directory `name` directly in this one. A link of that name is refused.
+    pub(crate) fn child(&self, name: &str) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        self.open(name, flags, Mode::empty()).map(|fd| self.below(fd))
+    }
+
     /// The attributes of `path`, or `None` when it does not exist.
     pub(crate) fn stat(&self, path: &str, follow: bool) -> io::Result<Option<Stat>> {
         let mut flags = OFlags::PATH;
@@ -120,7 +128,7 @@ impl Root {
     pub(crate) fn read_file(&self, path: &str, max: u64) -> io::Result<Vec<u8>> {
         let fd = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Errno::INVAL.into());
         }
         let mut bytes = Vec::new();
@@ -199,7 +207,12 @@ impl Root {
     }
 
     /// The names in this directory, sorted, without `.` and `..`. Whoever filled it may have filled it without end.
-    pub(crate) fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
+    pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
+        Ok(self.entries()?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// As [`Root::names`], each with what it is; [`FileType::Unknown`] where only a look at it says so.
+    pub(crate) fn entries(&self) -> io::Result<Vec<(OsString, FileType)>> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
@@ -210,10 +223,10 @@ impl Root {
                         "more than {MAX_NAMES} names in a directory"
                     )));
                 }
-                names.push(OsStr::from_bytes(name).to_owned());
+                names.push((OsStr::from_bytes(name).to_owned(), entry.file_type()));
             }
         }
-        names.sort();
+        names.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         Ok(names)
     }
 
@@ -239,8 +252,8 @@ impl Ownership {
         rustix::fs::chownat(
             parent,
             name,
-            Some(rustix::fs::Uid::from_raw(self.uid)),
-            Some(rustix::fs::Gid::from_raw(self.gid)),
+            Some(Uid::from_raw(self.uid)),
+            Some(Gid::from_raw(self.gid)),
             AtFlags::SYMLINK_NOFOLLOW,
         )?;
         self.apply_time(parent, name)
@@ -253,15 +266,41 @@ impl Ownership {
             None => Ok(()),
         }
     }
+
+    /// Gives an open file or directory these ids and the permission bits `mode`, as far as it has
+    /// others. Owner first: changing it clears set-id bits, which the mode brings back.
+    pub(crate) fn settle(self, fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+        let found = rustix::fs::fstat(fd)?;
+        if (found.st_uid, found.st_gid) != (self.uid, self.gid) {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
+        }
+        if found.st_mode & 0o7777 != mode & 0o7777 {
+            rustix::fs::fchmod(fd, Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        Ok(())
+    }
+
+    /// Sets only the time of an open file or directory.
+    pub(crate) fn settle_time(self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        match self.mtime {
+            Some(nanoseconds) => Ok(rustix::fs::futimens(fd, &times(nanoseconds))?),
+            None => Ok(()),
+        }
+    }
 }
 
-/// Sets access and modification time of `name`, itself when it is a link.
-pub(crate) fn set_mtime(parent: BorrowedFd<'_>, name: &str, nanoseconds: i64) -> io::Result<()> {
+/// Access and modification time at once.
+const fn times(nanoseconds: i64) -> Timestamps {
     let time = Timespec {
         tv_sec: nanoseconds.div_euclid(1_000_000_000),
         tv_nsec: nanoseconds.rem_euclid(1_000_000_000),
     };
-    let times = Timestamps { last_access: time, last_modification: time };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Sets access and modification time of `name`, itself when it is a link.
+pub(crate) fn set_mtime(parent: BorrowedFd<'_>, name: &str, nanoseconds: i64) -> io::Result<()> {
+    let times = times(nanoseconds);
     Ok(rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
@@ -270,7 +309,7 @@ pub(crate) fn chmod(parent: BorrowedFd<'_>, name: &str, mode: u32) -> io::Result
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&fd)?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink() {
+    if FileType::from_raw_mode(stat.st_mode).is_symlink() {
         return Ok(());
     }
     // fchmod refuses O_PATH descriptors; the descriptor's own /proc entry names exactly the

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::sync::OnceCell;
 
 use crate::blocking::blocking;
+use crate::content_digest::KnownFiles;
 use crate::failure::Failure;
 use crate::pieces::Pieces;
 use crate::rooted::Root;
@@ -34,6 +35,7 @@ enum Origin {
     Mirror {
         guard: MirrorGuard,
         store: Arc<Store>,
+        known: Arc<KnownFiles>,
     },
 }
 
@@ -61,9 +63,18 @@ impl Snapshot {
         }
     }
 
-    /// A client's directory; held for as long as any clone lives.
-    pub(crate) fn mirror(guard: MirrorGuard, store: Arc<Store>) -> Self {
-        Self::new(Origin::Mirror { guard, store }, None)
+    /// A client's directory; held for as long as any clone lives. `known` are digests of its files
+    /// from earlier builds.
+    pub(crate) fn mirror(guard: MirrorGuard, store: Arc<Store>, known: Arc<KnownFiles>) -> Self {
+        Self::new(Origin::Mirror { guard, store, known }, None)
+    }
+
+    /// What is known of single files. Of committed trees the digest of the whole is remembered.
+    pub(crate) fn known_files(&self) -> Option<Arc<KnownFiles>> {
+        match &self.0.origin {
+            Origin::Mirror { known, .. } => Some(Arc::clone(known)),
+            _ => None,
+        }
     }
 
     /// The tree, when it is known to be on this disk as committed layers.
@@ -87,7 +98,7 @@ impl Snapshot {
             match &self.0.origin {
                 Origin::Committed => Ok(Tree::scratch()),
                 Origin::Joined(pieces) => pieces.fetch().await,
-                Origin::Mirror { guard, store } => {
+                Origin::Mirror { guard, store, .. } => {
                     let source = Root::new(guard.open().map_err(Failure::store)?);
                     copied(Arc::clone(store), source).await
                 }

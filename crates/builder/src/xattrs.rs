@@ -2,12 +2,14 @@
 //! and file capabilities. Everything else (`trusted.*`, labels, ACL) stays behind, and what is
 //! read is bounded.
 
+use std::os::fd::BorrowedFd;
+
 /// Attribute that carries file capabilities.
 pub(crate) const CAPABILITY: &str = "security.capability";
 /// Where overlayfs keeps its own marks when mounted without privilege.
 const OVERLAY_PREFIX: &str = "user.overlay.";
 /// The kernel's own limit for one value and for the list of names.
-const MAX_XATTR_BYTES: usize = 64 << 10;
+pub(crate) const MAX_XATTR_BYTES: usize = 64 << 10;
 
 /// Whether an attribute takes part in copies, layers and content digests.
 pub(crate) fn is_content(name: &str) -> bool {
@@ -19,14 +21,29 @@ pub(crate) fn is_content(name: &str) -> bool {
 pub(crate) fn read(path: &str) -> Vec<(String, Vec<u8>)> {
     let mut names = vec![0_u8; MAX_XATTR_BYTES];
     let Ok(len) = rustix::fs::listxattr(path, names.as_mut_slice()) else { return Vec::new() };
+    content(&names[..len], |name, value| rustix::fs::getxattr(path, name, value))
+}
+
+/// As [`read`], of an open file, which what an `O_PATH` descriptor names is not. `names` is room
+/// for their names, [`MAX_XATTR_BYTES`] of it, so that whoever reads many makes it once.
+pub(crate) fn read_open(fd: BorrowedFd<'_>, names: &mut [u8]) -> Vec<(String, Vec<u8>)> {
+    let Ok(len) = rustix::fs::flistxattr(fd, &mut *names) else { return Vec::new() };
+    content(&names[..len], |name, value| rustix::fs::fgetxattr(fd, name, value))
+}
+
+/// The attributes among `names`, each ended by a zero, that belong to content.
+fn content(
+    names: &[u8],
+    read: impl Fn(&str, &mut [u8]) -> rustix::io::Result<usize>,
+) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
-    for name in names[..len].split(|byte| *byte == 0) {
+    for name in names.split(|byte| *byte == 0) {
         let Ok(name) = std::str::from_utf8(name) else { continue };
         if !is_content(name) {
             continue;
         }
         let mut value = vec![0_u8; MAX_XATTR_BYTES];
-        if let Ok(len) = rustix::fs::getxattr(path, name, value.as_mut_slice()) {
+        if let Ok(len) = read(name, value.as_mut_slice()) {
             value.truncate(len);
             found.push((name.to_owned(), value));
         }

@@ -30,8 +30,8 @@ const FAILED_PATIENCE: Duration = Duration::from_secs(30);
 /// The most that a canceled build's last messages are waited for.
 const CANCELED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Messages of the session in flight (at 32 KiB each, 1 MiB).
-const TUNNEL_DEPTH: usize = 32;
+/// Messages of the session in flight (at 128 KiB each, 1 MiB).
+const TUNNEL_DEPTH: usize = 8;
 
 /// An output of the build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -151,8 +151,11 @@ impl Client {
         let (mut send, receive) = call.into_split();
         let (outbound, mut queue) = mpsc::channel::<Bytes>(TUNNEL_DEPTH);
         tokio::spawn(async move {
-            while let Some(data) = queue.recv().await {
-                let message = BytesMessage { data: data.into(), ..BytesMessage::default() };
+            let mut chunks = Vec::with_capacity(TUNNEL_DEPTH);
+            // What gathered while the daemon was busy goes as one message.
+            while queue.recv_many(&mut chunks, TUNNEL_DEPTH).await > 0 {
+                let message = BytesMessage { data: chunks.concat(), ..BytesMessage::default() };
+                chunks.clear();
                 // The reason for an early end is the call's status, which ends the other half.
                 if send.send(message).await.is_err() {
                     break;

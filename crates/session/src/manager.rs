@@ -35,8 +35,8 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(15);
 /// Shortest interval a client may ask for.
 const HEALTH_FLOOR: Duration = Duration::from_secs(1);
 
-/// Outbound messages in flight per tunnel (at 32 KiB each, 1 MiB).
-const OUTBOUND_DEPTH: usize = 32;
+/// Outbound messages in flight per tunnel (at 128 KiB each, 1 MiB).
+const OUTBOUND_DEPTH: usize = 8;
 
 /// Methods a client may announce; real clients have about twenty.
 const MAX_METHODS: usize = 256;
@@ -107,8 +107,10 @@ impl SessionManager {
         });
         let (outbound, receiver) = mpsc::channel(OUTBOUND_DEPTH);
         self.attach(request, TunnelIo::new(inbound, outbound)).await?;
+        // What gathered while the client was busy goes as one message.
         let stream = ReceiverStream::new(receiver)
-            .map(|data| Ok(BytesMessage { data: data.into(), ..BytesMessage::default() }));
+            .ready_chunks(OUTBOUND_DEPTH)
+            .map(|chunks| Ok(BytesMessage { data: chunks.concat(), ..BytesMessage::default() }));
         Ok(Box::pin(stream))
     }
 

@@ -100,6 +100,23 @@ async fn ten_thousand_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_of_every_size_arrive_whole() {
+    const CHUNK: usize = 128 << 10;
+    let (source, dest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let sizes = [0, 1, 511, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7];
+    for round in 0..20 {
+        for size in sizes {
+            let content: String = ('a'..='z').cycle().skip(round + size % 26).take(size).collect();
+            write(source.path(), &format!("{round}/{size}"), &content);
+        }
+    }
+    let (_manager, session) = session(Services::new().directory("context", source.path())).await;
+    let received = sync(&session, dest.path(), context()).await;
+    assert_eq!(received.bytes, sizes.iter().map(|size| 20 * *size as u64).sum::<u64>());
+    assert_eq!(tree(dest.path()), tree(source.path()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn patterns_select() {
     let source = tempfile::tempdir().unwrap();
     for path in ["a/1.go", "a/2.txt", "a/b/3.go", "c/4.go", "c/d/5.txt", "6.go", "x/y/z/7"] {

@@ -142,9 +142,8 @@ async fn send(
     let target =
         ExportTarget { exporter: export.index, metadata: response.clone(), multi_platform: false };
     let sender = session.send_file(&target).await.map_err(Failure::of)?;
-    let writer = sender.blocking_writer();
+    let mut writer = sender.blocking_writer();
     let written = blocking(move || {
-        let mut writer = std::io::BufWriter::with_capacity(1 << 20, writer);
         contents.write(&mut writer, epoch)?;
         writer.flush().map_err(Failure::of)
     })

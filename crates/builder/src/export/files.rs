@@ -63,8 +63,7 @@ pub(super) async fn export_tar(
         let written = blocking(move || {
             let from_disk = move |id: u32| ids.from_disk(id);
             let options = TreeOptions { epoch, ids: &from_disk };
-            let out = std::io::BufWriter::with_capacity(1 << 20, writer);
-            let mut tar = TreeWriter::new(out, &options);
+            let mut tar = TreeWriter::new(writer, &options);
             for (tree, prefix) in &trees {
                 tar.tree(tree.root(), prefix).map_err(Failure::of)?;
             }

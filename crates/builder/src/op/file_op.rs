@@ -11,6 +11,8 @@ use cofferdam_solver::Step;
 use cofferdam_store::{Store, Tree, mount_tree};
 use cofferdam_wire::pb;
 use cofferdam_wire::pb::__buffa::oneof::{file_action::Action, user_opt::User};
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
 
 use super::exec_limits::disk_is_low;
 use super::file::{self, Maker};
@@ -18,7 +20,7 @@ use crate::blocking::{blocking, give_back};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::remains::{Remains, Subject};
-use crate::rooted::Root;
+use crate::rooted::{Root, clean, components};
 use crate::snapshot::{Snapshot, Workspace};
 use crate::user::{resolve_group, resolve_owner};
 
@@ -50,6 +52,7 @@ pub(crate) async fn execute(
         trees,
         views,
         states: Vec::new(),
+        below: None,
         explores: context.builds_of(step).iter().any(|build| build.explores),
     };
     match blocking(move || run.actions()).await? {
@@ -87,6 +90,29 @@ fn is_read(op: &pb::FileOp, index: i64) -> bool {
     })
 }
 
+/// Whether what an action makes is the same without a view of `base`: nothing in it has the name that
+/// all of it goes below. Many files are then written without an overlay in between.
+fn is_apart(base: &Tree, action: &pb::FileAction) -> bool {
+    let Some(Action::Copy(copy)) = &action.action else { return false };
+    let Some(name) = goes_below(copy) else { return false };
+    base.layers().iter().all(|layer| {
+        let there = layer.open().map(|directory| {
+            rustix::fs::statat(directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+        });
+        matches!(there, Ok(Err(Errno::NOENT)))
+    })
+}
+
+/// The name in the root that everything a copy makes is below, if there can be only one. Of several
+/// sources one may bring a link that the next one's destination leads through, and so may an archive.
+fn goes_below(copy: &pb::FileActionCopy) -> Option<String> {
+    let several = copy.allowWildcard && file::has_wildcard(&copy.src);
+    if several || copy.attemptUnpackDockerCompatibility {
+        return None;
+    }
+    components(&clean(&copy.dest)).into_iter().next()
+}
+
 fn owner_of(action: &pb::FileAction) -> Option<&pb::ChownOpt> {
     match &action.action {
         Some(Action::Copy(copy)) => copy.owner.as_option(),
@@ -104,6 +130,8 @@ struct Run {
     trees: Vec<Option<Tree>>,
     views: Vec<Option<Arc<Root>>>,
     states: Vec<State>,
+    /// What the only action's result lies upon, when it is made without a view of that.
+    below: Option<Tree>,
     explores: bool,
 }
 
@@ -111,7 +139,7 @@ impl Run {
     fn actions(mut self) -> Result<Vec<Tree>, Failed> {
         let op = self.op.clone();
         for (index, action) in op.actions.iter().enumerate() {
-            let (workspace, done) = match self.base(action.input) {
+            let (workspace, done) = match self.base(action) {
                 Ok(workspace) => {
                     let done = self.act(action, &workspace);
                     (Some(workspace), done)
@@ -165,7 +193,8 @@ impl Run {
         self.op.actions.iter().map(used).sum::<usize>() + as_output
     }
 
-    fn base(&mut self, input: i64) -> Result<Workspace, Failure> {
+    fn base(&mut self, action: &pb::FileAction) -> Result<Workspace, Failure> {
+        let input = action.input;
         let tree = match usize::try_from(input) {
             Err(_) => Tree::scratch(),
             Ok(index) if index < self.trees.len() => {
@@ -185,13 +214,23 @@ impl Run {
                 self.committed(index)?
             }
         };
+        if self.op.actions.len() == 1 && is_apart(&tree, action) {
+            self.below = Some(tree);
+            return Workspace::new(&self.store, Tree::scratch(), &self.name);
+        }
         Workspace::new(&self.store, tree, &self.name)
     }
 
     fn committed(&mut self, index: usize) -> Result<Tree, Failure> {
         match std::mem::replace(&mut self.states[index], State::Consumed) {
             State::Growing(workspace) => {
-                let tree = workspace.commit()?;
+                let made = workspace.commit()?;
+                let tree = match self.below.take() {
+                    Some(below) => {
+                        made.layers().iter().fold(below, |tree, layer| tree.with(layer.clone()))
+                    }
+                    None => made,
+                };
                 self.states[index] = State::Committed(tree.clone());
                 Ok(tree)
             }
@@ -269,4 +308,27 @@ impl Run {
 
 fn invalid_input(input: i64) -> Failure {
     Failure::invalid(format!("invalid file action input {input}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_plain_source_is_known_to_stay_below_its_destination() {
+        let copy = |src: &str, dest: &str| pb::FileActionCopy {
+            src: src.to_owned(),
+            dest: dest.to_owned(),
+            allowWildcard: true,
+            ..pb::FileActionCopy::default()
+        };
+        let name = |copy: pb::FileActionCopy| goes_below(&copy);
+        assert_eq!(name(copy("/", "/app/")).as_deref(), Some("app"));
+        assert_eq!(name(copy("/a", "/etc/../srv/./deep")).as_deref(), Some("srv"));
+        assert_eq!(name(copy("/", "/")), None);
+        assert_eq!(name(copy("/*", "/app/")), None);
+        let archive = copy("/a.tar", "/app/");
+        let archive = pb::FileActionCopy { attemptUnpackDockerCompatibility: true, ..archive };
+        assert_eq!(name(archive), None);
+    }
 }

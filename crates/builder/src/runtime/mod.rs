@@ -83,7 +83,8 @@ impl OpRuntime {
         }
         let view = output.view().await?;
         let ids = store.ids();
-        let digest = blocking(move || content_digest::digest(&view, ids, &selectors))
+        let known = output.known_files();
+        let digest = blocking(move || content_digest::digest(&view, ids, &selectors, known))
             .await?
             .map_err(|error| {
                 let name = vertex.inputs.get(index).map_or_else(String::new, |input| {

@@ -125,7 +125,8 @@ async fn sync(
         Ok(_) => {
             let total = i64::try_from(progress.bytes()).unwrap_or(i64::MAX);
             step.progress.status(status.at(total, 0).done());
-            Ok(Snapshot::mirror(guard, Arc::clone(&context.store)))
+            let known = context.known_files.of(&guard.id());
+            Ok(Snapshot::mirror(guard, Arc::clone(&context.store), known))
         }
         Err(error) => {
             // Half a transfer must not be what the next one is compared with.

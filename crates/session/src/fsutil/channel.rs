@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 /// Packets as they arrive; an error ends the stream.
 pub type PacketStream = BoxStream<'static, Result<StreamMessage<Packet>, ConnectError>>;
 
-/// Outgoing packets in flight (at 32 KiB each, 1 MiB).
+/// Outgoing packets in flight (at 128 KiB each, 4 MiB; most are stats and small files).
 const DEPTH: usize = 32;
 
 /// The two directions of a call the daemon made. Dropping the sender half-closes the call;

@@ -40,6 +40,17 @@ pub(super) fn open_child_dir(dir: impl AsFd, name: impl rustix::path::Arg) -> io
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
+/// Opens the directory `path` beneath `root` as a place to make and rename entries in, for which it need not be readable.
+pub(super) fn open_place(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
+    open_beneath(root, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Makes the file `name` in `dir`, where nothing of that name may be, and opens it for writing.
+pub(super) fn create_child_file(dir: impl AsFd, name: &str, mode: Mode) -> io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::openat(&dir, name, flags, mode))?)
+}
+
 /// The entry `name` of `dir`, or `None`.
 pub(super) fn stat(dir: impl AsFd, name: impl rustix::path::Arg) -> io::Result<Option<Stat>> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {

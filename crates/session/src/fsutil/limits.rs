@@ -11,7 +11,7 @@ pub struct ReceiveLimits {
     pub max_content_bytes: u64,
     /// Directories inside each other: each holds a descriptor while its entries arrive.
     pub max_depth: usize,
-    /// Files in transit at once: each holds a descriptor. Known senders use four.
+    /// Files in transit at once: each holds a descriptor or 64 KiB. Known senders use four.
     pub max_open_files: usize,
 }
 

@@ -6,7 +6,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_MESSAGE, STREAM_WINDOW};
 
 /// Serves `dispatcher` on `io` until the other end closes it.
 ///
@@ -28,6 +28,7 @@ where
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
         .await
 }

@@ -7,7 +7,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW};
 
 /// Largest list of headers or trailers from the other end. Details of errors are among those, and they hold whole Dockerfiles.
 const HEADER_LIST: u32 = 8 << 20;
@@ -49,6 +49,7 @@ where
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
         .max_header_list_size(HEADER_LIST)
         .handshake(TokioIo::new(io))
         .await?;

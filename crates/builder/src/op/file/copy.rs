@@ -1,24 +1,23 @@
 //! Copies a path of one root to another, with `cp -a` semantics as LLB's copy action has them.
 //!
-//! Works on directory descriptors only: names read from the source are single components,
-//! links are copied and never followed below the starting point, and destinations that are
-//! links are replaced. Depth is bounded. Nothing here decides what to copy; [`super`] does.
+//! This finds the starting point and where it goes; [`super::tree`] copies what is below it, and
+//! [`super::leaf`] single entries. All work on directory descriptors only: names read from the source
+//! are single components, links are copied and never followed below the starting point, and
+//! destinations that are links are replaced. Nothing here decides what to copy; [`super`] does.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::crew::with_crew;
+use super::leaf::{Buffers, Leaves, Spot};
 use super::mode::ModeChange;
 use super::select::Selection;
+use super::tree::Tree;
 use super::wildcard::base_name;
-use crate::rooted::{Ownership, Root, chmod, clean, is_absent, split_last};
-
-/// Deepest directory nesting that is copied; twice what a 4096-byte path of two-byte
-/// components could name is never reached by real trees.
-const MAX_DEPTH: usize = 1024;
+use crate::rooted::{Ownership, Root, clean, is_absent, split_last};
 
 /// How a copy treats what it finds.
 pub(super) struct CopyOptions {
@@ -40,22 +39,13 @@ pub(super) struct CopyOptions {
     pub(super) replace: bool,
 }
 
-/// One copy in progress.
+/// Copies from one root to another.
 pub(super) struct Copier<'a> {
     source: &'a Root,
     target: &'a Root,
     options: &'a CopyOptions,
-    /// First copied path of each multiply linked inode, so that links stay links.
-    inodes: HashMap<(u64, u64), String>,
-    /// Directories entered but not yet created, because nothing in them was selected so far.
-    pending: Vec<Pending>,
-}
-
-struct Pending {
-    path: String,
-    stat: Stat,
-    fd: OwnedFd,
-    done: bool,
+    leaves: Leaves<'a>,
+    buffers: Buffers,
 }
 
 impl CopyOptions {
@@ -64,7 +54,8 @@ impl CopyOptions {
         Ownership { uid, gid, mtime: self.mtime }
     }
 
-    fn ownership(&self, stat: &Stat) -> Ownership {
+    /// Ids and time for the copy of what has the attributes `stat`.
+    pub(super) fn ownership(&self, stat: &Stat) -> Ownership {
         let (uid, gid) = self.owner.unwrap_or((stat.st_uid, stat.st_gid));
         Ownership { uid, gid, mtime: Some(self.mtime.unwrap_or_else(|| mtime_of(stat))) }
     }
@@ -75,14 +66,16 @@ pub(super) fn mtime_of(stat: &Stat) -> i64 {
     stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64
 }
 
-fn kind(stat: &Stat) -> FileType {
+/// What it is.
+pub(super) fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
 impl<'a> Copier<'a> {
     /// A copier from `source` to `target`.
     pub(super) fn new(source: &'a Root, target: &'a Root, options: &'a CopyOptions) -> Self {
-        Self { source, target, options, inodes: HashMap::new(), pending: Vec::new() }
+        let leaves = Leaves::new(target, options);
+        Self { source, target, options, leaves, buffers: Buffers::new() }
     }
 
     /// Copies `path` to `destination`. A destination with a trailing slash, or one that is a
@@ -116,7 +109,14 @@ impl<'a> Copier<'a> {
         }
         // A destination that is a link to a directory names that directory.
         let target_path = self.followed(target_path)?;
-        self.entry(fd, &stat, "", &target_path, false, 0)
+        if is_directory {
+            return with_crew(&self.leaves, &mut self.buffers, |crew| {
+                Tree::new(self.target, self.options, crew).copy(fd, stat, target_path)
+            });
+        }
+        let place = self.target.place(&target_path)?;
+        let spot = Spot { parent: &place.parent, name: &place.name, path: &target_path };
+        self.leaves.copy(fd.as_fd(), &stat, spot, &mut self.buffers)
     }
 
     fn open_source(&self, path: &str) -> io::Result<(OwnedFd, Stat)> {
@@ -141,224 +141,10 @@ impl<'a> Copier<'a> {
             _ => Ok(path),
         }
     }
-
-    /// Copies one entry. `relative` is its path below the starting point, for the selection.
-    fn entry(
-        &mut self,
-        fd: OwnedFd,
-        stat: &Stat,
-        relative: &str,
-        path: &str,
-        overwrite_metadata: bool,
-        depth: usize,
-    ) -> io::Result<()> {
-        if depth > MAX_DEPTH {
-            return Err(io::Error::other("directories are nested too deeply"));
-        }
-        let included = relative.is_empty() || self.options.selection.includes(relative);
-        if kind(stat).is_dir() {
-            return self.directory(fd, stat, relative, path, included, overwrite_metadata, depth);
-        }
-        if !included {
-            return Ok(());
-        }
-        self.create_pending()?;
-        self.file(fd.as_fd(), stat, path)
-    }
-
-    #[allow(clippy::too_many_arguments)] // one call site; the values are one recursion frame
-    fn directory(
-        &mut self,
-        fd: OwnedFd,
-        stat: &Stat,
-        relative: &str,
-        path: &str,
-        included: bool,
-        overwrite_metadata: bool,
-        depth: usize,
-    ) -> io::Result<()> {
-        let source = Root::new(rustix::fs::openat(
-            &fd,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?);
-        let mut created = false;
-        if included {
-            self.create_pending()?;
-            created = self.make_directory(source.as_fd(), stat, path, overwrite_metadata)?;
-        }
-        if !included && !relative.is_empty() && !self.options.selection.may_include_below(relative)
-        {
-            return Ok(());
-        }
-        self.pending.push(Pending { path: path.to_owned(), stat: *stat, fd, done: included });
-        for name in source.names()? {
-            let Some(name) = name.to_str() else {
-                return Err(io::Error::other(format!("name is not UTF-8: {}", name.display())));
-            };
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let child = rustix::fs::openat(source.as_fd(), name, flags, Mode::empty())?;
-            let child_stat = rustix::fs::fstat(&child)?;
-            let below =
-                if relative.is_empty() { name.to_owned() } else { format!("{relative}/{name}") };
-            self.entry(child, &child_stat, &below, &format!("{path}/{name}"), true, depth + 1)?;
-        }
-        self.pending.pop();
-        if included && (created || overwrite_metadata) {
-            self.restore_time(stat, path)?;
-        }
-        Ok(())
-    }
-
-    /// Creates the directories that were entered without being selected themselves.
-    fn create_pending(&mut self) -> io::Result<()> {
-        for index in 0..self.pending.len() {
-            if self.pending[index].done {
-                continue;
-            }
-            let path = self.pending[index].path.clone();
-            let stat = self.pending[index].stat;
-            let fd = self.pending[index].fd.try_clone()?;
-            self.make_directory(fd.as_fd(), &stat, &path, true)?;
-            self.pending[index].done = true;
-        }
-        Ok(())
-    }
-
-    fn make_directory(
-        &self,
-        source: BorrowedFd<'_>,
-        stat: &Stat,
-        path: &str,
-        overwrite_metadata: bool,
-    ) -> io::Result<bool> {
-        let Some((parent, name)) = split_last_keeping_dot(path) else { return Ok(false) };
-        let parent = self.target.directory(&parent)?;
-        let mode = self.options.mode.apply(stat.st_mode, true);
-        let existing = stat_in(parent.as_fd(), &name)?;
-        let created = match existing {
-            Some(existing) if kind(&existing).is_dir() => false,
-            Some(_) if self.options.replace => {
-                parent.remove(name.as_ref())?;
-                true
-            }
-            Some(_) => {
-                return Err(io::Error::other(format!("cannot copy to non-directory: {path}")));
-            }
-            None => true,
-        };
-        if created {
-            rustix::fs::mkdirat(parent.as_fd(), name.as_str(), Mode::from_raw_mode(0o700))?;
-        } else if !overwrite_metadata {
-            return Ok(false);
-        }
-        self.options.ownership(stat).apply(parent.as_fd(), &name)?;
-        chmod(parent.as_fd(), &name, mode)?;
-        copy_xattrs(source, parent.as_fd(), &name);
-        Ok(created)
-    }
-
-    fn restore_time(&self, stat: &Stat, path: &str) -> io::Result<()> {
-        let Some((parent, name)) = split_last_keeping_dot(path) else { return Ok(()) };
-        let parent = self.target.directory(&parent)?;
-        self.options.ownership(stat).apply_time(parent.as_fd(), &name)
-    }
-
-    fn file(&mut self, source: BorrowedFd<'_>, stat: &Stat, path: &str) -> io::Result<()> {
-        let place = self.target.place(path)?;
-        let parent = place.parent.as_fd();
-        match stat_in(parent, &place.name)? {
-            Some(existing) if kind(&existing).is_dir() && !self.options.replace => {
-                return Err(io::Error::other(format!(
-                    "cannot replace to directory {path} with file"
-                )));
-            }
-            Some(_) => place.parent.remove(place.name.as_ref())?,
-            None => {}
-        }
-        match kind(stat) {
-            FileType::RegularFile => {
-                if self.link_known(stat, path, parent, &place.name)? {
-                    return Ok(());
-                }
-                copy_content(source, parent, &place.name)?;
-            }
-            FileType::Symlink => {
-                let link = rustix::fs::readlinkat(source, "", Vec::new())?;
-                rustix::fs::symlinkat(link.as_c_str(), parent, place.name.as_str())?;
-                return self.options.ownership(stat).apply(parent, &place.name);
-            }
-            other => {
-                let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-                rustix::fs::mknodat(parent, place.name.as_str(), other, mode, stat.st_rdev)?;
-            }
-        }
-        self.finish_file(source, stat, parent, &place.name)
-    }
-
-    /// Owner first: changing it clears set-id bits and capabilities, which the mode and the
-    /// extended attributes bring back.
-    fn finish_file(
-        &self,
-        source: BorrowedFd<'_>,
-        stat: &Stat,
-        parent: BorrowedFd<'_>,
-        name: &str,
-    ) -> io::Result<()> {
-        let ownership = self.options.ownership(stat);
-        ownership.apply(parent, name)?;
-        chmod(parent, name, self.options.mode.apply(stat.st_mode, false))?;
-        if kind(stat).is_file() {
-            copy_xattrs(source, parent, name);
-        }
-        ownership.apply_time(parent, name)
-    }
-
-    fn link_known(
-        &mut self,
-        stat: &Stat,
-        path: &str,
-        parent: BorrowedFd<'_>,
-        name: &str,
-    ) -> io::Result<bool> {
-        if stat.st_nlink < 2 {
-            return Ok(false);
-        }
-        let key = (stat.st_dev, stat.st_ino);
-        let Some(first) = self.inodes.get(&key) else {
-            self.inodes.insert(key, path.to_owned());
-            return Ok(false);
-        };
-        let first = self.target.place(first)?;
-        rustix::fs::linkat(
-            first.parent.as_fd(),
-            first.name.as_str(),
-            parent,
-            name,
-            AtFlags::empty(),
-        )?;
-        Ok(true)
-    }
 }
 
-/// As [`split_last`], but a path ending in `/.` (a followed link) keeps the dot as its name.
-fn split_last_keeping_dot(path: &str) -> Option<(String, String)> {
-    match path.strip_suffix("/.") {
-        Some(directory) => Some((directory.to_owned(), ".".to_owned())),
-        None => split_last_in(path),
-    }
-}
-
-fn split_last_in(path: &str) -> Option<(String, String)> {
-    let (parent, name) = path.rsplit_once('/')?;
-    if name.is_empty() {
-        return Some(("/".to_owned(), ".".to_owned()));
-    }
-    Some((if parent.is_empty() { "/".to_owned() } else { parent.to_owned() }, name.to_owned()))
-}
-
-fn stat_in(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option<Stat>> {
+/// The attributes of `name`, itself when it is a link, or `None` when there is nothing.
+pub(super) fn stat_in(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option<Stat>> {
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),
@@ -371,14 +157,6 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<std::fs::File> {
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?))
-}
-
-fn copy_content(source: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let mut source = reopen(source)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?;
-    io::copy(&mut source, &mut std::fs::File::from(target))?;
-    Ok(())
 }
 
 /// Copies what may be copied: user attributes other than the overlay's own, and file
@@ -403,3 +181,7 @@ pub(super) fn require_parent(target: &Root, destination: &str) -> io::Result<boo
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+#[path = "copy_tests.rs"]
+mod tests;

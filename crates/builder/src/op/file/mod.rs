@@ -4,9 +4,12 @@
 //! the root it belongs to; error texts name paths as the build wrote them and never a host path.
 
 mod copy;
+mod crew;
 mod difference;
+mod leaf;
 mod mode;
 mod select;
+mod tree;
 mod unpack;
 mod wildcard;
 

@@ -47,7 +47,8 @@ impl<E: FnMut(Vec<u8>) -> Result<(), PackError>> Cutter<E> {
         if self.block.is_empty() {
             return Ok(());
         }
-        let next = Vec::with_capacity(MIN_BLOCK);
+        // Nearly every block is a little longer than the least.
+        let next = Vec::with_capacity(FILE_BLOCK);
         (self.emit)(std::mem::replace(&mut self.block, next))
     }
 }

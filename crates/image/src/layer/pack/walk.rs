@@ -24,6 +24,7 @@ use crate::layer::{MapId, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, XATTR_CAPABILITY, XA
 
 const BUFFER: usize = 256 << 10;
 const BLOCK: u64 = 512;
+const CHANGED: &str = "it changed while it was read";
 
 /// What the tree is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +46,18 @@ pub(super) struct Walk<'a> {
     head: Vec<u8>,
 }
 
-/// One name of a directory. Whiteouts sort first, as the layer specification asks.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// One name of a directory.
 struct Child {
-    not_device: bool,
+    /// What it was when the directory was listed.
+    kind: FileType,
     name: Vec<u8>,
+}
+
+impl Child {
+    /// Whiteouts sort first, as the layer specification asks.
+    fn order(&self) -> (bool, &[u8]) {
+        (self.kind != FileType::CharacterDevice, &self.name)
+    }
 }
 
 type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -134,7 +142,7 @@ impl<'a> Walk<'a> {
                     "its name means a removal there",
                 ));
             }
-            self.entry(dir, &child.name, child_path, depth, sink)?;
+            self.entry(dir, &child, child_path, depth, sink)?;
         }
         Ok(())
     }
@@ -142,20 +150,29 @@ impl<'a> Walk<'a> {
     fn entry(
         &mut self,
         dir: &OwnedFd,
-        name: &[u8],
+        child: &Child,
         mut path: Vec<u8>,
         depth: usize,
         sink: &mut dyn Sink,
     ) -> Result<(), PackError> {
-        let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(PackError::read("examine", &path))?;
-        match FileType::from_raw_mode(there.st_mode) {
+        let name = child.name.as_slice();
+        // Files and directories, nearly everything there is, are examined where they are opened.
+        match child.kind {
             FileType::Directory => {
                 let fd = open(dir, name, OFlags::DIRECTORY, &path)?;
+                let there = fstat(&fd).map_err(PackError::read("examine", &path))?;
                 path.push(b'/');
-                self.directory(&fd, &there, &path, depth, sink)
+                return self.directory(&fd, &there, &path, depth, sink);
             }
-            FileType::RegularFile => self.file(dir, name, &there, &path, sink),
+            FileType::RegularFile => return self.file(dir, name, &path, sink),
+            _ => {}
+        }
+        let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(PackError::read("examine", &path))?;
+        if FileType::from_raw_mode(there.st_mode) != child.kind {
+            return Err(PackError::unrepresentable(&path, CHANGED));
+        }
+        match child.kind {
             FileType::Symlink => {
                 let target = readlinkat(dir, name, Vec::new())
                     .map_err(PackError::read("read link", &path))?;
@@ -198,25 +215,24 @@ impl<'a> Walk<'a> {
         &mut self,
         dir: &OwnedFd,
         name: &[u8],
-        there: &Stat,
         path: &[u8],
         sink: &mut dyn Sink,
     ) -> Result<(), PackError> {
+        let fd = open(dir, name, OFlags::NONBLOCK, path)?;
+        let there = fstat(&fd).map_err(PackError::read("examine", path))?;
+        if FileType::from_raw_mode(there.st_mode) != FileType::RegularFile {
+            return Err(PackError::unrepresentable(path, CHANGED));
+        }
         if there.st_nlink > 1 {
             if let Some(first) = self.links.get(&(there.st_dev, there.st_ino)) {
                 let first = first.clone();
-                let mut head = self.head(path, there, EntryType::Link)?;
+                let mut head = self.head(path, &there, EntryType::Link)?;
                 head.link = &first;
                 return self.emit(&head, sink);
             }
             self.links.insert((there.st_dev, there.st_ino), path.to_vec());
         }
-        let fd = open(dir, name, OFlags::NONBLOCK, path)?;
-        let opened = fstat(&fd).map_err(PackError::read("examine", path))?;
-        if (opened.st_dev, opened.st_ino) != (there.st_dev, there.st_ino) {
-            return Err(PackError::unrepresentable(path, "it changed while it was read"));
-        }
-        let mut head = self.head(path, &opened, EntryType::Regular)?;
+        let mut head = self.head(path, &there, EntryType::Regular)?;
         head.xattrs = self.xattrs(fd.as_fd(), path)?.0;
         self.emit(&head, sink)?;
         let size = head.size;
@@ -237,7 +253,7 @@ impl<'a> Walk<'a> {
             let wanted = usize::try_from(remaining).unwrap_or(BUFFER).min(BUFFER);
             match file.read(&mut self.buffer[..wanted]) {
                 Ok(0) => {
-                    return Err(PackError::unrepresentable(path, "it changed while it was read"));
+                    return Err(PackError::unrepresentable(path, CHANGED));
                 }
                 Ok(count) => {
                     sink.write(&self.buffer[..count])?;
@@ -377,9 +393,9 @@ fn list(dir: &OwnedFd, path: &[u8]) -> Result<Vec<Child>, PackError> {
             }
             known => known,
         };
-        children.push(Child { not_device: kind != FileType::CharacterDevice, name: name.to_vec() });
+        children.push(Child { kind, name: name.to_vec() });
     }
-    children.sort_unstable();
+    children.sort_unstable_by(|left, right| left.order().cmp(&right.order()));
     Ok(children)
 }
 

@@ -1,15 +1,14 @@
 //! What a received entry does to the directory.
 //!
-//! The only module of the receiving end that changes a file system. Single names go through the
+//! With [`super::file`] all of the receiving end that changes a file system. Single names go through the
 //! descriptor of an open directory, paths through the root's; neither follows a link.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use cofferdam_wire::fsutil::types::StatView;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Uid, XattrFlags};
 
 use super::state::kept_xattrs;
 use super::{Ownership, ReceiveError};
@@ -18,16 +17,26 @@ use crate::fsutil::mode::GoMode;
 use crate::fsutil::order;
 
 /// Mode of everything that is not finished: only its owner looks at it.
-const UNFINISHED: Mode = Mode::from_raw_mode(0o600);
+pub(super) const UNFINISHED: Mode = Mode::from_raw_mode(0o600);
 
 /// Mode of directories until the transfer ends.
 const UNFINISHED_DIR: Mode = Mode::from_raw_mode(0o700);
+
+/// Bits that a change of owner may take away.
+const SET_ID: Mode = Mode::SUID.union(Mode::SGID);
 
 pub(super) struct Attributes {
     mode: Mode,
     owner: Option<(Uid, Gid)>,
     mtime: i64,
     xattrs: Vec<(String, Vec<u8>)>,
+}
+
+impl Attributes {
+    /// The mode to make a file with that is finished at once: no special bit before the owner is right.
+    pub(super) fn mode_at_once(&self) -> Mode {
+        self.mode & Mode::from_raw_mode(0o777)
+    }
 }
 
 /// An entry that was there before.
@@ -66,9 +75,8 @@ impl Existing {
     }
 }
 
-fn failed(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> ReceiveError {
-    let path = path.to_string();
-    move |source| ReceiveError::Disk { action, path, source }
+pub(super) fn failed(action: &'static str, path: &str) -> impl FnOnce(io::Error) -> ReceiveError {
+    move |source| ReceiveError::Disk { action, path: path.to_string(), source }
 }
 
 /// The directory received into.
@@ -84,6 +92,11 @@ impl Disk {
 
     pub(super) fn open_root(&self) -> Result<OwnedFd, ReceiveError> {
         dir::open_dir(&self.root, "").map_err(failed("open", "."))
+    }
+
+    /// Opens the directory that `path` is in, to make `path` there.
+    pub(super) fn open_parent(&self, path: &str) -> Result<OwnedFd, ReceiveError> {
+        dir::open_place(&self.root, order::split(path).0).map_err(failed("create", path))
     }
 
     pub(super) fn names(
@@ -263,72 +276,24 @@ impl Disk {
     }
 }
 
-fn apply_attributes(fd: impl AsFd, attributes: &Attributes) -> io::Result<()> {
-    // The owner first: changing it clears the set-id bits.
-    if let Some((uid, gid)) = attributes.owner {
+/// Makes an entry what was announced, with as few calls as that takes.
+pub(super) fn apply_attributes(fd: impl AsFd, attributes: &Attributes) -> io::Result<()> {
+    let now = rustix::fs::fstat(&fd)?;
+    let mut mode_is_right =
+        Mode::from_raw_mode(now.st_mode) & Mode::from_raw_mode(0o7777) == attributes.mode;
+    if let Some((uid, gid)) = attributes.owner
+        && (uid.as_raw() != now.st_uid || gid.as_raw() != now.st_gid)
+    {
+        // The owner first: changing it clears the set-id bits.
         rustix::fs::fchown(&fd, Some(uid), Some(gid))?;
+        mode_is_right &= !attributes.mode.intersects(SET_ID);
     }
-    rustix::fs::fchmod(&fd, attributes.mode)?;
+    if !mode_is_right {
+        rustix::fs::fchmod(&fd, attributes.mode)?;
+    }
     for (name, value) in &attributes.xattrs {
         // File systems without user attributes lose them, as every copy tool accepts.
         let _ = rustix::fs::fsetxattr(&fd, name.as_str(), value, XattrFlags::empty());
     }
     Ok(rustix::fs::futimens(&fd, &dir::times(attributes.mtime))?)
-}
-
-/// A file whose content was asked for.
-pub(super) struct FileInProgress {
-    path: String,
-    attributes: Attributes,
-    /// Name it has until it is complete, when its place is still taken.
-    temporary: Option<String>,
-    beside: bool,
-    file: Option<File>,
-}
-
-impl FileInProgress {
-    pub(super) fn new(path: &str, attributes: Attributes, beside: bool) -> Self {
-        Self { path: path.to_string(), attributes, temporary: None, beside, file: None }
-    }
-
-    pub(super) const fn is_open(&self) -> bool {
-        self.file.is_some()
-    }
-
-    pub(super) fn open(&mut self, disk: &Disk, id: u32) -> Result<(), ReceiveError> {
-        if self.beside {
-            let (parent, _) = order::split(&self.path);
-            let name = format!(".cofferdam-{id}-{}", std::process::id());
-            let separator = if parent.is_empty() { "" } else { "/" };
-            self.temporary = Some(format!("{parent}{separator}{name}"));
-        }
-        let path = self.temporary.as_ref().unwrap_or(&self.path);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let fd = dir::open_beneath(&disk.root, path, flags, UNFINISHED)
-            .map_err(failed("create", &self.path))?;
-        self.file = Some(File::from(fd));
-        Ok(())
-    }
-
-    pub(super) fn write(&mut self, data: &[u8]) -> Result<(), ReceiveError> {
-        match &mut self.file {
-            Some(file) => file.write_all(data).map_err(failed("write", &self.path)),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn finish(&mut self, disk: &Disk) -> Result<(), ReceiveError> {
-        let Some(file) = self.file.take() else { return Ok(()) };
-        let temporary = self.temporary.take();
-        let apply = || -> io::Result<()> {
-            apply_attributes(&file, &self.attributes)?;
-            if let Some(temporary) = temporary {
-                let (parent, from) = order::split(&temporary);
-                let parent = dir::open_dir(&disk.root, parent)?;
-                rustix::fs::renameat(&parent, from, &parent, order::split(&self.path).1)?;
-            }
-            Ok(())
-        };
-        apply().map_err(failed("finish", &self.path))
-    }
 }

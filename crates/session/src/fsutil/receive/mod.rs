@@ -1,15 +1,19 @@
 //! The receiving end: applies a sender's stats and data to a directory.
 //!
-//! The async part only moves packets. One blocking thread owns the [`Receiver`], which checks
+//! The async part only moves packets, as many at once as are there: a thread that is woken for each
+//! spends more time on waking than on packets. One blocking thread owns the [`Receiver`], which checks
 //! and applies them in order; requests go back through a queue that never blocks it, because a
 //! receiver that stops reading while it asks would deadlock with a sender that stops reading
 //! while it answers.
 
 mod apply;
+mod file;
+mod pool;
 mod state;
 
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +22,7 @@ use buffa::MessageView as _;
 use cofferdam_wire::fsutil::types::packet::PacketType;
 use cofferdam_wire::fsutil::types::{Packet, PacketView};
 use connectrpc::{ConnectError, StreamMessage};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
 pub use state::{Receiver, Step};
@@ -145,8 +149,17 @@ pub enum ReceiveError {
     },
 }
 
-/// Packets between the stream and the blocking thread (at 32 KiB each, 2 MiB).
-const DEPTH: usize = 64;
+/// Packets that go to the blocking thread together, in the order they came.
+type Batch = Vec<StreamMessage<Packet>>;
+
+/// Most packets of a batch.
+const MAX_PACKETS: usize = 256;
+
+/// A batch that has this many bytes is full. One packet may have more.
+const MAX_BYTES: usize = 512 << 10;
+
+/// Batches between the stream and the blocking thread (1 MiB).
+const DEPTH: usize = 2;
 
 /// How long the end of the call may take once everything is said.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -172,14 +185,16 @@ pub async fn receive(
             && !matches!(error, ReceiveError::Sender { .. } | ReceiveError::Ended)
         {
             // The sender may be gone already; then nobody needs to know.
-            let _ = answers.send(error_packet(&error.to_string()));
+            let _ = answers.send(vec![error_packet(&error.to_string())]);
         }
         result
     });
     tokio::spawn(async move {
-        while let Some(packet) = answered.recv().await {
-            if outgoing.send(packet).await.is_err() {
-                break;
+        while let Some(packets) = answered.recv().await {
+            for packet in packets {
+                if outgoing.send(packet).await.is_err() {
+                    return;
+                }
             }
         }
     });
@@ -201,52 +216,93 @@ pub async fn receive(
     }
 }
 
-async fn pump(
-    packets: &mut PacketStream,
-    input: mpsc::Sender<StreamMessage<Packet>>,
-) -> Option<ConnectError> {
-    while let Some(item) = packets.next().await {
-        match item {
-            Err(error) => return Some(error),
-            Ok(packet) => {
-                if input.send(packet).await.is_err() {
-                    return None;
-                }
-            }
+/// Moves packets until the stream ends or nobody takes them; says how the stream broke, if it did.
+async fn pump(packets: &mut PacketStream, input: mpsc::Sender<Batch>) -> Option<ConnectError> {
+    loop {
+        let (batch, then) = gather(packets).await;
+        if !batch.is_empty() && input.send(batch).await.is_err() {
+            return None;
+        }
+        if let ControlFlow::Break(broken) = then {
+            return broken;
         }
     }
-    None
+}
+
+/// Waits for a packet and takes what else is there; says whether that was the end of the stream.
+async fn gather(packets: &mut PacketStream) -> (Batch, ControlFlow<Option<ConnectError>>) {
+    let mut batch = Batch::new();
+    let mut bytes = 0;
+    let mut let_others_run = true;
+    let mut next = packets.next().await;
+    loop {
+        match next {
+            None => return (batch, ControlFlow::Break(None)),
+            Some(Err(error)) => return (batch, ControlFlow::Break(Some(error))),
+            Some(Ok(packet)) => {
+                bytes += packet.bytes().len();
+                batch.push(packet);
+            }
+        }
+        if batch.len() >= MAX_PACKETS || bytes >= MAX_BYTES {
+            return (batch, ControlFlow::Continue(()));
+        }
+        let mut ready = packets.next().now_or_never();
+        if ready.is_none() && let_others_run {
+            // Once: whoever reads the connection may have more already.
+            let_others_run = false;
+            tokio::task::yield_now().await;
+            ready = packets.next().now_or_never();
+        }
+        match ready {
+            Some(item) => next = item,
+            None => return (batch, ControlFlow::Continue(())),
+        }
+    }
 }
 
 fn apply(
     dest: OwnedFd,
     options: ReceiveOptions,
-    mut work: mpsc::Receiver<StreamMessage<Packet>>,
-    answers: &mpsc::UnboundedSender<Packet>,
+    mut work: mpsc::Receiver<Batch>,
+    answers: &mpsc::UnboundedSender<Vec<Packet>>,
 ) -> Result<Received, ReceiveError> {
     let mut receiver = Receiver::new(dest, options)?;
-    while let Some(packet) = work.blocking_recv() {
-        let answer = match receiver.packet(packet.view())? {
-            Step::Finished => return Ok(receiver.received()),
-            Step::Request(id) => {
-                Some(Packet { r#type: PacketType::PACKET_REQ.into(), ID: id, ..Packet::default() })
-            }
-            Step::Continue => None,
-        };
-        if let Some(answer) = answer
-            && answers.send(answer).is_err()
-        {
+    while let Some(batch) = work.blocking_recv() {
+        let mut said = Vec::new();
+        let finished = take(&mut receiver, &batch, &mut said)?;
+        if !said.is_empty() && answers.send(said).is_err() {
             return Err(ReceiveError::Ended);
         }
-        if receiver.is_ready() {
-            receiver.settle()?;
-            let finished = Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() };
-            if answers.send(finished).is_err() {
-                return Err(ReceiveError::Ended);
-            }
+        if finished {
+            return Ok(receiver.received());
         }
     }
     Err(ReceiveError::Ended)
+}
+
+/// Applies a batch and collects what there is to answer; says whether the sender has finished.
+fn take(
+    receiver: &mut Receiver,
+    batch: &[StreamMessage<Packet>],
+    said: &mut Vec<Packet>,
+) -> Result<bool, ReceiveError> {
+    for packet in batch {
+        match receiver.packet(packet.view())? {
+            Step::Finished => return Ok(true),
+            Step::Request(id) => said.push(Packet {
+                r#type: PacketType::PACKET_REQ.into(),
+                ID: id,
+                ..Packet::default()
+            }),
+            Step::Continue => {}
+        }
+        if receiver.is_ready() {
+            receiver.settle()?;
+            said.push(Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() });
+        }
+    }
+    Ok(false)
 }
 
 pub(super) fn error_packet(message: &str) -> Packet {

@@ -13,7 +13,9 @@ use cofferdam_wire::fsutil::types::{PacketView, StatView};
 use rustix::fs::FileType;
 
 use self::described::Described;
-use super::apply::{Attributes, Disk, Existing, FileInProgress};
+use super::apply::{Attributes, Disk, Existing};
+use super::file::{FileInProgress, Parents};
+use super::pool::{Pool, Whole};
 use super::{Compare, ReceiveError, ReceiveMode, ReceiveOptions, Received};
 use crate::fsutil::mode::GoMode;
 use crate::fsutil::order;
@@ -73,7 +75,10 @@ pub struct Receiver {
     /// Inodes of kept files with several names: a second name must be a link again.
     kept_inodes: HashSet<u64>,
     pending: HashMap<u32, FileInProgress>,
-    open_files: usize,
+    /// How many of them have begun to arrive.
+    in_transit: usize,
+    parents: Parents,
+    pool: Pool,
     directories: Vec<DirectoryRecord>,
     links: Vec<HardLink>,
     announced_all: bool,
@@ -110,7 +115,9 @@ impl Receiver {
             files: HashMap::new(),
             kept_inodes: HashSet::new(),
             pending: HashMap::new(),
-            open_files: 0,
+            in_transit: 0,
+            parents: Parents::default(),
+            pool: Pool::default(),
             directories: Vec::new(),
             links: Vec::new(),
             announced_all: false,
@@ -152,11 +159,12 @@ impl Receiver {
         self.announced_all && self.pending.is_empty() && !self.settled
     }
 
-    /// Makes the hard links and sets the attributes of directories.
+    /// Waits for the last files, makes the hard links and sets the attributes of directories.
     ///
     /// # Errors
     /// Failures on disk.
     pub fn settle(&mut self) -> Result<(), ReceiveError> {
+        self.pool.wait()?;
         self.write_list()?;
         for link in std::mem::take(&mut self.links) {
             self.disk.hard_link(&link.target, &link.path)?;
@@ -392,7 +400,7 @@ impl Receiver {
         {
             self.disk.remove_existing(top, path, name, existing)?;
         }
-        self.pending.insert(id, FileInProgress::new(path, attributes, keep_until_done));
+        self.pending.insert(id, FileInProgress::new(id, path, attributes, keep_until_done));
         self.received.requested += 1;
         Ok(Step::Request(id))
     }
@@ -412,24 +420,28 @@ impl Receiver {
         let Some(file) = self.pending.get_mut(&id) else {
             return Err(invalid(format!("data of file {id}, which was not requested")));
         };
-        if !file.is_open() {
-            if self.open_files >= self.options.limits.max_open_files {
-                return Err(ReceiveError::Limit { limit: "the number of files in transit" });
-            }
-            file.open(&self.disk, id)?;
-            self.open_files += 1;
+        let begins = !file.has_begun();
+        if begins && self.in_transit >= self.options.limits.max_open_files {
+            return Err(ReceiveError::Limit { limit: "the number of files in transit" });
         }
         if data.is_empty() {
-            file.finish(&self.disk)?;
-            self.pending.remove(&id);
-            self.open_files -= 1;
-            return Ok(());
+            self.in_transit -= usize::from(!begins);
+            return self.whole(id);
         }
+        self.in_transit += usize::from(begins);
         self.received.bytes += data.len() as u64;
         if self.received.bytes > self.options.limits.max_content_bytes {
             return Err(ReceiveError::Limit { limit: "the size of all files" });
         }
-        file.write(data)
+        file.add(data, &self.disk, &mut self.parents)
+    }
+
+    /// Finishes a file of which nothing more is to come.
+    fn whole(&mut self, id: u32) -> Result<(), ReceiveError> {
+        let Some(file) = self.pending.remove(&id) else { return Ok(()) };
+        let parent = self.parents.of(&self.disk, file.path())?;
+        // What waits for a thread holds no descriptor of its own.
+        if file.is_open() { file.finish(&parent) } else { self.pool.finish(Whole { file, parent }) }
     }
 }
 

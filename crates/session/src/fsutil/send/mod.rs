@@ -18,7 +18,7 @@ use rustix::fs::FileType;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use self::serve::{READERS, Request, Shelf, Table};
+use self::serve::{Batch, READERS, Request, Shelf, Table};
 use super::filter::{Filter, FilterError};
 use super::follow::{self, FollowError};
 use super::mode::GoMode;
@@ -256,14 +256,15 @@ async fn converse(
     }
 }
 
-struct Announcer<'a> {
+struct Announcer<'a, 'b> {
     source: usize,
     prefix: usize,
     map: Option<&'a MapHook>,
     shelf: &'a Shelf,
+    batch: &'a mut Batch<'b>,
 }
 
-impl Visitor for Announcer<'_> {
+impl Visitor for Announcer<'_, '_> {
     type Error = SendError;
 
     fn decide(&mut self, stat: &mut Stat) -> Visit {
@@ -280,7 +281,7 @@ impl Visitor for Announcer<'_> {
         let path = servable.then(|| &stat.path[self.prefix..]);
         self.shelf.table.push(self.source, path);
         self.shelf.progress.add_entry();
-        self.shelf.say(Packet { stat: MessageField::some(stat), ..Packet::default() })
+        self.batch.say(Packet { stat: MessageField::some(stat), ..Packet::default() })
     }
 }
 
@@ -292,6 +293,7 @@ fn announce(
 ) -> Result<(), SendError> {
     let mut order: Vec<usize> = (0..sources.len()).collect();
     order.sort_by(|left, right| sources[*left].under.cmp(&sources[*right].under));
+    let mut batch = Batch::new(shelf);
     for index in order {
         let source = &mut sources[index];
         let filter = filter(&source.root, options)?;
@@ -300,6 +302,7 @@ fn announce(
             prefix: source.under.as_ref().map_or(0, |under| under.len() + 1),
             map: options.map.as_ref(),
             shelf,
+            batch: &mut batch,
         };
         if let Some(under) = &source.under {
             announcer.top(&source.root, under)?;
@@ -311,10 +314,11 @@ fn announce(
         })?;
     }
     shelf.announced.store(true, Ordering::Release);
-    shelf.say(Packet::default())
+    batch.say(Packet::default())?;
+    batch.flush()
 }
 
-impl Announcer<'_> {
+impl Announcer<'_, '_> {
     /// Announces the directory a source appears under.
     fn top(&mut self, root: &OwnedFd, under: &str) -> Result<(), SendError> {
         let found = rustix::fs::fstat(root).map_err(|source| SendError::Disk {

@@ -4,18 +4,22 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use cofferdam_wire::fsutil::types::Packet;
 use cofferdam_wire::fsutil::types::packet::PacketType;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
 use super::SendError;
 use crate::fsutil::dir;
 
-/// Content of one packet; Go's end sends half of it, every receiver takes far more.
-const CHUNK: usize = 64 << 10;
+/// Content of one packet; Go's end sends a quarter of it, every receiver takes far more.
+const CHUNK: usize = 128 << 10;
+
+/// Packets that go into the queue together: one wake-up of either end for all of them.
+const BATCH: usize = 16;
 
 /// Files read at once.
 pub(super) const READERS: usize = 2;
@@ -82,17 +86,32 @@ impl Shelf {
     /// Serves requests until there are no more to come or the receiver is gone.
     pub(super) fn serve(&self) {
         let mut buffer = vec![0; CHUNK];
-        loop {
-            let next = self.requests.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-            let Some(request) = next else { return };
-            if self.file(&request, &mut buffer).is_none() {
+        let mut batch = Batch::new(self);
+        while let Some(request) = self.next(&mut batch) {
+            if self.file(&request, &mut buffer, &mut batch).is_none() {
                 return;
             }
         }
     }
 
+    /// The next request. Nothing waits in `batch` while this waits: the receiver may have to get
+    /// it before it asks for more.
+    fn next(&self, batch: &mut Batch<'_>) -> Option<Request> {
+        let waiting = match self.requests.try_lock() {
+            Ok(mut requests) => requests.try_recv(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().try_recv(),
+            // Another reader has it, and may be waiting.
+            Err(TryLockError::WouldBlock) => Err(TryRecvError::Empty),
+        };
+        if let Ok(request) = waiting {
+            return Some(request);
+        }
+        batch.flush().ok()?;
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
+    }
+
     /// `None` when nobody receives any more.
-    fn file(&self, request: &Request, buffer: &mut [u8]) -> Option<()> {
+    fn file(&self, request: &Request, buffer: &mut [u8], batch: &mut Batch<'_>) -> Option<()> {
         // A file that cannot be read, or that became something else since the walk, is sent
         // as far as it goes: the protocol has no error for a single file.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -107,7 +126,7 @@ impl Shelf {
                 match file.read(buffer) {
                     Ok(0) => break,
                     Ok(count) => {
-                        self.data(request.id, &buffer[..count])?;
+                        batch.say(data(request.id, &buffer[..count])).ok()?;
                         self.sent.fetch_add(count as u64, Ordering::Relaxed);
                         self.progress.add_bytes(count);
                     }
@@ -122,24 +141,59 @@ impl Shelf {
                 tracing::warn!(path = request.file.path, %error, "cannot open file to send");
             }
         }
-        self.data(request.id, &[])
+        batch.say(data(request.id, &[])).ok()
+    }
+}
+
+fn data(id: u32, data: &[u8]) -> Packet {
+    Packet {
+        r#type: PacketType::PACKET_DATA.into(),
+        ID: id,
+        data: data.to_vec(),
+        ..Packet::default()
+    }
+}
+
+/// Packets of one thread that have not been sent yet, in their order. What is left when it is
+/// dropped is not sent.
+pub(super) struct Batch<'a> {
+    shelf: &'a Shelf,
+    packets: Vec<Packet>,
+    /// Bytes of content in them.
+    content: usize,
+    limit: usize,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(shelf: &'a Shelf) -> Self {
+        let limit = BATCH.min(shelf.outgoing.max_capacity());
+        Self { shelf, packets: Vec::with_capacity(limit), content: 0, limit }
     }
 
-    fn data(&self, id: u32, data: &[u8]) -> Option<()> {
-        let packet = Packet {
-            r#type: PacketType::PACKET_DATA.into(),
-            ID: id,
-            data: data.to_vec(),
-            ..Packet::default()
-        };
-        self.say(packet).ok()
+    /// Sends a packet, now or with the ones after it.
+    pub(super) fn say(&mut self, packet: Packet) -> Result<(), SendError> {
+        self.content += packet.data.len();
+        self.packets.push(packet);
+        if self.packets.len() >= self.limit || self.content >= CHUNK {
+            return self.flush();
+        }
+        Ok(())
     }
 
-    /// Sends a packet unless the transfer is over.
-    pub(super) fn say(&self, packet: Packet) -> Result<(), SendError> {
-        if self.stop.load(Ordering::Relaxed) {
+    /// Sends what is left, unless the transfer is over.
+    pub(super) fn flush(&mut self) -> Result<(), SendError> {
+        if self.shelf.stop.load(Ordering::Relaxed) {
             return Err(SendError::Ended);
         }
-        self.outgoing.blocking_send(packet).map_err(|_| SendError::Ended)
+        if self.packets.is_empty() {
+            return Ok(());
+        }
+        let room = self.shelf.outgoing.reserve_many(self.packets.len());
+        let room = futures::executor::block_on(room).map_err(|_| SendError::Ended)?;
+        for (permit, packet) in room.zip(self.packets.drain(..)) {
+            permit.send(packet);
+        }
+        self.content = 0;
+        Ok(())
     }
 }

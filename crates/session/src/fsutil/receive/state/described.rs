@@ -10,7 +10,7 @@ use super::{Receiver, Step, invalid};
 use crate::fsutil::mode::GoMode;
 use crate::fsutil::order;
 use crate::fsutil::receive::ReceiveError;
-use crate::fsutil::receive::apply::FileInProgress;
+use crate::fsutil::receive::file::FileInProgress;
 use crate::patterns::Matcher;
 
 /// Name of the list. An entry of the sender that is called like this is left out, and has no id.
@@ -82,10 +82,12 @@ impl Receiver {
         let stat = StatView::decode_view(&stat)
             .map_err(|_| invalid("the list cannot be described".to_owned()))?;
         let attributes = self.disk.attributes(&stat, GoMode(stat.mode))?;
-        let mut file = FileInProgress::new(LIST, attributes, false);
-        file.open(&self.disk, 0)?;
-        file.write(&described.list)?;
-        file.finish(&self.disk)
+        let mut file = FileInProgress::new(0, LIST, attributes, false);
+        if !described.list.is_empty() {
+            file.add(&described.list, &self.disk, &mut self.parents)?;
+        }
+        let parent = self.parents.of(&self.disk, LIST)?;
+        file.finish(&parent)
     }
 
     /// Applies an entry to the directory it is in.

@@ -1,0 +1,256 @@
+//! Digests of files that were read before, for the mirrors of clients' directories.
+//!
+//! A mirror is looked at in every build and mostly has what it had. A file there is not read again
+//! while its inode, size and both times are the same. No process can set the time at which an inode changed (`ctime`):
+//! whoever writes to a file, or changes its mode, owner or attributes, gives it the present one. The
+//! digest of a file is therefore remembered only when that time had certainly passed as its reading began:
+//! a change in the same tick of the clock would not show. Kept in memory only, and never more than a
+//! fixed number.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cofferdam_digest::Digest;
+use rustix::fs::Stat;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Files of all mirrors together; each takes about 100 bytes.
+const MAX_FILES: usize = 500_000;
+/// Mirrors of which anything is known.
+const MAX_MIRRORS: usize = 1024;
+const SECOND: i128 = 1_000_000_000;
+/// Longer than any tick of a clock that files get their times from (10 ms at most).
+const TICK: i128 = SECOND / 10;
+/// The same for file systems that keep whole seconds, or two.
+const COARSE_TICK: i128 = 3 * SECOND;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The present in nanoseconds, by the clock that the kernel takes the times of files from.
+pub(super) fn now() -> i128 {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec)
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, u32),
+    changed: (i64, u32),
+}
+
+impl Stamp {
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "field types differ between architectures; nanoseconds are below a second"
+    )]
+    fn of(stat: &Stat) -> Self {
+        Self {
+            size: stat.st_size as u64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+        }
+    }
+
+    /// Whether a change at `now` or later gives the file another stamp.
+    fn has_passed(&self, now: i128) -> bool {
+        let (seconds, nanoseconds) = self.changed;
+        let tick = if nanoseconds == 0 { COARSE_TICK } else { TICK };
+        i128::from(seconds) * SECOND + i128::from(nanoseconds) + tick < now
+    }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "field types differ between architectures")]
+fn inode(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev as u64, stat.st_ino as u64)
+}
+
+/// What is known of the files of one mirror. All digests are made with the ids of one store.
+pub(crate) struct KnownFiles {
+    files: Mutex<HashMap<(u64, u64), (Stamp, Digest)>>,
+    /// Files of all mirrors, shared by these.
+    total: Arc<AtomicUsize>,
+    max: usize,
+    /// Whether there was no room for one.
+    overflowed: AtomicBool,
+}
+
+impl KnownFiles {
+    /// The digest of a file that is as it was.
+    pub(super) fn digest(&self, stat: &Stat) -> Option<Digest> {
+        let files = lock(&self.files);
+        let (stamp, digest) = files.get(&inode(stat))?;
+        (*stamp == Stamp::of(stat)).then_some(*digest)
+    }
+
+    /// Remembers the digest of a file that was `stat` before its content was read. `started` is [`now`] as it
+    /// was before that.
+    pub(super) fn remember(&self, stat: &Stat, started: i128, digest: Digest) {
+        let stamp = Stamp::of(stat);
+        if !stamp.has_passed(started) {
+            return;
+        }
+        let mut files = lock(&self.files);
+        if let Some(known) = files.get_mut(&inode(stat)) {
+            *known = (stamp, digest);
+        } else if self.total.fetch_add(1, Ordering::Relaxed) < self.max {
+            files.insert(inode(stat), (stamp, digest));
+        } else {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+            self.overflowed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for KnownFiles {
+    fn drop(&mut self) {
+        let count = lock(&self.files).len();
+        self.total.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// What is known of the files of all mirrors.
+pub(crate) struct KnownMirrors {
+    /// The one used last is the last.
+    mirrors: Mutex<VecDeque<(String, Arc<KnownFiles>)>>,
+    total: Arc<AtomicUsize>,
+    max: usize,
+}
+
+impl Default for KnownMirrors {
+    fn default() -> Self {
+        Self::with_room_for(MAX_FILES)
+    }
+}
+
+impl KnownMirrors {
+    fn with_room_for(max: usize) -> Self {
+        Self { mirrors: Mutex::default(), total: Arc::default(), max }
+    }
+
+    /// What is known of the mirror with this id, which never names another one. Those that were
+    /// used longest ago make room.
+    pub(crate) fn of(&self, id: &str) -> Arc<KnownFiles> {
+        let mut mirrors = lock(&self.mirrors);
+        let place = mirrors.iter().position(|(known, _)| known == id);
+        let known = place.and_then(|place| mirrors.remove(place)).map(|(_, known)| known);
+        // Where there was no room, most may be of files that are gone.
+        let known = known.filter(|known| !known.overflowed.load(Ordering::Relaxed));
+        let known = known.unwrap_or_else(|| {
+            Arc::new(KnownFiles {
+                files: Mutex::default(),
+                total: Arc::clone(&self.total),
+                max: self.max,
+                overflowed: AtomicBool::new(false),
+            })
+        });
+        mirrors.push_back((id.to_owned(), Arc::clone(&known)));
+        let is_tight = || self.total.load(Ordering::Relaxed) > self.max - self.max / 4;
+        while mirrors.len() > 1 && (is_tight() || mirrors.len() > MAX_MIRRORS) {
+            mirrors.pop_front();
+        }
+        known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::path::Path;
+
+    /// As if the file had been made long ago.
+    const LATER: i128 = i128::MAX;
+
+    fn made(directory: &Path, name: &str) -> Stat {
+        std::fs::write(directory.join(name), name).unwrap();
+        rustix::fs::stat(directory.join(name)).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_changed_a_moment_ago_is_not_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let mirrors = KnownMirrors::default();
+        let known = mirrors.of("a");
+        let stat = made(directory.path(), "f");
+        known.remember(&stat, now(), Digest::of("f"));
+        assert_eq!(known.digest(&stat), None);
+        known.remember(&stat, now() - 3600 * SECOND, Digest::of("f"));
+        assert_eq!(known.digest(&stat), None, "a clock that was set back shows nothing");
+        known.remember(&stat, LATER, Digest::of("f"));
+        assert_eq!(known.digest(&stat), Some(Digest::of("f")));
+    }
+
+    #[test]
+    fn whole_seconds_need_more_time() {
+        let stamp = |nanoseconds| Stamp { size: 0, modified: (0, 0), changed: (10, nanoseconds) };
+        assert!(!stamp(0).has_passed(12 * SECOND));
+        assert!(stamp(0).has_passed(14 * SECOND));
+        assert!(!stamp(1).has_passed(10 * SECOND + TICK));
+        assert!(stamp(1).has_passed(11 * SECOND));
+    }
+
+    #[test]
+    fn every_change_of_a_stamp_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let mirrors = KnownMirrors::default();
+        let known = mirrors.of("a");
+        let stat = made(directory.path(), "f");
+        known.remember(&stat, LATER, Digest::of("f"));
+        let changes: [fn(&mut Stat); 5] = [
+            |stat| stat.st_size += 1,
+            |stat| stat.st_mtime_nsec ^= 1,
+            |stat| stat.st_ctime += 1,
+            |stat| stat.st_ctime_nsec ^= 1,
+            |stat| stat.st_ino += 1,
+        ];
+        for change in changes {
+            let mut other = stat;
+            change(&mut other);
+            assert_eq!(known.digest(&other), None);
+        }
+        assert_eq!(known.digest(&stat), Some(Digest::of("f")));
+    }
+
+    #[test]
+    fn mirrors_of_long_ago_make_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let files: Vec<Stat> =
+            (0..4).map(|index| made(directory.path(), &index.to_string())).collect();
+        let mirrors = KnownMirrors::with_room_for(4);
+        for (mirror, file) in ["a", "b", "c"].iter().zip(&files) {
+            mirrors.of(mirror).remember(file, LATER, Digest::of(mirror));
+        }
+        // Used again, so "b" is the one that was used longest ago.
+        mirrors.of("a").remember(&files[3], LATER, Digest::of("a"));
+        let known = |mirror, file: usize| mirrors.of(mirror).digest(&files[file]);
+        assert_eq!(known("c", 2), Some(Digest::of("c")));
+        assert_eq!(known("a", 0), Some(Digest::of("a")));
+        assert_eq!(known("b", 1), None);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let mirrors = KnownMirrors::with_room_for(2);
+        let known = mirrors.of("a");
+        for index in 0..5 {
+            let stat = made(directory.path(), &index.to_string());
+            known.remember(&stat, LATER, Digest::of("x"));
+            assert_eq!(known.digest(&stat).is_some(), index < 2);
+        }
+        drop(known);
+        // It starts anew, and what it held is free again.
+        let known = mirrors.of("a");
+        assert_eq!(mirrors.total.load(Ordering::Relaxed), 0);
+        let stat = made(directory.path(), "new");
+        known.remember(&stat, LATER, Digest::of("x"));
+        assert!(known.digest(&stat).is_some());
+    }
+}

@@ -1,0 +1,170 @@
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::*;
+
+const IDS: IdRange = IdRange { first: 0, count: 65536 };
+
+fn open(path: &Path) -> Root {
+    Root::new(rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).unwrap())
+}
+
+fn tree() -> (tempfile::TempDir, Root) {
+    let directory = tempfile::tempdir().unwrap();
+    for (path, text) in [("a/one", "1"), ("a/two", "2"), ("b/one", "1"), ("b/two", "2")] {
+        let path = directory.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let root = open(directory.path());
+    (directory, root)
+}
+
+fn of(root: &Root, selector: Selector) -> Digest {
+    digest(root, IDS, &[selector], None).unwrap()
+}
+
+#[test]
+fn equal_content_is_equal_whatever_its_name_and_time() {
+    let (directory, root) = tree();
+    assert_eq!(of(&root, Selector::path("/a")), of(&root, Selector::path("/b")));
+    let before = of(&root, Selector::path("/a"));
+    let file = std::fs::File::options().append(true).open(directory.path().join("a/one")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(of(&root, Selector::path("/a")), before);
+    let path = directory.path().join("a/one");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_ne!(of(&root, Selector::path("/a")), before);
+}
+
+#[test]
+fn patterns_limit_what_is_digested() {
+    let (directory, root) = tree();
+    let only_one = || Selector { include: vec!["one".into()], ..Selector::path("/a") };
+    let before = of(&root, only_one());
+    std::fs::write(directory.path().join("a/two"), "changed").unwrap();
+    assert_eq!(of(&root, only_one()), before);
+    std::fs::write(directory.path().join("a/one"), "changed").unwrap();
+    assert_ne!(of(&root, only_one()), before);
+}
+
+#[test]
+fn missing_paths_are_named() {
+    let (_directory, root) = tree();
+    let error = digest(&root, IDS, &[Selector::path("/nope")], None).unwrap_err();
+    assert_eq!(error.to_string(), "\"/nope\": not found");
+    let required = Selector { required: vec!["/a/gone".into()], ..Selector::path("/a") };
+    assert!(digest(&root, IDS, &[required], None).is_err());
+}
+
+/// The digest of an entry as records of builds that were have it, in the plainest way.
+fn plainly(path: &Path) -> Digest {
+    let stat = std::fs::symlink_metadata(path).unwrap();
+    let mut out = Digester::new();
+    out.field(stat.mode().to_le_bytes());
+    out.field(stat.uid().to_le_bytes());
+    out.field(stat.gid().to_le_bytes());
+    if stat.is_dir() {
+        let mut names: Vec<_> =
+            std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        let mut content = Digester::new();
+        for name in names {
+            content.field(name.as_encoded_bytes());
+            content.field(plainly(&path.join(&name)).as_bytes());
+        }
+        out.field(content.finish().as_bytes());
+    } else if stat.is_symlink() {
+        out.field(std::fs::read_link(path).unwrap().as_os_str().as_encoded_bytes());
+    } else {
+        out.update(std::fs::read(path).unwrap());
+    }
+    out.finish()
+}
+
+/// More files than one thread reads alone or may wait, small and large, in many directories and in one.
+fn large(directory: &Path) {
+    for index in 0..600 {
+        let name = match index % 3 {
+            0 => format!("flat-{index}"),
+            1 => format!("d{}/f{index}", index % 40),
+            _ => format!("d{}/deep/er/f{index}", index % 20),
+        };
+        let path = directory.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let length = if index % 50 == 0 { 300_000 + index } else { index };
+        std::fs::write(path, vec![u8::try_from(index % 251).unwrap(); length]).unwrap();
+    }
+    symlink("flat-0", directory.join("d1/link")).unwrap();
+    std::fs::create_dir(directory.join("empty")).unwrap();
+}
+
+#[test]
+fn the_digest_does_not_depend_on_who_reads_what() {
+    let directory = tempfile::tempdir().unwrap();
+    large(directory.path());
+    let root = open(directory.path());
+    let mut expected = Digester::new();
+    expected.field(plainly(directory.path()).as_bytes());
+    let expected = expected.finish();
+    let mirrors = KnownMirrors::default();
+    for _ in 0..5 {
+        assert_eq!(of(&root, Selector::whole()), expected);
+        let known = Some(mirrors.of("m"));
+        assert_eq!(digest(&root, IDS, &[Selector::whole()], known).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_ends_the_digest() {
+    let directory = tempfile::tempdir().unwrap();
+    large(directory.path());
+    std::fs::set_permissions(
+        directory.path().join("d3/deep/er"),
+        std::fs::Permissions::from_mode(0o000),
+    )
+    .unwrap();
+    let root = open(directory.path());
+    let result = digest(&root, IDS, &[Selector::whole()], None);
+    if rustix::process::geteuid().is_root() {
+        assert!(result.is_ok());
+    } else {
+        assert_eq!(result.unwrap_err().to_string(), "failed to read \"/\"");
+    }
+    std::fs::set_permissions(
+        directory.path().join("d3/deep/er"),
+        std::fs::Permissions::from_mode(0o700),
+    )
+    .unwrap();
+}
+
+#[test]
+fn what_is_known_is_not_read_until_it_changes() {
+    let (directory, root) = tree();
+    let mirrors = KnownMirrors::default();
+    let path = directory.path().join("a/one");
+    let with = || digest(&root, IDS, &[Selector::path("/a")], Some(mirrors.of("m"))).unwrap();
+    let truth = of(&root, Selector::path("/a"));
+    assert_eq!(with(), truth);
+    // What is known wrongly shows that it was used.
+    let stat = rustix::fs::stat(&path).unwrap();
+    mirrors.of("m").remember(&stat, i128::MAX, Digest::of("not what is in it"));
+    assert_ne!(with(), truth);
+    let top = || digest(&root, IDS, &[Selector::path("/a/one")], Some(mirrors.of("m"))).unwrap();
+    assert_ne!(top(), of(&root, Selector::path("/a/one")));
+    // As the receiving end replaces a file: another inode with the same size and time.
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "3").unwrap();
+    std::fs::File::options().append(true).open(&path).unwrap().set_modified(modified).unwrap();
+    let changed = rustix::fs::stat(&path).unwrap();
+    let is_same_tick =
+        (changed.st_ctime, changed.st_ctime_nsec) == (stat.st_ctime, stat.st_ctime_nsec);
+    assert!(is_same_tick || with() == of(&root, Selector::path("/a")));
+    assert!(is_same_tick || top() == of(&root, Selector::path("/a/one")));
+    assert_ne!(of(&root, Selector::path("/a")), truth);
+}
