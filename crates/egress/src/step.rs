@@ -115,6 +115,10 @@ pub(crate) async fn run(
         step.obey(&mut orders).await;
     }
     reports.finish(id);
+    // Its flows are gone, so nobody else has it.
+    if let Ok(step) = Rc::try_unwrap(step) {
+        step.tun.close();
+    }
 }
 
 impl Step {

@@ -97,6 +97,13 @@ impl Tun {
         Tun::watch(fd, prefix, None)
     }
 
+    /// Closes it, on a thread of its own: the kernel takes an interface down while the caller waits, some ten milliseconds in which
+    /// no other step would be served and the end of this one not be told.
+    pub(crate) fn close(self) {
+        let fd = self.fd.into_inner();
+        drop(tokio::task::spawn_blocking(move || drop(fd)));
+    }
+
     fn watch(fd: OwnedFd, prefix: usize, waiting: Option<Waiting>) -> Result<Tun, TunError> {
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| TunError::Watch(e.into()))?;
         // SAFETY: an owned descriptor stays open and the same for as long as the value that holds it.

@@ -165,9 +165,8 @@ impl Cgroups {
     /// Creates a leaf in the unified hierarchy and in those of version 1 that `limits` need, and writes the limits. Nothing is left
     /// behind on failure.
     ///
-    /// Moving a process into a group of version 1 makes the kernel wait until every processor has passed a quiet state, some
-    /// ten milliseconds, which is more than everything else about a step's start. Without a limit there is nothing to gain by it:
-    /// the step is then accounted for with its builder.
+    /// A group of version 1 is made where a limit asks for it alone: without one there is nothing to gain by it, and the step is
+    /// accounted for with its builder.
     pub(crate) fn create(&self, name: &str, limits: &Limits) -> Result<Leaf, CgroupError> {
         self.check(limits)?;
         let mut leaf = Leaf {
@@ -195,15 +194,18 @@ impl Cgroups {
         unified.map(|(_, dir)| open_directory(dir, name)).transpose()
     }
 
-    /// Puts the calling process into the leaf `name` of every hierarchy of version 1 that has one. (It was made in that of the
-    /// unified hierarchy; see [`Cgroups::unified`].)
+    /// Puts the calling process, which must have one thread, into the leaf `name` of every hierarchy of version 1 that has one. (It
+    /// was made in that of the unified hierarchy; see [`Cgroups::unified`].)
+    ///
+    /// A thread that moves itself alone moves at once. With `cgroup.procs` the kernel waits until every processor has passed a
+    /// quiet state, some ten milliseconds, which is more than everything else about a step's start.
     pub(crate) fn join(&self, name: &str) -> Result<(), CgroupError> {
         for (hierarchy, dir) in
             self.hierarchies.iter().filter(|(hierarchy, _)| hierarchy.kind == HierarchyKind::V1)
         {
             let joined = match open_directory(dir, name) {
                 Err(Errno::NOENT) => continue,
-                other => other.and_then(|leaf| write_control(&leaf, "cgroup.procs", "0")),
+                other => other.and_then(|leaf| write_control(&leaf, "tasks", "0")),
             };
             joined
                 .map_err(|source| CgroupError::Join { path: hierarchy.path.join(name), source })?;
