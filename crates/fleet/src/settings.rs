@@ -6,8 +6,8 @@ use crate::spec::{ProjectSpec, Resources};
 
 /// Processes and threads of a builder and all its steps; some thousand make a large compilation, many more a fork bomb.
 const PIDS: i64 = 32_768;
-/// Bytes of the unit that cache policies count in.
-const GB: i64 = 1_000_000_000;
+/// Bytes of the unit that cache policies count in, as the API and its clients have it.
+const GB: i64 = 1 << 30;
 
 /// The configuration file of a project's builder.
 pub(crate) fn of_project(
@@ -146,7 +146,8 @@ mod tests {
         let rules = config["worker"]["oci"]["gcpolicy"].as_array().unwrap();
         assert_eq!(rules.len(), 3);
         assert_eq!(rules[0]["keepDuration"].as_str(), Some("14d"));
-        assert_eq!(rules[1]["maxUsedSpace"].as_integer(), Some(50_000_000_000));
+        // What the API promises for 50.
+        assert_eq!(rules[1]["maxUsedSpace"].as_integer(), Some(53_687_091_200));
         assert_eq!(rules[1]["minFreeSpace"].as_str(), Some("10%"));
         assert_eq!(config["log"]["level"].as_str(), Some("warn"));
         assert_eq!(config["isolation"]["level"].as_str(), Some("namespaces"));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cofferdam_fleet::Isolation;
+use cofferdam_records::KeepBuilds;
 use serde::Deserialize;
 
 /// Longest configuration file that is read.
@@ -57,6 +58,8 @@ pub struct Config {
     pub oidc: Oidc,
     /// How builders are kept.
     pub builders: Builders,
+    /// How long records are kept.
+    pub records: KeptRecords,
     /// Seconds that running builds have to finish when the server is told to stop.
     pub drain_seconds: u64,
     /// Configuration that every builder is given, with the keys of `cofferdam builder --config`.
@@ -125,6 +128,21 @@ impl Default for Builders {
     }
 }
 
+/// How long records are kept.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeptRecords {
+    /// Days after its end that a build is kept with its logs; 0, the default, is for ever.
+    pub keep_days: u32,
+}
+
+impl KeptRecords {
+    /// The same as the records take it.
+    pub(crate) fn keep(&self) -> KeepBuilds {
+        KeepBuilds { days: self.keep_days, ..KeepBuilds::default() }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -134,6 +152,7 @@ impl Default for Config {
             tls: None,
             oidc: Oidc::default(),
             builders: Builders::default(),
+            records: KeptRecords::default(),
             drain_seconds: 60,
             builder: toml::Table::new(),
         }
@@ -208,6 +227,16 @@ mod tests {
     fn unknown_keys_are_refused() {
         let error = toml::from_str::<Config>("lisen = \"x\"").unwrap_err().to_string();
         assert!(error.contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn builds_are_kept_unless_told_otherwise() {
+        let keep = |text: &str| toml::from_str::<Config>(text).map(|config| config.records.keep());
+        assert_eq!(keep("").unwrap(), KeepBuilds::default());
+        let days = keep("[records]\nkeep_days = 90").unwrap();
+        assert_eq!(days, KeepBuilds { builds: 0, days: 90 });
+        keep("[records]\nkeep_days = -1").unwrap_err();
+        keep("[records]\nkeep_day = 90").unwrap_err();
     }
 
     #[test]

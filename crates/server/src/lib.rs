@@ -9,6 +9,7 @@
 mod api;
 mod builds;
 mod config;
+mod daily;
 mod gateway;
 mod hardware;
 mod listen;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api, Logins};
 use crate::builds::Builds;
 use crate::config::{Config, OidcIssuer, TlsFiles};
+use crate::daily;
 use crate::gateway::{Authority, AuthorityError};
 use crate::listen::{self, Shared};
 use crate::origin::Origin;
@@ -152,6 +153,7 @@ pub async fn run(options: Options) -> Result<(), ServerError> {
     let serving =
         tokio::spawn(listen::serve(listener, Arc::new(shared), stop.clone(), REQUESTS_GRACE));
     tokio::spawn(Arc::clone(&builds).keep_house());
+    tokio::spawn(daily::tidy_up(api.records.clone(), images, config.records.keep()));
     ready(bound, first);
     signals.next().await;
     drain(&builds, &mut signals, config.drain()).await;

@@ -62,12 +62,13 @@ pub(crate) async fn first_token(records: &Records) -> Result<Option<FirstToken>,
     Ok(Some(organization(records, FIRST_ORGANIZATION).await?))
 }
 
-/// Makes a further organization in a data directory, also while a server uses it, and a token for it.
+/// Makes a further organization in a data directory, also while a server uses it, and a token for it. Records of an older program
+/// stay as they are: the server that uses them may be that program.
 ///
 /// # Errors
-/// The records cannot be opened or written.
+/// The records cannot be opened or written, or another program's form of them is there.
 pub async fn create_organization(data_dir: &Path, name: &str) -> Result<FirstToken, ServerError> {
-    let records = Records::open(data_dir).await?;
+    let records = Records::open_as_is(data_dir).await?;
     organization(&records, name).await
 }
 
@@ -87,4 +88,29 @@ async fn organization(records: &Records, name: &str) -> Result<FirstToken, Serve
         })
         .await?;
     Ok(FirstToken { organization: organization.id, secret })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cofferdam_records::RecordsError;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_organization_is_not_made_in_records_of_an_older_program() {
+        let directory = tempfile::tempdir().unwrap();
+        // SQLite: a table `schema` that says version 1, and nothing else.
+        let older = include_bytes!("../fixtures/records-1.db");
+        std::fs::write(directory.path().join("records.db"), older).unwrap();
+        let error = create_organization(directory.path(), "further").await.err().unwrap();
+        let known = matches!(error, ServerError::Records(RecordsError::Older { found: 1, .. }));
+        assert!(known, "{error:?}");
+        let empty = tempfile::tempdir().unwrap();
+        for name in ["one", "two"] {
+            create_organization(empty.path(), name).await.unwrap();
+        }
+        let records = Records::open(empty.path()).await.unwrap();
+        assert_eq!(records.organizations().await.unwrap().len(), 2);
+    }
 }

@@ -96,7 +96,7 @@ impl BlobWriter {
         // its place.
         if known != Some(size) || !state.proven.contains(&found) {
             let (ingest, fresh) = (store.root.ingest.as_fd(), store.root.fresh.as_fd());
-            rustix::fs::renameat(ingest, &self.name, fresh, &found.hex())
+            rustix::fs::renameat(ingest, &self.name, fresh, found.hex())
                 .map_err(|errno| io_error("name a complete blob")(errno.into()))?;
             self.finished = true;
             state.pending.fresh.insert(found);

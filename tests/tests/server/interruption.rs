@@ -1,5 +1,6 @@
 //! Builds that are stopped, clients that are killed, and builds that somebody else began.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cofferdam_tests::{Client, Context, Server, leftovers};
@@ -33,6 +34,15 @@ fn sleeping(mark: &str) -> Context {
 
 fn small() -> Context {
     Context::dockerfile("FROM @busybox\nRUN true\n")
+}
+
+/// Changes the server's records behind its back.
+fn sql(server: &Server, statement: &str) {
+    let script = "import sqlite3, sys\n\
+        sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None).execute(sys.argv[2])";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).arg(server.data().path().join("records.db")).arg(statement);
+    assert!(python.status().unwrap().success(), "{statement}");
 }
 
 #[test]
@@ -161,4 +171,24 @@ fn a_server_that_was_killed_ends_its_builds_when_it_is_back() {
     let server = Server::start_in(data, "");
     assert_eq!(server.ended(&id, Duration::from_secs(60))["status"], "STATUS_ERROR");
     let _ = server.depot_build(&project, &small()).success();
+}
+
+#[test]
+fn an_end_that_cannot_be_recorded_now_is_recorded_later() {
+    let server = Server::start();
+    let project = server.project("unrecorded");
+    // As when the disk is full.
+    sql(
+        &server,
+        "CREATE TRIGGER no_end BEFORE UPDATE OF status ON builds
+         BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+    );
+    // Its client is not kept waiting.
+    let _ = server.depot_build(&project, &small()).success();
+    let build = server.newest_build(&project);
+    assert_eq!(build["status"], "STATUS_RUNNING");
+    assert!(server.log().contains("could not be recorded"), "{}", server.log());
+    sql(&server, "DROP TRIGGER no_end");
+    let id = build["buildId"].as_str().unwrap();
+    assert_eq!(server.ended(id, Duration::from_secs(60))["status"], "STATUS_SUCCESS");
 }

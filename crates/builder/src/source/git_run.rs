@@ -2,7 +2,7 @@
 //!
 //! It runs inside the builder's enclosure with a configuration of its own, hooks off, and only the
 //! protocol of the URL allowed. Tokens travel in the environment of the one command that needs them and
-//! never in an argument. What a server makes it say is bounded.
+//! never in an argument. What a server makes it say is bounded, and how long it may let git wait.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -21,6 +21,13 @@ use crate::failure::Failure;
 pub(super) const SHA256_LENGTH: usize = 64;
 /// Longest output of a git command: the refs of the largest repositories fit.
 const MAX_OUTPUT: usize = 16 << 20;
+/// How long a server may stand still. One that packs a large repository says no more meanwhile than that it lives: much shorter
+/// would end fetches that only take long to begin.
+const STALL_SECONDS: u32 = 120;
+/// Bytes per second that are standing still, too.
+const STALL_RATE: u32 = 1000;
+/// How often a server of ssh is asked whether it lives.
+const ALIVE_SECONDS: u32 = 30;
 
 /// A token or header for the host, from the URL or the client's secrets.
 async fn authorization(
@@ -157,6 +164,7 @@ impl Git<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        bound_stalls(&mut command, &remote.protocol);
         for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO"] {
             if let Ok(value) = std::env::var(variable) {
                 command.env(variable, value);
@@ -178,6 +186,26 @@ impl Git<'_> {
         }
         command.args(args);
         command
+    }
+}
+
+/// Ends what waits for a server that says nothing more: git by itself waits for ever. In the environment, for submodules have it too.
+fn bound_stalls(command: &mut Command, protocol: &str) {
+    match protocol {
+        "http" | "https" => {
+            command
+                .env("GIT_HTTP_LOW_SPEED_LIMIT", STALL_RATE.to_string())
+                .env("GIT_HTTP_LOW_SPEED_TIME", STALL_SECONDS.to_string());
+        }
+        "ssh" => {
+            let questions = STALL_SECONDS / ALIVE_SECONDS;
+            let ssh = format!(
+                "ssh -o ConnectTimeout={STALL_SECONDS} -o ServerAliveInterval={ALIVE_SECONDS} -o ServerAliveCountMax={questions}"
+            );
+            command.env("GIT_SSH_COMMAND", ssh);
+        }
+        // Neither git nor its protocol has anything of the kind.
+        _ => {}
     }
 }
 
@@ -219,5 +247,31 @@ mod tests {
         for args in [&["index-pack", "--stdin"][..], &["-c", "x=y", "bundle", "create"]] {
             assert!(!speaks(args), "{args:?}");
         }
+    }
+
+    #[test]
+    fn no_server_holds_git_for_ever() {
+        let environment = |protocol: &str| {
+            let mut command = Command::new("git");
+            bound_stalls(&mut command, protocol);
+            let environment = command.as_std().get_envs();
+            let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+            environment
+                .map(|(name, value)| (text(name), value.map(text).unwrap_or_default()))
+                .collect::<std::collections::BTreeMap<String, String>>()
+        };
+        for protocol in ["http", "https"] {
+            let environment = environment(protocol);
+            assert_eq!(environment["GIT_HTTP_LOW_SPEED_LIMIT"], "1000");
+            assert_eq!(environment["GIT_HTTP_LOW_SPEED_TIME"], "120");
+            assert_eq!(environment.len(), 2);
+        }
+        let ssh = environment("ssh");
+        assert_eq!(
+            ssh["GIT_SSH_COMMAND"],
+            "ssh -o ConnectTimeout=120 -o ServerAliveInterval=30 -o ServerAliveCountMax=4"
+        );
+        assert_eq!(ssh.len(), 1);
+        assert!(environment("git").is_empty());
     }
 }

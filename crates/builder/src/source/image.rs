@@ -72,7 +72,7 @@ impl BlobSource for RegistryBlobs {
         descriptor: &Descriptor,
         offset: u64,
     ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
-        Ok(self.0.blob(descriptor, offset).map_err(Failure::of).boxed())
+        Ok(self.0.blob(descriptor, offset).map_err(refused).boxed())
     }
 
     fn place(&self, _: &Descriptor) -> Option<Reference> {
@@ -172,7 +172,7 @@ impl Context {
         let repository = self.repository(reference, sessions);
         let target = reference.target();
         let resolved = repository.resolve(&target, platform).await.map_err(unresolved)?;
-        let config = repository.small_blob(&resolved.manifest.config).await.map_err(Failure::of)?;
+        let config = repository.small_blob(&resolved.manifest.config).await.map_err(refused)?;
         let root = resolved.root.descriptor.digest;
         for bytes in [&resolved.root.bytes, &resolved.manifest_bytes, &config] {
             self.keep_document(bytes.clone()).await?;
@@ -271,11 +271,18 @@ pub(super) fn unresolved(error: RegistryError) -> Failure {
         RegistryError::Denied { .. } => Some(ErrorCode::PermissionDenied),
         _ => None,
     };
-    let failure = Failure::of(error);
+    let failure = refused(error);
     match code {
         Some(code) => failure.with_code(code),
         None => failure,
     }
+}
+
+/// What a registry did not give; the code tells that it wants fewer requests, which passes by itself, from trouble.
+fn refused(error: RegistryError) -> Failure {
+    let limited = matches!(error, RegistryError::RateLimited { .. });
+    let failure = Failure::of(error);
+    if limited { failure.with_code(ErrorCode::ResourceExhausted) } else { failure }
 }
 
 fn origin_key(reference: &Reference, digest: Digest) -> String {
@@ -449,4 +456,34 @@ pub(crate) async fn resolve_layout(
     };
     let config = blobs.small(&manifest.config.digest, cofferdam_image::MAX_DOCUMENT).await?;
     Ok((blobs, ResolvedImage { root, digest, manifest, config }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cofferdam_solver::StepError;
+    use connectrpc::ConnectError;
+
+    use super::*;
+
+    #[test]
+    fn clients_are_told_that_a_registry_wants_fewer_requests() {
+        let limited = || RegistryError::RateLimited {
+            host: "registry.example.com".to_owned(),
+            after: Some(Duration::from_secs(3600)),
+            detail: String::new(),
+        };
+        for failure in [unresolved(limited()), refused(limited())] {
+            // As it goes from a step to a client.
+            let step = StepError::from(failure);
+            let error = ConnectError::from(Failure::from(&step));
+            assert_eq!(error.code, ErrorCode::ResourceExhausted);
+            let message = error.message.clone().unwrap_or_default();
+            assert!(message.contains("rate-limited by registry.example.com"), "{message}");
+        }
+        let other = || RegistryError::Protocol { url: String::new(), reason: "it is broken" };
+        assert_eq!(unresolved(other()).code(), ErrorCode::Unknown);
+        assert_eq!(refused(other()).code(), ErrorCode::Unknown);
+    }
 }

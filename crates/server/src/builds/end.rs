@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
-use cofferdam_records::BuildStatus;
+use chrono::{DateTime, Utc};
+use cofferdam_records::{BuildStatus, Records, RecordsError};
 
 use super::{Builds, LiveBuild};
 
@@ -14,6 +14,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const LAST_REPORT: Duration = Duration::from_secs(5);
 /// How long an ended build is remembered, for clients that still ask after it.
 const MEMORY: Duration = Duration::from_secs(60);
+/// How long to wait before trying again to record an end.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// How a build ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,40 @@ impl Outcome {
             Self::Success => None,
             Self::Failed(error) | Self::Canceled(error) | Self::Lost(error) => Some(error),
         }
+    }
+}
+
+/// An end as it is to be recorded.
+struct End {
+    build: String,
+    status: BuildStatus,
+    error: Option<String>,
+    at: DateTime<Utc>,
+}
+
+impl End {
+    async fn record(&self, records: &Records) -> Result<(), RecordsError> {
+        let recorded =
+            records.finish_build(&self.build, self.status, self.error.as_deref(), self.at).await;
+        // One that has ended already, or is gone with its project, is none that runs.
+        recorded.map(|_| ())
+    }
+
+    /// Tries until the end is recorded. If the server stops before, its next start finds the build running and ends it.
+    async fn insist<F>(&self, pause: Duration, mut attempt: impl FnMut() -> F)
+    where
+        F: Future<Output = Result<(), RecordsError>>,
+    {
+        loop {
+            tokio::time::sleep(pause).await;
+            match attempt().await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::error!(build = self.build, %error, "the end of a build could not be recorded");
+                }
+            }
+        }
+        tracing::info!(build = self.build, "the end of a build is recorded after all");
     }
 }
 
@@ -83,11 +119,13 @@ impl Builds {
             BuildStatus::Error | BuildStatus::Running => "error",
         };
         let error = outcome.error();
-        let recorded =
-            self.records.finish_build(live.id(), status, error.as_deref(), Utc::now()).await;
+        let end = End { build: live.id().to_owned(), status, error: error.clone(), at: Utc::now() };
+        let recorded = end.record(&self.records).await;
         if let Err(error) = recorded {
-            // The next start of a server finds it running and ends it.
-            tracing::error!(build = live.id(), %error, "the end of a build was not recorded");
+            // A full disk may stay full for hours: nobody is kept waiting for it, neither clients nor a server that is to stop.
+            tracing::error!(build = live.id(), %error, "the end of a build could not be recorded");
+            let records = self.records.clone();
+            tokio::spawn(async move { end.insist(RETRY, || end.record(&records)).await });
         }
         tracing::info!(
             build = live.id(),
@@ -138,5 +176,50 @@ impl Builds {
             (Outcome::Failed(_), Err(_), Some(why)) => Outcome::Lost(why),
             (outcome, ..) => outcome,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cofferdam_records::NewBuild;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_is_tried_until_it_is_recorded() {
+        let directory = tempfile::tempdir().unwrap();
+        let (failing, records) = (
+            Records::open(directory.path()).await.unwrap(),
+            Records::open(directory.path()).await.unwrap(),
+        );
+        let new = NewBuild {
+            id: None,
+            project: "project".to_owned(),
+            organization: "organization".to_owned(),
+            token: None,
+            command: 1,
+            options: "[]".to_owned(),
+        };
+        let build = records.create_build(new).await.unwrap().id;
+        failing.close().await;
+        let end = End {
+            build: build.clone(),
+            status: BuildStatus::Failed,
+            error: Some("it broke".to_owned()),
+            at: Utc::now(),
+        };
+        let mut attempts = 0;
+        let attempt = || {
+            attempts += 1;
+            end.record(if attempts < 3 { &failing } else { &records })
+        };
+        end.insist(Duration::from_millis(1), attempt).await;
+        assert_eq!(attempts, 3);
+        let ended = records.build(&build).await.unwrap().unwrap();
+        assert_eq!((ended.status, ended.error.as_deref()), (BuildStatus::Failed, Some("it broke")));
+        // Nothing is left to do for one that has ended, or that is gone.
+        end.record(&records).await.unwrap();
+        End { build: "gone".to_owned(), ..end }.record(&records).await.unwrap();
     }
 }
