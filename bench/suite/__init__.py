@@ -1,1 +1,1 @@
-"""What `bench/run` is made of."""
+"""What `bench/run` and `bench/growth` are made of."""

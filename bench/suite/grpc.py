@@ -1,15 +1,17 @@
-"""One question to a builder over a unix socket, without a client program: which workers has it?
+"""Questions to a builder over a unix socket, without a client program: which workers has it, and how many records its cache?
 
-The question is as small as HTTP/2 allows, so that what is measured is the builder. It is not a client: answers are not understood,
-only seen.
+The first is as small as HTTP/2 allows, so that what is measured is the builder, and its answer is not understood, only seen.
 """
 
 import socket
 import struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, SETTINGS, GOAWAY = 0, 1, 4, 7
-END_STREAM, END_HEADERS = 1, 4
+DATA, HEADERS, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
+END_STREAM, END_HEADERS, ACK = 1, 4, 1
+# An answer of any length comes without being asked for its next part: the window of streams, and what the connection's is short of it.
+WINDOW = 2**31 - 1
+WHOLE = struct.pack(">HI", 4, WINDOW)
 PATIENCE = 30
 # Of a message with nothing in it there is a flag and a length.
 EMPTY = bytes(5)
@@ -39,23 +41,77 @@ def receive(connection, length):
     return got
 
 
+def question(method):
+    """A call of a method with a message that has nothing in it."""
+    return frame(HEADERS, END_HEADERS, 1, headers(f"/moby.buildkit.v1.Control/{method}")) + frame(DATA, END_STREAM, 1, EMPTY)
+
+
+def next_frame(connection):
+    """Kind, flags and content."""
+    head = receive(connection, 9)
+    return head[3], head[4], receive(connection, int.from_bytes(head[:3], "big"))
+
+
 def workers(path):
     """Returns once the builder on this socket has named a worker. OSError: it does not answer yet."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)
         connection.connect(str(path))
-        connection.sendall(
-            PREFACE + frame(SETTINGS, 0, 0)
-            + frame(HEADERS, END_HEADERS, 1, headers("/moby.buildkit.v1.Control/ListWorkers"))
-            + frame(DATA, END_STREAM, 1, EMPTY))
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + question("ListWorkers"))
         while True:
-            head = receive(connection, 9)
-            payload = receive(connection, int.from_bytes(head[:3], "big"))
-            kind, flags = head[3], head[4]
+            kind, flags, payload = next_frame(connection)
             if kind == DATA and len(payload) > len(EMPTY):
                 return
             if kind == GOAWAY or (kind == HEADERS and flags & END_STREAM):
                 raise ConnectionError("refused")
+
+
+def varint(message, at):
+    """A number of a message, and where what follows it begins."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def parts(message):
+    """How many parts an answer has that is nothing but a list."""
+    count = at = 0
+    while at < len(message):
+        key, at = varint(message, at)
+        if key != 1 << 3 | 2:
+            raise ConnectionError("not a list")
+        length, at = varint(message, at)
+        count, at = count + 1, at + length
+    return count
+
+
+def records(path, patience=PATIENCE):
+    """How many records a builder says that its cache has. OSError: it does not say."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(patience)
+        connection.connect(str(path))
+        connection.sendall(
+            PREFACE + frame(SETTINGS, 0, 0, WHOLE) + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW - 65_535))
+            + question("DiskUsage"))
+        answer = bytearray()
+        while True:
+            kind, flags, payload = next_frame(connection)
+            if kind == DATA:
+                answer += payload
+            elif kind == GOAWAY:
+                raise ConnectionError("refused")
+            elif kind in (SETTINGS, PING) and not flags & ACK:
+                connection.sendall(frame(kind, ACK, 0, payload if kind == PING else b""))
+            if kind in (DATA, HEADERS) and flags & END_STREAM:
+                break
+        # Before the message there are whether it is compressed, which was not allowed, and its length.
+        if len(answer) < len(EMPTY) or len(answer) - len(EMPTY) != int.from_bytes(answer[1:5], "big"):
+            raise ConnectionError("refused")
+        return parts(memoryview(answer)[5:])
 
 
 def http(path, target):

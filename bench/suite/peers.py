@@ -54,6 +54,7 @@ class Peer:
         self.daemon = None
         self.started = 0.0
         self.own_copy = False
+        self.patience = processes.PATIENCE
 
     @classmethod
     def missing(cls, _programs):
@@ -104,7 +105,7 @@ class Peer:
         """Builds, and says how many seconds it took."""
         if job.oci:
             job.oci.unlink(missing_ok=True)
-        took = sum(processes.run(command, self.log, **self.variables()) for command in self.commands(job))
+        took = sum(processes.run(command, self.log, patience=self.patience, **self.variables()) for command in self.commands(job))
         if job.oci:
             if not job.oci.exists() or job.oci.stat().st_size < 1024:
                 raise Failed(f"{self.name} wrote no image")
@@ -266,7 +267,7 @@ class Buildah(Peer):
 ALL = (Ours, OursWhole, Buildkitd, Docker, Buildah)
 
 
-def found(programs):
-    """The peers this machine has, and why it has not the others."""
-    absent = {peer.name: reason for peer in ALL if (reason := peer.missing(programs))}
-    return [peer for peer in ALL if peer.name not in absent], absent
+def found(programs, kinds=ALL):
+    """The peers of these kinds that this machine has, and why it has not the others."""
+    absent = {peer.name: reason for peer in kinds if (reason := peer.missing(programs))}
+    return [peer for peer in kinds if peer.name not in absent], absent

@@ -29,6 +29,17 @@ class Failed(Exception):
         self.last = last_of(log) if log else ""
 
 
+class Late(Failed):
+    """A program that was ended because it took longer than the seconds it was given."""
+
+    def __init__(self, seconds, log=None):
+        super().__init__(seconds, log)
+        self.seconds = seconds
+
+    def __str__(self):
+        return f"it took more than {self.seconds:g} s"
+
+
 def environment(**more):
     """This process's environment without what changes how peers behave."""
     kept = {
@@ -132,6 +143,7 @@ class Client:
     def __init__(self, command, log, directory=None, **variables):
         self.command = [str(word) for word in command]
         self.log = Path(log)
+        self.late = False
         self.begun = time.monotonic()
         with open(self.log, "ab") as output:
             self.process = subprocess.Popen(
@@ -139,9 +151,9 @@ class Client:
                 env=environment(**variables), start_new_session=True)
         clients.add(self.process.pid)
 
-    def wait(self):
+    def wait(self, patience=PATIENCE):
         """Seconds it took. Waits without looking again and again, which would round what is measured."""
-        late = threading.Timer(PATIENCE, lambda: end(tree([self.process.pid])))
+        late = threading.Timer(max(0, patience), self._too_late)
         late.start()
         try:
             code = self.process.wait()
@@ -150,8 +162,14 @@ class Client:
             late.cancel()
             self.end()
         if code != 0:
+            if self.late:
+                raise Late(patience, self.log)
             raise Failed(f"`{Path(self.command[0]).name}` ended with {code}", self.log)
         return took
+
+    def _too_late(self):
+        self.late = True
+        end(tree([self.process.pid]))
 
     def end(self):
         """Ends it, if it still runs, with what is below it."""
@@ -161,9 +179,9 @@ class Client:
         clients.discard(self.process.pid)
 
 
-def run(command, log, directory=None, **variables):
+def run(command, log, directory=None, patience=PATIENCE, **variables):
     """Runs a command to its end and says how many seconds that took."""
-    return Client(command, log, directory, **variables).wait()
+    return Client(command, log, directory, **variables).wait(patience)
 
 
 def said(command, **variables):

@@ -5,6 +5,7 @@ import time
 
 from ..measure import memory_of
 from ..peers import Job
+from ..processes import PATIENCE, Late
 from ..workloads import STEPS, steps
 from . import Entry, Row
 
@@ -27,21 +28,29 @@ def memory_each(builders):
     return memory_of([pid for builder in builders for pid in builder.roots()]) // len(builders)
 
 
+def at_once(pairs, patience=PATIENCE):
+    """Seconds from starting the first of these builds, each of a builder and a job, to the end of the last."""
+    clients = []
+    begun = time.monotonic()
+    try:
+        for builder, job in pairs:
+            clients.append(builder.client(job))
+        for client in clients:
+            client.wait(begun + patience - time.monotonic())
+        return time.monotonic() - begun
+    except Late as late:
+        late.seconds = patience
+        raise
+    finally:
+        for client in clients:
+            client.end()
+
+
 def entry(kind, builders, jobs):
     """All builds at once, each by its own builder."""
 
     def run():
-        clients = []
-        begun = time.monotonic()
-        try:
-            for builder, job in zip(builders, jobs, strict=True):
-                clients.append(builder.client(job))
-            for client in clients:
-                client.wait()
-            return time.monotonic() - begun
-        finally:
-            for client in clients:
-                client.end()
+        return at_once(zip(builders, jobs, strict=True))
 
     def roots():
         return [pid for builder in builders for pid in builder.roots()] if builders[0].daemon else builders[0].roots()

@@ -98,39 +98,42 @@ impl Records {
             .fetch_all(&self.read)
             .await
             .map_err(failed(action))?;
-        // Before their rows: whoever is interrupted here finds the rows again, and nobody would look for the logs.
-        for (project, build) in &builds {
-            gone.log_bytes += self.logs.remove_build(project, build).await?;
-        }
         if builds.is_empty() {
             return Ok(false);
         }
         let mut transaction =
             self.stream.begin_with("BEGIN IMMEDIATE").await.map_err(failed(action))?;
-        let mut removed = 0;
-        for (_, build) in &builds {
-            removed += remove(&mut transaction, build).await.map_err(failed(action))?;
+        let (mut removed, mut log_bytes) = (0, 0);
+        // The logs go before the rows are gone for good: whoever is interrupted here finds the rows again, and nobody would
+        // look for the logs. Nobody can share a build meanwhile.
+        for (project, build) in &builds {
+            if remove(&mut transaction, build).await.map_err(failed(action))? {
+                log_bytes += self.logs.remove_build(project, build).await?;
+                removed += 1;
+            }
         }
         transaction.commit().await.map_err(failed(action))?;
         gone.builds += removed;
+        gone.log_bytes += log_bytes;
         Ok(removed > 0)
     }
 }
 
-/// Removes a build and its rows, unless it was shared meanwhile. Returns how many builds went.
+/// Removes a build and its rows, unless it was shared meanwhile. False when it stays.
 async fn remove(
     transaction: &mut Transaction<'_, Sqlite>,
     build: &str,
-) -> Result<u64, sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let query =
         "DELETE FROM builds WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM shares WHERE build = $1)";
     let removed = sqlx::query(query).bind(build).execute(&mut **transaction).await?;
-    if removed.rows_affected() > 0 {
+    let gone = removed.rows_affected() > 0;
+    if gone {
         for table in OF_BUILDS {
             // The table's name is one of ours.
             let statement = format!("DELETE FROM {table} WHERE build = $1");
             sqlx::query(&statement).bind(build).execute(&mut **transaction).await?;
         }
     }
-    Ok(removed.rows_affected())
+    Ok(gone)
 }

@@ -202,7 +202,7 @@ async fn a_check_finds_what_does_not_belong() {
     let build = place.build(&project).await;
     let report = place.records.check().await.unwrap();
     assert!(report.is_sound(), "{report:?}");
-    assert_eq!(report.running, [build.id.clone()]);
+    assert_eq!(report.running, std::slice::from_ref(&build.id));
     let mut rows = connect(&place.dir.path().join("records.db")).await;
     sqlx::query("DELETE FROM builds").execute(&mut rows).await.unwrap();
     rows.close().await.unwrap();
@@ -283,7 +283,7 @@ async fn nothing_is_unnamed_since_before_names_were_kept_track_of() {
     let unnamed = |before| records.unnamed_manifests("prj0000000", before, 10);
     assert!(unnamed(now - hour).await.unwrap().is_empty());
     let second = ("prj0000000".to_owned(), "sha256:m2".to_owned());
-    assert_eq!(unnamed(now + hour).await.unwrap(), [second.clone()]);
+    assert_eq!(unnamed(now + hour).await.unwrap(), std::slice::from_ref(&second));
     // A tag that goes makes the time begin.
     let mut rows = connect(&dir.path().join("records.db")).await;
     sqlx::query("UPDATE manifests SET named_until = 0").execute(&mut rows).await.unwrap();

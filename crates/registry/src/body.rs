@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -15,20 +16,24 @@ use tokio_util::io::ReaderStream;
 
 use crate::auth::Permit;
 use crate::error::Failure;
-use crate::limits::{Limits, READ_BYTES, WRITE_BYTES};
+use crate::limits::{Limits, READ_BYTES, ROOM_BYTES, WRITE_BYTES};
+use crate::registry::Inner;
 use crate::upload::Claim;
 
-/// Appends `body` to an upload. With `exact`, the body must have that many bytes.
+/// Appends `body` to an upload. With `exact`, the body must have that many bytes. An `open` one did
+/// not say how many it has: whether there is room is asked again while it comes.
 pub(crate) async fn receive(
     mut claim: Claim,
     body: Body,
     exact: Option<u64>,
+    open: bool,
     permit: &Permit,
-    limits: &Limits,
+    registry: &Arc<Inner>,
 ) -> Result<Claim, Failure> {
+    let (limits, upload) = (&registry.limits, Arc::clone(&claim.upload));
     let mut stream = body.into_data_stream();
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES);
-    let mut total = 0_u64;
+    let (mut total, mut asked) = (0_u64, 0_u64);
     let outcome = loop {
         let next = tokio::select! {
             biased;
@@ -49,6 +54,10 @@ pub(crate) async fn receive(
         }
         if claim.length() + (buffer.len() + bytes.len()) as u64 > limits.blob_bytes {
             return Err(Failure::BlobTooLarge(limits.blob_bytes));
+        }
+        if open && total - asked >= ROOM_BYTES {
+            asked = total;
+            registry.has_room(upload.repository.project(), 1).await?;
         }
         for piece in bytes.chunks(WRITE_BYTES) {
             buffer.extend_from_slice(piece);

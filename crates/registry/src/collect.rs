@@ -24,7 +24,7 @@ pub struct Collected {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Manifests that nothing named; what was theirs alone is not counted.
+    /// Manifests that nothing named; what was attached to them is not counted.
     pub manifests: u64,
 }
 
@@ -79,7 +79,8 @@ impl Registry {
             first = found.first().cloned();
             for (repository, digest) in found {
                 let Some(repository) = Repository::parse(&repository) else { continue };
-                let done = self.0.delete_unnamed(&repository, digest).await;
+                // What it lists has an age of its own.
+                let done = self.0.delete_unnamed(&repository, digest, false).await;
                 done.map_err(|_| CollectError::Manifests)?;
                 removed += 1;
             }

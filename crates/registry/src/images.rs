@@ -111,7 +111,7 @@ impl Registry {
             self.0.delete_manifest(&name.repository, &Reference::Tag(name.tag.clone())).await?;
         }
         for (repository, digest) in digests {
-            self.0.delete_unnamed(&repository, digest).await?;
+            self.0.delete_unnamed(&repository, digest, true).await?;
         }
         Ok(())
     }

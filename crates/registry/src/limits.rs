@@ -15,6 +15,8 @@ pub(crate) const ATTACHED_ANNOTATIONS: usize = 64 << 10;
 pub(crate) const TAGS_PER_PUSH: usize = 32;
 /// Bytes of an upload that wait in memory before they are hashed and written together.
 pub(crate) const WRITE_BYTES: usize = 1 << 20;
+/// Bytes of a body of unknown length after which it is asked again whether there is room.
+pub(crate) const ROOM_BYTES: u64 = 64 << 20;
 /// Bytes of a download that are read at once.
 pub(crate) const READ_BYTES: usize = 256 << 10;
 /// Entries of one page of tags; more are on the next page.

@@ -166,12 +166,13 @@ impl Inner {
         found.map_err(|error| Failure::records("look for a repository", &error))
     }
 
-    /// Removes a manifest that no tag and no index names any more, then what only it named: the
-    /// manifests it lists and those attached to it.
+    /// Removes a manifest that no tag and no index names any more, then what only it named: those
+    /// attached to it and, with `cascade`, the manifests it lists.
     pub(crate) async fn delete_unnamed(
         &self,
         repository: &Repository,
         digest: String,
+        cascade: bool,
     ) -> Result<(), Failure> {
         let failed = |error: RecordsError| Failure::records("delete an image", &error);
         let (project, name) = (repository.project(), repository.as_str());
@@ -189,7 +190,9 @@ impl Inner {
             let attached =
                 self.records.referrers(project, name, &digest, None).await.map_err(failed)?;
             self.records.delete_manifest(project, name, &digest).await.map_err(failed)?;
-            candidates.extend(row.manifests);
+            if cascade {
+                candidates.extend(row.manifests);
+            }
             candidates.extend(attached.into_iter().map(|row| row.digest));
         }
         Ok(())

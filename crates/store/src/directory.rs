@@ -263,6 +263,16 @@ impl MirrorGuard {
     pub fn discard(mut self) {
         self.held.discard = true;
     }
+
+    /// Has it deleted whenever it is given back, until [`MirrorGuard::keep`]: somebody may go on writing to it.
+    pub const fn distrust(&mut self) {
+        self.held.discard = true;
+    }
+
+    /// Says that it holds what it is to hold, and that nobody writes to it any more.
+    pub const fn keep(&mut self) {
+        self.held.discard = false;
+    }
 }
 
 impl Store {

@@ -162,6 +162,11 @@ pub(crate) fn write_pending(store: &Store) -> Result<(), RecordError> {
         state.pending.restore(unwritten);
         let pending = std::mem::take(&mut state.pending);
         if pending.is_empty() {
+            // What somebody waits for may have left before its batch began.
+            state.batches += 1;
+            let number = state.batches;
+            drop(state);
+            drop(Turn { store, number, failure: None });
             return Ok(());
         }
         state.batches += 1;
@@ -169,10 +174,8 @@ pub(crate) fn write_pending(store: &Store) -> Result<(), RecordError> {
         (Batch::new(&state, pending), state.batches)
     };
     let mut turn = Turn { store, number, failure: Some(PANICKED.to_owned()) };
-    let synced = if batch.changes.names_data() { sync(store) } else { Ok(()) };
-    let lost = synced.is_err();
-    let written =
-        synced.map_err(|source| RecordError::Sync { source }).and_then(|()| write(store, &batch));
+    let mut lost = false;
+    let written = write(store, &batch, &mut lost);
     let mut state = lock(&store.state);
     state.blobs.retain(|_, blob| blob.strong_count() > 0);
     let changes = std::mem::take(&mut state.writing);
@@ -296,13 +299,22 @@ impl Batch {
     }
 }
 
-/// The batch itself; gives the identities of records that died with their layers.
-fn write(store: &Store, batch: &Batch) -> Result<Vec<Digest>, RecordError> {
-    let fresh = &batch.changes.fresh;
-    if !fresh.is_empty() {
-        settle_blobs(store, fresh).map_err(|source| RecordError::Sync { source })?;
-    }
+/// The batch itself; gives the identities of records that died with their layers. Sets `lost`
+/// when a sync fails.
+fn write(store: &Store, batch: &Batch, lost: &mut bool) -> Result<Vec<Digest>, RecordError> {
+    make_durable(store, &batch.changes, lost).map_err(|source| RecordError::Sync { source })?;
     Ok(store.database.apply(batch)?)
+}
+
+/// Makes durable what the rows of a batch name.
+fn make_durable(store: &Store, changes: &Pending, lost: &mut bool) -> std::io::Result<()> {
+    if changes.names_data() {
+        sync(store).inspect_err(|_| *lost = true)?;
+    }
+    if !changes.fresh.is_empty() {
+        settle_blobs(store, &changes.fresh, lost)?;
+    }
+    Ok(())
 }
 
 /// Makes all bytes written so far durable.
@@ -317,13 +329,16 @@ fn sync(store: &Store) -> std::io::Result<()> {
 }
 
 /// Moves blobs whose bytes are durable to their lasting place, and makes the moves durable too:
-/// not every file system keeps them in order with the rows that are written next.
-fn settle_blobs(store: &Store, fresh: &HashSet<Digest>) -> std::io::Result<()> {
+/// not every file system keeps them in order with the rows that are written next. A move that is
+/// refused, as on a full disk, loses nothing.
+fn settle_blobs(store: &Store, fresh: &HashSet<Digest>, lost: &mut bool) -> std::io::Result<()> {
     for digest in fresh {
         settle_blob(store, &digest.hex())?;
     }
-    rustix::fs::fsync(&store.root.content)?;
-    Ok(rustix::fs::fsync(&store.root.fresh)?)
+    let content = rustix::fs::fsync(&store.root.content);
+    let synced = content.and_then(|()| rustix::fs::fsync(&store.root.fresh));
+    *lost |= synced.is_err();
+    Ok(synced?)
 }
 
 /// Moves a blob whose bytes are durable to its lasting place.

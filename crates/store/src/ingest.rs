@@ -15,7 +15,7 @@ use crate::content::{Blob, size_of};
 use crate::error::ContentError;
 use crate::ids::name_of;
 use crate::root::{self, unlink};
-use crate::state::lock;
+use crate::state::{State, lock};
 use crate::store::Store;
 
 /// The largest blob taken when nobody said how large it will be. Layers of tens of gigabytes
@@ -114,11 +114,11 @@ impl BlobWriter {
     }
 
     /// Lets another writer of the same blob begin.
-    fn forget(&self) {
+    fn forget(&self, state: &mut State) {
         if let Some((digest, _)) = self.expected
             && self.name == digest.hex()
         {
-            lock(&self.store.state).ingesting.remove(&digest);
+            state.ingesting.remove(&digest);
         }
     }
 
@@ -145,13 +145,16 @@ impl Write for BlobWriter {
 
 impl Drop for BlobWriter {
     fn drop(&mut self) {
+        // In one moment, so that a loss finds the blob under way or its file.
+        let mut state = lock(&self.store.state);
+        let resumable = self.resumable && state.losses == self.losses;
         if !self.finished
-            && !self.resumable
+            && !resumable
             && let Err(error) = unlink(self.store.root.ingest.as_fd(), &self.name)
         {
             tracing::warn!(name = self.name, %error, "cannot delete a partial blob");
         }
-        self.forget();
+        self.forget(&mut state);
     }
 }
 
@@ -196,11 +199,14 @@ impl Store {
         digest: &Digest,
         size: u64,
     ) -> Result<BlobWriter, ContentError> {
-        if !lock(&self.state).ingesting.insert(*digest) {
-            return Err(ContentError::Busy { digest: *digest });
-        }
+        let losses = {
+            let mut state = lock(&self.state);
+            if !state.ingesting.insert(*digest) {
+                return Err(ContentError::Busy { digest: *digest });
+            }
+            state.losses
+        };
         let name = digest.hex();
-        let losses = lock(&self.state).losses;
         let opened = open_partial(self, &name, size);
         let (file, digester) = opened.map_err(|source| {
             lock(&self.state).ingesting.remove(digest);
@@ -250,6 +256,19 @@ pub(crate) fn delete_partials(
         let state = lock(&store.state);
         let age = root::age(ingest, &name);
         if !state.ingesting.contains(&digest) && !age.is_some_and(&keep) {
+            unlink(ingest, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes all partial downloads after a loss. Those under way end with their writers, which
+/// began before it.
+pub(crate) fn delete_unsynced(store: &Store, state: &State) -> io::Result<()> {
+    let ingest = store.root.ingest.as_fd();
+    for name in crate::walk::names(ingest)? {
+        let Ok(digest) = Digest::parse(&format!("sha256:{name}")) else { continue };
+        if !state.ingesting.contains(&digest) {
             unlink(ingest, &name)?;
         }
     }

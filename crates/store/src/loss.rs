@@ -7,12 +7,14 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use cofferdam_digest::{Digest, Digester};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
 use crate::ids::{LayerId, name_of};
+use crate::ingest;
 use crate::prune::forget_layer;
 use crate::root::{self, Root};
 use crate::state::{State, lock};
@@ -20,6 +22,12 @@ use crate::store::Store;
 
 /// How much of a blob is read at once.
 const READ_BYTES: usize = 256 << 10;
+
+/// How often looks at new blobs are tried again, all of them together, while this process lacks
+/// something they need.
+const LOOK_RETRIES: u32 = 50;
+/// How long to wait before such a look.
+const LOOK_DELAY: Duration = Duration::from_millis(100);
 
 /// After a sync that failed: drops the layers that no earlier batch made durable with all that
 /// names them, retires the mutable directories, and keeps of the new blobs those whose bytes are
@@ -36,14 +44,32 @@ pub(crate) fn distrust_unsynced(store: &Store) {
             drop_layer(store, &mut state, *id);
         }
         store.retire_directories(&mut state);
+        // Nobody knows which of their bytes are on disk, and they can be had again.
+        if let Err(error) = ingest::delete_unsynced(store, &state) {
+            tracing::warn!(%error, "cannot delete partial blobs");
+        }
         let fresh: Vec<Digest> = state.pending.fresh.iter().copied().collect();
         (layers.len(), fresh)
     };
     tracing::error!(layers, blobs = fresh.len(), "the disk lost writes: what is new is dropped");
+    let mut retries = LOOK_RETRIES;
     for digest in fresh {
-        match is_intact(&store.root, &digest, true) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => store.distrust(&digest),
+        if !is_on_disk(store, &digest, &mut retries) {
+            store.distrust(&digest);
+        }
+    }
+}
+
+/// Whether a new blob has its bytes on disk. A lack of descriptors or memory tells nothing of
+/// them, so the look is tried again; what could not be looked at at all is not trusted.
+fn is_on_disk(store: &Store, digest: &Digest, retries: &mut u32) -> bool {
+    loop {
+        match is_intact(&store.root, digest, true) {
+            Err(error) if is_lack(&error) && *retries > 0 => {
+                *retries -= 1;
+                std::thread::sleep(LOOK_DELAY);
+            }
+            looked => return matches!(looked, Ok(true)),
         }
     }
 }
@@ -159,6 +185,11 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EUCLEAN | libc::EBADMSG))
 }
 
+/// Whether an error tells of what this process or machine is short of, and passes.
+fn is_lack(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -227,6 +258,40 @@ mod tests {
         store.flush().unwrap();
         assert!(!temp.path().join("layers").join(held_name).exists());
         assert_eq!(store.verify(false).unwrap(), [] as [crate::Trouble; 0]);
+    }
+
+    #[test]
+    fn a_partial_download_does_not_survive_a_loss() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path(), Options::default()).unwrap();
+        let (left, taken) = (Digest::of("left"), Digest::of("taken"));
+        let half = |digest: &Digest| {
+            let mut writer = store.resume_blob(digest, 10).unwrap();
+            writer.write_all(b"half").unwrap();
+            writer
+        };
+        drop(half(&left));
+        let writer = half(&taken);
+        distrust_unsynced(&store);
+        drop(writer);
+        for digest in [left, taken] {
+            assert_eq!(store.resume_blob(&digest, 10).unwrap().offset(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_blob_that_leaves_is_not_left_waiting() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path(), Options::default()).unwrap();
+        // Nothing is written before the blob is gone.
+        let turn = lock(&store.writer);
+        let gone = blob(&store, b"gone");
+        let leaving = async {
+            store.release_blobs(&[gone]);
+            drop(turn);
+        };
+        let (settled, ()) = tokio::join!(store.settled(), leaving);
+        settled.unwrap();
     }
 
     #[tokio::test]

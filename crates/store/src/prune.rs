@@ -93,7 +93,7 @@ impl Store {
         self.measure();
         self.calm_future(self.time.for_ages().0);
         let blobs = self.blob_names();
-        let (evicted, wanted) = self.evict(options, &blobs);
+        let (evicted, packed, wanted) = self.evict(options, &blobs);
         if options.all && options.filter.is_none() {
             self.drop_records_without_layers(options);
         }
@@ -107,14 +107,23 @@ impl Store {
             self.wait_for_deletions();
             self.flush()?;
         }
+        if options.has_limit() {
+            // Counted as freed with their layers, however young they are.
+            self.release_blobs(&packed);
+        }
         if options.filter.is_none() {
             self.delete_loose_blobs(options, wanted);
         }
         Ok(evicted)
     }
 
-    /// Evicts; also tells whether what is left is still too much.
-    fn evict(&self, options: &PruneOptions, blobs: &HashSet<Digest>) -> (Vec<UsageRecord>, bool) {
+    /// Evicts; also gives the blobs that evicted layers named, and whether what is left is still
+    /// too much.
+    fn evict(
+        &self,
+        options: &PruneOptions,
+        blobs: &HashSet<Digest>,
+    ) -> (Vec<UsageRecord>, Vec<Digest>, bool) {
         // Without a limit of size nobody asks how much there is.
         let disk = if options.has_limit() { self.evictable_disk() } else { None };
         let cut = self.cut_off(options);
@@ -125,7 +134,7 @@ impl Store {
         let keep = options.keep_bytes(total, self.free_bytes().saturating_add(deleting));
         let mut children = count_children(&state);
         let mut candidates = candidates(entries, options, cut);
-        let mut evicted = Vec::new();
+        let (mut evicted, mut packed) = (Vec::new(), Vec::new());
         while keep.is_none_or(|keep| total > keep) {
             // From the start each time: what went may have freed the layer below it.
             let free = candidates.iter().position(
@@ -133,11 +142,16 @@ impl Store {
             );
             let Some(next) = free.or_else(|| in_a_cycle(&state, &candidates)) else { break };
             let (subject, record) = candidates.remove(next);
+            if let Subject::Layer(id) = &subject
+                && let Some(entry) = state.layers.get(id)
+            {
+                packed.extend(entry.info.blobs.iter().map(|blob| blob.digest));
+            }
             self.remove(&mut state, subject, &mut children);
             total = total.saturating_sub(record.size);
             evicted.push(record);
         }
-        (evicted, keep.is_none_or(|keep| total > keep))
+        (evicted, packed, keep.is_none_or(|keep| total > keep))
     }
 
     /// The bytes that count against a limit, and those that are being deleted. What history keeps

@@ -339,6 +339,28 @@ fn a_rule_about_size_takes_young_downloads_only_when_space_is_wanted() {
 }
 
 #[test]
+fn a_rule_about_size_takes_packed_blobs_with_their_layers() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let (made, packed) = (sized(&store, 10), blob(&store, b"packed"));
+    let digest = packed.digest();
+    store.set_layer_blob(
+        &made,
+        cofferdam_store::LayerBlob {
+            digest,
+            size: packed.size(),
+            media_type: "tar".into(),
+            diff_id: Digest::of("tar"),
+            annotations: std::collections::BTreeMap::new(),
+        },
+    );
+    drop((made, packed));
+    let keep = PruneOptions { max_used_space: 8 * MIB, ..prune_all() };
+    assert_eq!(store.prune(&keep).unwrap().len(), 1);
+    assert!(store.blob(&digest).is_none(), "it was counted as freed");
+}
+
+#[test]
 fn documents_go_by_age_and_number_where_that_was_asked_for() {
     let temp = tempfile::tempdir().unwrap();
     let put = |store: &Arc<Store>, kind: &str, key: &str| {

@@ -168,3 +168,14 @@ fn images_are_sources_too() {
     assert!(image.text("p").starts_with("root:"));
     assert_eq!(image.depth(), 1);
 }
+
+#[test]
+fn links_between_what_a_pattern_finds_lead_nowhere_else() {
+    let builder = Builder::plain();
+    let context = Context::dockerfile(
+        "FROM @busybox AS s\nRUN mkdir -p /src/a /src/b && echo first > /src/a/x && echo second > /src/b/x && ln /src/a/x /src/b/y\n\
+         FROM scratch\nCOPY --from=s /src/* /dst/\n",
+    );
+    let image = builder.build(&context).image();
+    assert_eq!((image.text("dst/x"), image.text("dst/y")), ("second\n".into(), "first\n".into()));
+}

@@ -20,12 +20,14 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::known::{KnownFiles, now};
 use crate::rooted::Root;
-use crate::xattrs::{MAX_XATTR_BYTES, read_open};
+use crate::xattrs::{CAPABILITY, MAX_XATTR_BYTES, read_open};
 
 /// What is read at once; holds a list of attributes too.
 const BUFFER_BYTES: usize = 128 << 10;
 /// Most threads of one digest, the walking one included.
 const MAX_THREADS: usize = 4;
+/// Bytes of a capability up to the end of its sets.
+const CAPABILITY_SETS: usize = 20;
 /// Files that wait for a thread.
 const MAX_WAITING: usize = 64;
 
@@ -75,7 +77,7 @@ impl Reading {
         }
         let mut out = Digester::new();
         self.header(&stat, &mut out);
-        attributes(file.as_fd(), buffer, &mut out);
+        let attributes = attributes(file.as_fd(), buffer);
         let mut left = stat.st_size as u64;
         // One call less for each file than asking for its end.
         while left > 0 {
@@ -86,7 +88,7 @@ impl Reading {
             out.update(&buffer[..count]);
             left = left.saturating_sub(count as u64);
         }
-        let digest = out.finish();
+        let digest = with(attributes, out.finish());
         if let Some(known) = &self.known {
             known.remember(&stat, self.started, digest);
         }
@@ -94,13 +96,30 @@ impl Reading {
     }
 }
 
-/// Adds the content attributes of an open file or directory. `buffer` is room for their names.
-pub(super) fn attributes(fd: BorrowedFd<'_>, buffer: &mut [u8], out: &mut Digester) {
-    for (name, value) in read_open(fd, &mut buffer[..MAX_XATTR_BYTES]) {
-        out.field(name);
-        // A capability's version and root id depend on the id range, its sets do not.
-        out.field(&value[..value.len().min(20)]);
+/// The digest of the content attributes of an open file or directory, if it has any. `buffer` is room for their names.
+pub(super) fn attributes(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<Digest> {
+    let found = read_open(fd, &mut buffer[..MAX_XATTR_BYTES]);
+    if found.is_empty() {
+        return None;
     }
+    let mut out = Digester::new();
+    for (name, value) in found {
+        // Of a capability the version and the root id depend on the id range, the sets do not.
+        let whole = if name == CAPABILITY { CAPABILITY_SETS } else { value.len() };
+        out.field(name);
+        out.field(&value[..value.len().min(whole)]);
+    }
+    Some(out.finish())
+}
+
+/// The digest of an entry with its attributes. No entry without any has the same: its first field is a mode, of four bytes.
+pub(super) fn with(attributes: Option<Digest>, entry: Digest) -> Digest {
+    let Some(attributes) = attributes else { return entry };
+    let mut out = Digester::new();
+    out.field("attributes");
+    out.field(attributes.as_bytes());
+    out.field(entry.as_bytes());
+    out.finish()
 }
 
 /// A regular file that is to be read.

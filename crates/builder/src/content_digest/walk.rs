@@ -11,7 +11,7 @@ use cofferdam_digest::{Digest, Digester};
 use cofferdam_session::patterns::{Matcher, PatternError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
-use super::readers::{Job, Readers, attributes, buffer};
+use super::readers::{Job, Readers, attributes, buffer, with};
 use super::{ContentDigestError, Selector};
 use crate::op::file::{expand_wildcard, has_wildcard, reopen};
 use crate::rooted::{Root, clean, is_absent};
@@ -196,9 +196,9 @@ impl<'scope, 'env: 'scope> Walk<'scope, 'env> {
         }
         let mut out = Digester::new();
         self.readers.reading.header(&stat, &mut out);
-        attributes(directory.as_fd(), &mut self.buffer, &mut out);
         out.field(content.finish().as_bytes());
-        Ok(Some(out.finish()))
+        let attributes = attributes(directory.as_fd(), &mut self.buffer);
+        Ok(Some(with(attributes, out.finish())))
     }
 
     /// An entry of a directory, unless it is not selected.

@@ -97,7 +97,9 @@ async fn sync(
     key: &str,
     step: &Step,
 ) -> Result<Snapshot, Failure> {
-    let guard = context.store.mirror(key).map_err(Failure::store)?;
+    let mut guard = context.store.mirror(key).map_err(Failure::store)?;
+    // A transfer that is given up half way still writes for a moment, and half of one must not be what the next is compared with.
+    guard.distrust();
     let directory = guard.open().map_err(Failure::store)?;
     let status = Status::begin(format!("transferring {}:", request.name), "transferring");
     step.progress.status(status.clone());
@@ -123,14 +125,14 @@ async fn sync(
     };
     match result {
         Ok(_) => {
+            guard.keep();
             let total = i64::try_from(progress.bytes()).unwrap_or(i64::MAX);
             step.progress.status(status.at(total, 0).done());
             let known = context.known_files.of(&guard.id());
             Ok(Snapshot::mirror(guard, Arc::clone(&context.store), known))
         }
         Err(error) => {
-            // Half a transfer must not be what the next one is compared with.
-            guard.discard();
+            drop(guard);
             give_back(&context.store, ()).await;
             Err(Failure::of(error))
         }

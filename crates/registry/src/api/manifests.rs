@@ -91,6 +91,7 @@ async fn put(
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let manifest = Manifest::parse(content_type, &bytes).map_err(Failure::ManifestInvalid)?;
+    registry.has_room(repository.project(), bytes.len() as u64).await?;
     let push = Push { registry: &registry, repository: &repository, digest: &digest, manifest };
     push.store(bytes, &tags).await?;
     Ok(stored(&repository, &reference, &push, &tags))

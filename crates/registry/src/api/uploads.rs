@@ -72,7 +72,8 @@ async fn whole(
     let upload = ask.registry.start_upload(&repository, digest.algorithm(), announced).await?;
     let _unfinished = Unfinished { registry: ask.registry.clone(), upload: upload.clone() };
     let claim = ask.registry.claim(upload.clone()).await?;
-    let claim = receive(claim, body, None, &ask.permit, &ask.registry.limits).await?;
+    let open = ask.content_length().is_none();
+    let claim = receive(claim, body, None, open, &ask.permit, &ask.registry).await?;
     ask.registry.finish_upload(claim, &digest).await?;
     Ok(created(&repository, &digest))
 }
@@ -137,17 +138,20 @@ async fn append(
     if let Some(algorithm) = algorithm {
         claim.expect(algorithm);
     }
-    let announced = exact.or(ask.content_length()).unwrap_or_default();
-    if announced > 0 {
-        ask.registry.has_room(upload.repository.project(), announced).await?;
+    let length = exact.or(ask.content_length());
+    let announced = length.unwrap_or_default();
+    // What adds nothing only ends an upload whose bytes are there and counted already.
+    if length != Some(0) {
+        ask.registry.has_room(upload.repository.project(), announced.max(1)).await?;
     }
-    let limits = ask.registry.limits.clone();
-    let received = if claim.length().saturating_add(announced) > limits.blob_bytes {
-        Err(Failure::BlobTooLarge(limits.blob_bytes))
+    let most = ask.registry.limits.blob_bytes;
+    let received = if claim.length().saturating_add(announced) > most {
+        Err(Failure::BlobTooLarge(most))
     } else {
-        receive(claim, body, exact, &ask.permit, &limits).await
+        receive(claim, body, exact, length.is_none(), &ask.permit, &ask.registry).await
     };
-    if matches!(received, Err(Failure::BlobTooLarge(_))) {
+    // Neither can go on, and what arrived would keep its room.
+    if matches!(received, Err(Failure::BlobTooLarge(_) | Failure::Denied(_))) {
         ask.registry.drop_upload(&upload).await;
     }
     received

@@ -90,6 +90,7 @@ async fn what_is_on_the_disk_is_measured_and_bounded() {
     let full = Limits { project_bytes: Some(bytes), ..Limits::default() };
     let server = server.restart(full).await;
     server.ask("POST", "/app/blobs/uploads/", &[], Body::empty()).await.expect(403);
+    server.push_manifest("/app", &Image::new("no room", 10).manifest, "v2").await.expect(403);
     server.get("/app/manifests/v1").await.expect(200);
 }
 

@@ -231,13 +231,14 @@ pub(crate) fn copy(
     if paths.is_empty() && !action.allowEmptyWildcard {
         return Err(FileActionError::NotFound(wanted));
     }
-    let mut copier = Copier::new(source, target, &options);
     for path in paths {
         if action.attemptUnpackDockerCompatibility
             && unpack::try_unpack(source, &path, target, &action.dest, &options, maker, ids)?
         {
             continue;
         }
+        // Links are kept within one copy: the next may put something else where this one's files are.
+        let mut copier = Copier::new(source, target, &options);
         copier.copy(&path, &action.dest).map_err(failed("copy", &path))?;
     }
     Ok(())
