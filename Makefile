@@ -6,12 +6,12 @@ CARGO ?= cargo
 IMAGES := target/test-images
 CLIENTS := target/test-clients
 KERNEL := target/test-kernel
-PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker.io docker-registry e2fsprogs git iproute2 mmdebstrap \
-	nodejs npm openssh-client openssl podman python3-venv qemu-system-x86 runc runsc skopeo uidmap util-linux xz-utils zstd
+PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker.io docker-registry e2fsprogs git iproute2 libfaketime mmdebstrap \
+	nodejs npm openssh-client openssl podman python3-venv qemu-system-x86 runc runsc skopeo strace uidmap util-linux xz-utils zstd
 GUEST := target/guest
 GUEST_PACKAGES := e2fsprogs mmdebstrap qemu-system-x86
 
-.PHONY: help setup images clients kernel build test lint unit demo walls guest parity bench fuzz clean
+.PHONY: help setup images clients kernel build test lint unit demo walls crash guest parity bench soak fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
@@ -49,6 +49,11 @@ demo: images build ## Build a real application, run it, change a line and build 
 walls: images clients kernel build ## Try every known escape at each level of isolation and show the table
 	@$(CARGO) test --locked -q -p cofferdam-tests --test walls
 
+crash: images ## Kill builders and servers at random points under load: make crash [KILLS=1000] [SEED=N]
+	$(CARGO) build --release --locked -p cofferdam
+	COFFERDAM_TEST_PROGRAM=$(CURDIR)/target/release/cofferdam CRASH_KILLS=$(or $(KILLS),1000) CRASH_SEED=$(SEED) \
+		$(CARGO) test --locked -p cofferdam-tests --test crash -- --nocapture
+
 guest: ## Run the sandbox's tests in a virtual machine with control groups of version 2 alone
 	@tests/setup $(GUEST_PACKAGES)
 	@tests/guest/run $(GUEST)
@@ -60,6 +65,10 @@ parity: images clients build ## Run BuildKit's own tests here and on buildkitd a
 bench: ## Measure builds beside other builders: make bench [BUILDKITD=FILE] [BUILDCTL=FILE] [ROWS=A,B] [RUNS=N]
 	$(CARGO) build --release --locked -p cofferdam
 	@bench/run $(if $(BUILDKITD),--buildkitd $(BUILDKITD)) $(if $(BUILDCTL),--buildctl $(BUILDCTL)) $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS))
+
+soak: images clients ## Keep a server with 16 projects busy for an hour, and fail if it then holds more: make soak [MINUTES=N]
+	$(CARGO) build --release --locked -p cofferdam
+	@tests/soak/run $(if $(MINUTES),--minutes $(MINUTES))
 
 fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz and a nightly toolchain)
 	@fuzz/run

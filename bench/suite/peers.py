@@ -42,6 +42,8 @@ class Peer:
     """A builder with a directory of its own."""
 
     name = ""
+    # Its program, as `Programs` names it.
+    program_name = ""
     remark = ""
     oci_remark = ""
 
@@ -60,6 +62,10 @@ class Peer:
     def missing(cls, _programs):
         """Why this peer cannot be measured here, or nothing."""
         return ""
+
+    @classmethod
+    def version(cls, programs):
+        return processes.said([getattr(programs, cls.program_name), "--version"])
 
     def command(self):
         """The command of its daemon; builders without one have nothing to start."""
@@ -124,6 +130,12 @@ def by_own_client(peer, job):
 class Common(Peer):
     """Builders of BuildKit's protocol, with the same client for all: buildctl where there is one, else ours."""
 
+    def config(self):
+        """A configuration that says nothing: what a machine has must not be measured along."""
+        config = self.directory / "config.toml"
+        config.write_text("")
+        return config
+
     def commands(self, job):
         if not self.programs.buildctl:
             return [by_own_client(self, job)]
@@ -137,6 +149,7 @@ class Common(Peer):
 
 class Ours(Common):
     name = "cofferdam"
+    program_name = "cofferdam"
 
     def program(self):
         """The program, or a copy: pages of a file that several builders run are counted as a part of each only."""
@@ -149,16 +162,10 @@ class Ours(Common):
 
     def command(self):
         # The registry of the base images is on loopback, which a builder reaches by its operator's word alone.
-        config = self.directory / "config.toml"
-        config.write_text("")
         return [
             self.program(), "builder", "--root", self.directory / "root", "--addr", f"unix://{self.socket}",
-            "--config", config, "--allow-registry", "127.0.0.1",
+            "--config", self.config(), "--allow-registry", "127.0.0.1",
         ]
-
-    @staticmethod
-    def version(programs):
-        return processes.said([programs.cofferdam, "--version"])
 
 
 class OursWhole(Ours):
@@ -175,6 +182,7 @@ class OursWhole(Ours):
 
 class Buildkitd(Common):
     name = "buildkitd"
+    program_name = "buildkitd"
     remark = "steps in the host's network"
 
     @classmethod
@@ -184,21 +192,16 @@ class Buildkitd(Common):
         return "" if shutil.which("runc") else "it needs runc"
 
     def command(self):
-        config = self.directory / "config.toml"
-        config.write_text("")
         return [
-            self.programs.buildkitd, "--root", self.directory / "root", "--addr", f"unix://{self.socket}", "--config", config,
+            self.programs.buildkitd, "--root", self.directory / "root", "--addr", f"unix://{self.socket}", "--config", self.config(),
             "--oci-worker", "true", "--containerd-worker", "false", "--oci-worker-net", "host",
             "--otel-socket-path", f"{self.socket}.otel",
         ]
 
-    @staticmethod
-    def version(programs):
-        return processes.said([programs.buildkitd, "--version"])
-
 
 class Docker(Peer):
     name = "dockerd"
+    program_name = "dockerd"
     remark = "always makes an image; steps without a network"
     oci_remark = "`docker save`, which compresses nothing"
 
@@ -229,13 +232,10 @@ class Docker(Peer):
         ]
         return [build, [*docker, "save", "-o", job.oci, "bench"]] if job.oci else [build]
 
-    @staticmethod
-    def version(programs):
-        return processes.said([programs.dockerd, "--version"])
-
 
 class Buildah(Peer):
     name = "buildah"
+    program_name = "buildah"
     remark = "`--isolation chroot --layers`: no sandbox; always makes an image"
 
     @classmethod
@@ -258,10 +258,6 @@ class Buildah(Peer):
 
     def variables(self):
         return {"REGISTRY_AUTH_FILE": "", "TMPDIR": self.directory}
-
-    @staticmethod
-    def version(programs):
-        return processes.said([programs.buildah, "--version"])
 
 
 ALL = (Ours, OursWhole, Buildkitd, Docker, Buildah)

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-/// The `cofferdam` program that was built together with this test.
+/// Names another program than the one that was built together with a test, such as one with optimization.
+const PROGRAM: &str = "COFFERDAM_TEST_PROGRAM";
+
+/// The `cofferdam` program that was built together with this test, or the one that `COFFERDAM_TEST_PROGRAM` names.
 ///
 /// # Panics
 /// When it was not built: a test executable does not pull the program in.
 #[must_use]
 pub fn program() -> PathBuf {
-    let path = target().join("cofferdam");
+    let path = std::env::var_os(PROGRAM).map_or_else(|| target().join("cofferdam"), PathBuf::from);
     assert!(
         path.exists(),
         "{} is missing: build it first with `make build` (cargo build -p cofferdam)",

@@ -151,6 +151,16 @@ impl Server {
     /// When it does not start.
     #[must_use]
     pub fn start_without(data: Arc<Data>, config: &str, hidden: &[&str]) -> Self {
+        let command = if hidden.is_empty() { Command::new(program()) } else { hiding(hidden) };
+        Self::start_as(data, config, command)
+    }
+
+    /// Starts one by this command, which runs the program with the arguments that are added to it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_as(data: Arc<Data>, config: &str, mut command: Command) -> Self {
         let file = data.file("server.toml");
         // The registries of tests are on this machine.
         let vouched = "[builder.egress]\nvouched = [\"127.0.0.1\"]\n";
@@ -161,7 +171,6 @@ impl Server {
             data.token.set(token).ok();
         }
         let log = File::create(data.log()).unwrap();
-        let mut command = if hidden.is_empty() { Command::new(program()) } else { hiding(hidden) };
         command
             .args(["server", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data.path())

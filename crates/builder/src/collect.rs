@@ -1,10 +1,20 @@
-//! Garbage collection by the rules of the configuration, in the background.
+//! Garbage collection: by the rules of the configuration in the background, and when somebody asks for it.
+//!
+//! The rules hold all the time: they are applied every minute, and as soon as enough has come in for a limit of size to be passed,
+//! also while builds run. One collection runs at a time, whoever wants it. Never takes what a running build holds: that is pinned in
+//! the store.
 
-use std::sync::Arc;
+use std::convert::identity;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cofferdam_store::PruneOptions;
+use cofferdam_store::{PruneOptions, Store, UsageRecord};
+use connectrpc::ErrorCode;
+use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::time::Instant;
 
+use crate::blocking::blocking;
 use crate::config::{Config, DiskSpace, GcPolicy};
 use crate::context::Context;
 use crate::control::usage::matching;
@@ -15,43 +25,255 @@ use crate::filters::Filters;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Before the first one: a builder that a server starts for a build may be idle, and end, before an interval is over.
 const FIRST: Duration = Duration::from_secs(20);
+/// Between two looks whether much has come in, while builds run. A look is two numbers.
+const LOOK: Duration = Duration::from_millis(250);
+/// A limit is looked at again when so much of it has come in, or so many bytes: a small limit is kept closely, and a large one does
+/// not have the store counted all the time.
+const SHARE: u64 = 32;
+const LEAST: u64 = 4 << 20;
+const MOST: u64 = 256 << 20;
+/// How long one who asks for a collection waits for those who came before.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Documents of each kind of [`crate::source::AGING`]: what many thousand images and downloads have.
+const MOST_DOCUMENTS: usize = 20_000;
 
-/// Collects until the process ends. Without rules or limits there is nothing to do.
-pub(crate) async fn collect_garbage(context: Arc<Context>) {
-    let worker = &context.config.worker.oci;
-    if worker.gc == Some(false) {
-        return;
+/// The one collector of a builder.
+pub(crate) struct Garbage {
+    store: Arc<Store>,
+    rules: Vec<GcPolicy>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Builds that run.
+    running: AtomicUsize,
+    /// Rung when one begins or ends.
+    wake: Notify,
+    /// How much there was at the last collection.
+    mark: Mutex<Mark>,
+}
+
+/// A running build, for as long as this lives.
+pub(crate) struct Running<'a>(&'a Garbage);
+
+/// What tells cheaply that something came in: by the store's own count, and by what the disk has left, which knows of files that a
+/// step is writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    growth: u64,
+    free: u64,
+}
+
+/// What a collection came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Collected {
+    /// Bytes of disk that the store takes now.
+    pub(crate) left: u64,
+    /// Bytes of disk that are free again.
+    pub(crate) freed: u64,
+}
+
+impl Mark {
+    fn of(store: &Store) -> Self {
+        let disk = rustix::fs::statvfs(store.path());
+        let free = disk.map_or(0, |disk| disk.f_bfree.saturating_mul(disk.f_frsize));
+        Self { growth: store.growth(), free }
     }
-    let rules = rules(&context.config);
-    if rules.is_empty() {
-        return;
+
+    /// Whether `step` bytes came in between `self` and `now`.
+    const fn is_passed(self, now: Self, step: u64) -> bool {
+        let counted = now.growth.saturating_sub(self.growth);
+        let taken = self.free.saturating_sub(now.free);
+        counted >= step || taken >= step
     }
-    tokio::time::sleep(FIRST).await;
-    loop {
-        for rule in &rules {
-            let store = Arc::clone(&context.store);
-            let options = match options(rule, disk_size(&store)) {
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        self.0.wake.notify_one();
+    }
+}
+
+impl Garbage {
+    /// The collector of `store`.
+    pub(crate) fn new(store: &Arc<Store>, config: &Config) -> Self {
+        for kind in crate::source::AGING {
+            store.let_documents_age(kind, MOST_DOCUMENTS);
+        }
+        let off = config.worker.oci.gc == Some(false);
+        Self {
+            store: Arc::clone(store),
+            rules: if off { Vec::new() } else { rules(config) },
+            turn: Arc::default(),
+            running: AtomicUsize::new(0),
+            wake: Notify::new(),
+            mark: Mutex::new(Mark::of(store)),
+        }
+    }
+
+    /// Says that a build runs.
+    pub(crate) fn running(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        self.wake.notify_one();
+        Running(self)
+    }
+
+    /// Takes what `options` allow; gives what went.
+    pub(crate) async fn prune(&self, options: PruneOptions) -> Result<Vec<UsageRecord>, Failure> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let store = Arc::clone(&self.store);
+        // The turn ends with the work: whoever stops waiting for it stops nothing.
+        blocking(move || pruned(&store, &options, turn)).await?
+    }
+
+    /// Takes what was used longest ago until nothing is left that was not used for `keep_seconds`, and the store takes no more than
+    /// `max_bytes` of disk, as far as running builds do not hold it.
+    pub(crate) async fn collect(
+        &self,
+        max_bytes: Option<u64>,
+        keep_seconds: Option<u64>,
+    ) -> Result<Collected, Failure> {
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.turn).lock_owned()).await;
+        let turn = turn.map_err(|_| {
+            Failure::new(ErrorCode::Unavailable, "another collection of garbage takes too long")
+        })?;
+        let store = Arc::clone(&self.store);
+        let work = move || {
+            let _turn = turn;
+            let before = store.disk().map_err(Failure::store)?.total();
+            for options in asked(max_bytes, keep_seconds) {
+                store.prune(&options).map_err(Failure::store)?;
+            }
+            store.wait_for_deletions();
+            let left = store.disk().map_err(Failure::store)?.total();
+            let freed = before.saturating_sub(left);
+            tracing::info!(left, freed, "garbage collected as asked");
+            Ok::<_, Failure>(Collected { left, freed })
+        };
+        blocking(work).await?
+    }
+
+    fn mark(&self) -> std::sync::MutexGuard<'_, Mark> {
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether so much came in since the last collection that a limit may be passed.
+    fn has_grown(&self) -> bool {
+        let Some(step) = step(&self.rules, disk_size(&self.store)) else { return false };
+        let now = Mark::of(&self.store);
+        let mut mark = self.mark();
+        // What others on this disk gave back is not room for this store to hide in.
+        mark.free = mark.free.max(now.free);
+        mark.is_passed(now, step)
+    }
+
+    /// Waits until it is time for all rules, or until much has come in; `true` for the former.
+    async fn wait(&self, due: Instant) -> bool {
+        loop {
+            let look = async {
+                if self.running.load(Ordering::SeqCst) == 0 {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(LOOK).await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => return true,
+                () = look => {}
+                () = self.wake.notified() => {}
+            }
+            if self.has_grown() {
+                return false;
+            }
+        }
+    }
+
+    /// Applies the rules: `all` of them, or those whose limit of size is passed.
+    async fn apply(&self, all: bool) {
+        let mark = Mark::of(&self.store);
+        for rule in &self.rules {
+            let options = match options(rule, disk_size(&self.store)) {
                 Ok(options) => options,
                 Err(failure) => {
                     tracing::warn!(%failure, "a rule of garbage collection is not understood");
                     continue;
                 }
             };
-            let result = tokio::task::spawn_blocking(move || store.prune(&options)).await;
-            match result {
-                Ok(Ok(gone)) if gone.is_empty() => {}
-                Ok(Ok(gone)) => tracing::info!(records = gone.len(), "garbage collected"),
-                Ok(Err(error)) => tracing::warn!(%error, "garbage collection failed"),
-                Err(error) => tracing::warn!(%error, "garbage collection failed"),
+            let turn = Arc::clone(&self.turn).lock_owned().await;
+            let store = Arc::clone(&self.store);
+            let work = move || match all || store.exceeds(&options) {
+                true => pruned(&store, &options, turn),
+                false => Ok(Vec::new()),
+            };
+            let result = blocking(work).await;
+            if let Err(failure) = result.and_then(identity) {
+                tracing::warn!(%failure, "garbage collection failed");
             }
         }
-        tokio::time::sleep(INTERVAL).await;
+        *self.mark() = mark;
     }
+}
+
+/// One prune in its turn.
+fn pruned(
+    store: &Store,
+    options: &PruneOptions,
+    _turn: OwnedMutexGuard<()>,
+) -> Result<Vec<UsageRecord>, Failure> {
+    let span = tracing::info_span!(
+        "collect garbage",
+        records = tracing::field::Empty,
+        freed_bytes = tracing::field::Empty
+    );
+    let _entered = span.enter();
+    let gone = store.prune(options).map_err(Failure::store)?;
+    let freed = gone.iter().map(|record| record.size).fold(0, u64::saturating_add);
+    span.record("records", gone.len()).record("freed_bytes", freed);
+    if !gone.is_empty() {
+        tracing::info!(records = gone.len(), freed, "garbage collected");
+    }
+    Ok(gone)
+}
+
+/// Collects until the process ends. Without rules or limits there is nothing to do.
+pub(crate) async fn collect_garbage(context: Arc<Context>) {
+    let garbage = &context.garbage;
+    if garbage.rules.is_empty() {
+        return;
+    }
+    let mut due = Instant::now() + FIRST;
+    loop {
+        let all = garbage.wait(due).await;
+        garbage.apply(all).await;
+        if all {
+            due = Instant::now() + INTERVAL;
+        }
+    }
+}
+
+/// What a server asks for: the old go whatever their size, and then the least recently used whatever their age.
+fn asked(max_bytes: Option<u64>, keep_seconds: Option<u64>) -> Vec<PruneOptions> {
+    let all = PruneOptions { all: true, ..PruneOptions::default() };
+    let old = keep_seconds
+        .map(|seconds| PruneOptions { keep_duration: Duration::from_secs(seconds), ..all.clone() });
+    // No bytes at all are no limit, and without a limit everything goes.
+    let large =
+        max_bytes.map(|bytes| PruneOptions { max_used_space: bytes, whole: true, ..all.clone() });
+    old.into_iter().chain(large).collect()
+}
+
+/// How much has to come in before the limits of size are looked at again; none when there are none.
+fn step(rules: &[GcPolicy], disk: u64) -> Option<u64> {
+    let limits = rules.iter().flat_map(|rule| {
+        let most = rule.max_used_space.bytes(disk);
+        let free = rule.min_free_space.bytes(disk);
+        // Space that has to stay free says nothing of how much may be taken.
+        [most, if free == 0 { 0 } else { MOST * SHARE }, reserved(rule, disk)]
+    });
+    let least = limits.filter(|limit| *limit > 0).min();
+    least.map(|limit| (limit / SHARE).clamp(LEAST, MOST))
 }
 
 /// Size of the disk that holds the store, in bytes; 0 when it cannot be had, which turns
 /// percentages off.
-pub(crate) fn disk_size(store: &cofferdam_store::Store) -> u64 {
+pub(crate) fn disk_size(store: &Store) -> u64 {
     rustix::fs::statvfs(store.path()).map_or(0, |disk| disk.f_blocks * disk.f_frsize)
 }
 
@@ -88,6 +310,7 @@ fn options(rule: &GcPolicy, disk: u64) -> Result<PruneOptions, Failure> {
         reserved_space: reserved(rule, disk),
         max_used_space: rule.max_used_space.bytes(disk),
         min_free_space: rule.min_free_space.bytes(disk),
+        whole: false,
         filter,
     })
 }
@@ -111,5 +334,110 @@ pub(crate) fn to_wire(
         maxUsedSpace: signed(rule.max_used_space.bytes(disk)),
         minFreeSpace: signed(rule.min_free_space.bytes(disk)),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write as _;
+
+    use cofferdam_store::{Layer, Options, RecordType};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn limited(limit: u64) -> Config {
+        let mut config = Config::default();
+        config.worker.oci.max_used_space = DiskSpace::Bytes(limit);
+        config
+    }
+
+    fn bench(config: &Config) -> (tempfile::TempDir, Arc<Store>, Garbage) {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), Options::default()).unwrap();
+        let garbage = Garbage::new(&store, config);
+        (root, store, garbage)
+    }
+
+    fn layer(store: &Arc<Store>, mib: usize) -> Layer {
+        let active = store.new_layer("made by a test", RecordType::Regular).unwrap();
+        std::fs::write(active.dir().join("file"), vec![7; mib << 20]).unwrap();
+        active.commit().unwrap()
+    }
+
+    #[test]
+    fn a_look_is_worth_it_once_a_share_of_the_smallest_limit_came_in() {
+        let rule =
+            |most: u64| GcPolicy { max_used_space: DiskSpace::Bytes(most), ..GcPolicy::default() };
+        assert_eq!(step(&[], 1 << 40), None);
+        assert_eq!(step(&[GcPolicy::default()], 1 << 40), None, "rules of age wait");
+        assert_eq!(step(&[rule(320 * MIB)], 1 << 40), Some(10 * MIB));
+        assert_eq!(step(&[rule(1 << 50), rule(320 * MIB)], 1 << 40), Some(10 * MIB));
+        assert_eq!(step(&[rule(1)], 1 << 40), Some(LEAST));
+        assert_eq!(step(&[rule(1 << 50)], 1 << 40), Some(MOST));
+        let free = GcPolicy { min_free_space: DiskSpace::Bytes(1), ..GcPolicy::default() };
+        assert_eq!(step(&[free], 1 << 40), Some(MOST));
+        let mark = Mark { growth: 100, free: 1000 };
+        assert!(!mark.is_passed(Mark { growth: 109, free: 991 }, 10));
+        assert!(mark.is_passed(Mark { growth: 110, free: 2000 }, 10), "by the store's count");
+        assert!(mark.is_passed(Mark { growth: 100, free: 990 }, 10), "by the disk");
+    }
+
+    #[test]
+    fn what_a_server_asks_for_is_age_first_and_then_size() {
+        let both = asked(Some(7), Some(60));
+        assert_eq!((both[0].max_used_space, both[0].keep_duration.as_secs()), (0, 60));
+        assert_eq!((both[1].max_used_space, both[1].keep_duration.as_secs()), (7, 0));
+        assert!(both.iter().all(|options| options.all) && both[1].whole);
+        assert_eq!((asked(None, None).len(), asked(Some(1), None).len()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn much_that_comes_in_ends_the_wait_and_the_limit_holds_again() {
+        let (_root, store, garbage) = bench(&limited(64 * MIB));
+        let due = Instant::now() + Duration::from_secs(3600);
+        let running = garbage.running();
+        let mut kept = Vec::new();
+        for _ in 0..8 {
+            let mut writer = store.blob_writer(None).unwrap();
+            writer.write_all(&[1; 1 << 20]).unwrap();
+            drop(writer);
+            kept.push(layer(&store, 20));
+            kept.truncate(1);
+            store.flush().unwrap();
+            assert!(!garbage.wait(due).await, "it grew");
+            garbage.apply(false).await;
+            store.wait_for_deletions();
+            assert!(store.disk().unwrap().total() <= 64 * MIB);
+        }
+        assert!(kept[0].open().is_ok(), "somebody holds it");
+        assert_eq!(store.usage().first().map(|record| record.in_use), Some(true));
+        drop(running);
+        assert_eq!(garbage.running.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_was_asked_for_leaves_what_is_held_and_tells_what_is_left() {
+        let (_root, store, garbage) = bench(&Config::default());
+        let held = layer(&store, 8);
+        for _ in 0..3 {
+            drop(layer(&store, 8));
+        }
+        store.flush().unwrap();
+        store.wait_for_deletions();
+        let untouched = garbage.collect(None, None).await.unwrap();
+        assert_eq!((untouched.freed, store.usage().len()), (0, 4));
+        let young = garbage.collect(Some(1 << 40), Some(3600)).await.unwrap();
+        assert_eq!((young.freed, store.usage().len()), (0, 4));
+        let limit = untouched.left - 4 * MIB;
+        let smaller = garbage.collect(Some(limit), None).await.unwrap();
+        assert!(smaller.left <= limit && smaller.freed >= 4 * MIB, "{smaller:?}");
+        assert_eq!(store.usage().len(), 3);
+        let least = garbage.collect(Some(0), Some(0)).await.unwrap();
+        assert!(least.left < smaller.left, "{least:?}");
+        assert_eq!(store.usage().len(), 1);
+        assert!(held.open().is_ok());
     }
 }

@@ -13,12 +13,14 @@ use cofferdam_sandbox::{Launcher, Network};
 use cofferdam_session::{LookupError, Session, SessionManager};
 use cofferdam_solver::{Step, VertexLog};
 use cofferdam_store::{IdRange, Store};
+use cofferdam_telemetry::Collector;
 use cofferdam_wire::moby::buildkit::v1::types::WorkerRecord;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::buildpacks::composed::Composed;
-use crate::cache::Imports;
+use crate::cache::{Imports, Spoilt};
+use crate::collect::Garbage;
 use crate::config::Config;
 use crate::content_digest::KnownMirrors;
 use crate::devices::Devices;
@@ -31,7 +33,6 @@ use crate::op::build::Nesting;
 use crate::provenance::Produced;
 use crate::serving::{Scope, ServedSolve};
 use crate::source::{Answers, Names};
-use crate::telemetry::Collector;
 use crate::turns::Turns;
 
 /// One build as its steps see it.
@@ -63,6 +64,8 @@ pub(crate) struct BuildInfo {
 pub(crate) struct Context {
     /// State on disk.
     pub(crate) store: Arc<Store>,
+    /// Keeps it within its limits.
+    pub(crate) garbage: Garbage,
     /// What was compressed into it before.
     pub(crate) blocks: Arc<PackedBlocks>,
     /// Starts sandboxes.
@@ -73,8 +76,8 @@ pub(crate) struct Context {
     pub(crate) sessions: Arc<SessionManager>,
     /// Registries.
     pub(crate) registries: Arc<registry::Client>,
-    /// Plain downloads.
-    pub(crate) http: reqwest::Client,
+    /// Plain downloads, from the first one on.
+    http: OnceLock<reqwest::Client>,
     /// Configuration.
     pub(crate) config: Config,
     /// Layers that are being fetched.
@@ -93,6 +96,8 @@ pub(crate) struct Context {
     pub(crate) nesting: Nesting,
     /// Digests of files in mirrors of clients' directories.
     pub(crate) known_files: KnownMirrors,
+    /// Imported caches that hold other layers than they say.
+    pub(crate) spoilt: Arc<Spoilt>,
     worker: OnceLock<WorkerRecord>,
     builds: Mutex<HashMap<String, BuildInfo>>,
 }
@@ -105,14 +110,16 @@ impl Context {
         gate: Option<Gate>,
         online: Online,
         registries: Arc<registry::Client>,
-        http: reqwest::Client,
         config: Config,
     ) -> Result<Arc<Self>, Failure> {
-        let collector = Collector::start(&config.otel)?;
+        let collector = Collector::start(&config.otel)
+            .map_err(|error| Failure::invalid(crate::failure::chain(&error)))?;
         let history = History::open(Arc::clone(&store), &config.history)?;
         let blocks = Arc::new(PackedBlocks::new(Arc::clone(&store)));
+        let garbage = Garbage::new(&store, &config);
         Ok(Arc::new(Self {
             store,
+            garbage,
             blocks,
             history,
             collector,
@@ -121,16 +128,30 @@ impl Context {
             gate,
             sessions: SessionManager::new(),
             registries,
-            http,
+            http: OnceLock::new(),
             fetches: Arc::default(),
             online: Arc::new(online),
             produced: Arc::default(),
             nesting: Nesting::default(),
             known_files: KnownMirrors::default(),
+            spoilt: Arc::default(),
             config,
             worker: OnceLock::new(),
             builds: Mutex::default(),
         }))
+    }
+
+    /// The client of plain downloads. It is made when it is first wanted: reading the machine's certificates takes longer than all
+    /// else that a builder does before its first answer, and most builds download nothing.
+    ///
+    /// # Errors
+    /// The machine has no certificates that can be read.
+    pub(crate) fn http(&self) -> Result<&reqwest::Client, Failure> {
+        if let Some(client) = self.http.get() {
+            return Ok(client);
+        }
+        let client = crate::source::http::client().map_err(Failure::of)?;
+        Ok(self.http.get_or_init(|| client))
     }
 
     /// Says once what this builder is.

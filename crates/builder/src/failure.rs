@@ -3,15 +3,17 @@
 //! Rooms below have their own error enums; here they become one message (each cause printed
 //! once), one RPC code and the typed details that BuildKit's clients decode. This is the only
 //! place that chooses codes: absence is NotFound, a client's mistake InvalidArgument, a full disk
-//! or memory ResourceExhausted, other system errors Internal, a failing step Unknown as BuildKit
-//! has it. Messages must never carry a secret, and never a path of the host.
+//! or memory or a registry that wants fewer requests ResourceExhausted, content that is not what its
+//! digest says DataLoss, other system errors Internal, a failing step Unknown as BuildKit has it. Messages must never carry a secret, and never a path of the host.
 
 use std::error::Error;
 use std::fmt::Write as _;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use cofferdam_image::registry::RegistryError;
 use cofferdam_solver::{SolveError, StepError};
+use cofferdam_store::ContentError;
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use rustix::io::Errno;
 
@@ -55,19 +57,37 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 fn code_of(error: &(dyn Error + 'static)) -> ErrorCode {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let errno = error
-            .downcast_ref::<Errno>()
-            .copied()
-            .or_else(|| error.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error));
-        if matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::NOMEM | Errno::MFILE)) {
-            return ErrorCode::ResourceExhausted;
-        }
-        if matches!(errno, Some(Errno::IO)) {
-            return ErrorCode::Internal;
+        if let Some(code) = code_of_one(error) {
+            return code;
         }
         cause = error.source();
     }
     ErrorCode::Unknown
+}
+
+/// What an error says without its causes.
+fn code_of_one(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
+    match error.downcast_ref::<RegistryError>() {
+        // Trouble that passes by itself, be it a pull, a push or a cache that is exported.
+        Some(RegistryError::RateLimited { .. }) => return Some(ErrorCode::ResourceExhausted),
+        Some(RegistryError::Mismatch { .. }) => return Some(ErrorCode::DataLoss),
+        _ => {}
+    }
+    let content = error.downcast_ref::<ContentError>();
+    if matches!(content, Some(ContentError::Digest { .. } | ContentError::Size { .. })) {
+        return Some(ErrorCode::DataLoss);
+    }
+    let errno = error
+        .downcast_ref::<Errno>()
+        .copied()
+        .or_else(|| error.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error));
+    match errno? {
+        Errno::NOSPC | Errno::DQUOT | Errno::NOMEM | Errno::MFILE => {
+            Some(ErrorCode::ResourceExhausted)
+        }
+        Errno::IO => Some(ErrorCode::Internal),
+        _ => None,
+    }
 }
 
 impl Failure {
@@ -274,4 +294,49 @@ impl From<Failure> for ConnectError {
 fn decode_detail(text: &str) -> Vec<u8> {
     let text = text.trim_end_matches('=');
     base64::engine::general_purpose::STANDARD_NO_PAD.decode(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cofferdam_digest::Digest;
+
+    use super::*;
+
+    fn limited() -> RegistryError {
+        RegistryError::RateLimited {
+            host: "registry.example.com".to_owned(),
+            after: Some(Duration::from_secs(3600)),
+            detail: String::new(),
+        }
+    }
+
+    #[test]
+    fn clients_are_told_that_a_registry_wants_fewer_requests() {
+        // As pushes and exports of caches have it, and as it goes from a step to a client.
+        let pushed = Failure::of(limited()).during("pushing layers");
+        let step = StepError::from(Failure::of(limited()));
+        for failure in [pushed, Failure::from(&step)] {
+            let error = ConnectError::from(failure);
+            assert_eq!(error.code, ErrorCode::ResourceExhausted);
+            let message = error.message.clone().unwrap_or_default();
+            assert!(message.contains("rate-limited by registry.example.com"), "{message}");
+        }
+        let other = RegistryError::Protocol { url: String::new(), reason: "it is broken" };
+        assert_eq!(Failure::of(other).code(), ErrorCode::Unknown);
+    }
+
+    #[test]
+    fn content_that_is_not_what_its_digest_says_has_a_code() {
+        let digest = Digest::of("expected");
+        let found = Digest::of("found");
+        let wrong = ContentError::Digest { expected: digest, found };
+        assert_eq!(Failure::store(wrong).code(), ErrorCode::DataLoss);
+        let short = ContentError::Size { expected: digest, size: 2, found: 1 };
+        assert_eq!(Failure::store(short).code(), ErrorCode::DataLoss);
+        let (url, reason) = (String::new(), "it is too short");
+        let mismatch = RegistryError::Mismatch { url, expected: digest, reason };
+        assert_eq!(Failure::of(mismatch).code(), ErrorCode::DataLoss);
+    }
 }

@@ -44,7 +44,6 @@ mod runtime;
 mod serving;
 mod snapshot;
 mod source;
-mod telemetry;
 mod tls;
 mod turns;
 mod user;

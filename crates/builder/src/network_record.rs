@@ -6,7 +6,7 @@ use cofferdam_egress::{Attachment, Connection, StepRecord};
 use cofferdam_solver::{LogStream, Step};
 
 use crate::context::Context;
-use crate::serving::ServedSolve;
+use crate::serving::{Scope, ServedSolve};
 
 /// A step on the network. Dropping it, as happens to a step that nobody wants any more, still records what there was.
 pub(crate) struct Recording {
@@ -53,6 +53,7 @@ impl Drop for Recording {
 impl Parts {
     async fn finish(self) {
         let Self { context, step, attachment, solves: expected } = self;
+        let jobs = step.jobs();
         let record = attachment.finish().await;
         let name = step.digest.to_string();
         let late = solves(&context, &step);
@@ -63,7 +64,8 @@ impl Parts {
         for solve in late.iter().filter(|solve| !known(solve)) {
             solve.add_record(&name, &record, false);
         }
-        log(&step, &record);
+        // A step that several builds wanted ran for the one that came first.
+        log(jobs.first().map_or("", |job| &**job), &step, &record);
     }
 }
 
@@ -73,9 +75,9 @@ fn solves(context: &Context, step: &Step) -> Vec<Arc<ServedSolve>> {
 
 /// Writes a record into the builder's log, and tells the step's reader what the policy refused: a program's own "connection
 /// refused" does not say why.
-fn log(step: &Step, record: &StepRecord) {
+fn log(job: &str, step: &Step, record: &StepRecord) {
     for connection in &record.connections {
-        note(&step.digest.to_string(), connection);
+        note(job, &step.digest.to_string(), connection);
         if connection.denied() {
             let name = connection.name.as_deref().unwrap_or("-");
             let (address, port, rule) =
@@ -87,9 +89,10 @@ fn log(step: &Step, record: &StepRecord) {
 }
 
 /// Writes one connection into the builder's log.
-pub(crate) fn note(vertex: &str, connection: &Connection) {
+pub(crate) fn note(job: &str, step: &str, connection: &Connection) {
     tracing::info!(
-        vertex,
+        build = Scope::build_of(job),
+        step,
         name = connection.name.as_deref().unwrap_or("-"),
         address = %connection.address,
         port = connection.port,

@@ -170,7 +170,8 @@ impl Online {
         };
         let own = self.claim(names, new);
         for connection in &own {
-            note(holders.first().map_or("", |holder| &holder.digest), connection);
+            let (job, step) = holders.first().map_or(("", ""), |one| (&*one.job, &*one.digest));
+            note(job, step, connection);
         }
         let record = StepRecord { connections: own, ..StepRecord::default() };
         for holder in holders {

@@ -61,6 +61,9 @@ pub enum RunError {
     /// A listener could not be served.
     #[error("failed to serve")]
     Serve(#[source] std::io::Error),
+    /// The processes that start steps were lost.
+    #[error("the processes that start steps are gone")]
+    Helpers,
 }
 
 impl From<Failure> for RunError {
@@ -95,6 +98,7 @@ pub fn run(parts: Parts) -> Result<(), RunError> {
 
 async fn serve(parts: Parts) -> Result<(), RunError> {
     let Parts { root, config, listeners, gate, tun, devices, launcher, step_ids } = parts;
+    let stop = stop_signal().map_err(RunError::Serve)?;
     let ids = IdRange { first: step_ids.first, count: step_ids.count };
     let store = Store::open(&root, StoreOptions { ids }).map_err(Failure::store)?;
     let gate = gate.map(Gate::new).transpose().map_err(Failure::of)?;
@@ -103,11 +107,10 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
         _ => Online::default(),
     };
     let launcher = launcher.attach(&tokio::runtime::Handle::current()).map_err(Failure::of)?;
+    let steps = launcher.clone();
     let registries = crate::registries::client(&config)?;
-    let http = crate::source::http::client().map_err(Failure::of)?;
     let worker = Worker::open(&store, &config)?;
-    let context =
-        Context::new(Arc::clone(&store), launcher, gate, online, registries, http, config)?;
+    let context = Context::new(Arc::clone(&store), launcher, gate, online, registries, config)?;
     let runtime = Arc::new(OpRuntime::new(Arc::clone(&context)));
     let options = solver_options(&context.config);
     let builder = Builder::new(Arc::clone(&context), Solver::new(runtime, options), worker);
@@ -122,7 +125,11 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
     }
     tokio::spawn(Arc::clone(&context.history).keep_house());
     tracing::info!(root = %root.display(), "builder is ready");
-    wait_for_signal().await.map_err(RunError::Serve)?;
+    // Without helpers every step would fail, and a builder cannot be given others.
+    let stopped = tokio::select! {
+        () = stop => Ok(()),
+        () = steps.lost() => Err(RunError::Helpers),
+    };
     tracing::info!("builder is stopping");
     builder.cancel_all();
     let idle = async {
@@ -138,7 +145,7 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
         .await
         .map_err(|error| RunError::Open(error.to_string()))?
         .map_err(Failure::store)?;
-    Ok(())
+    stopped
 }
 
 /// How steps are scheduled and what they may print.
@@ -155,12 +162,14 @@ fn solver_options(config: &Config) -> cofferdam_solver::Options {
     }
 }
 
-async fn wait_for_signal() -> std::io::Result<()> {
+/// What ends a builder in good order, watched for from this call on: a signal that comes while the builder starts is not lost.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -6,12 +6,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::backup::{self, BackupArgs};
 use crate::commands::build::{self, BuildArgs};
 use crate::commands::builder::{self, BuilderArgs};
 use crate::commands::builder_image::{self, BuilderImageArgs};
 use crate::commands::buildpack::{self, BuildpackArgs};
 use crate::commands::builds::{self, BuildsArgs};
-use crate::commands::doctor;
+use crate::commands::check::{self, CheckArgs};
+use crate::commands::doctor::{self, DoctorArgs};
 use crate::commands::images::{self, ImagesArgs};
 use crate::commands::inspect::{self, InspectArgs};
 use crate::commands::login::{self, LoginArgs};
@@ -53,12 +55,16 @@ pub(crate) enum Command {
     Sbom(SbomArgs),
     /// Show how buildpacks made an app's image
     Inspect(InspectArgs),
-    /// Show what this machine offers for building, and what it lacks
-    Doctor,
+    /// Show what this machine offers for building and for a server, and what it lacks
+    Doctor(DoctorArgs),
     /// Run the server: API, registry, pages and the builders of every project
     Server(Box<ServerArgs>),
     /// Manage organizations, on the machine of the server
     Organization(OrganizationArgs),
+    /// Make, check and restore backups of a server's data, on its machine
+    Backup(BackupArgs),
+    /// Look through a server's data for what is damaged or lost, on its machine
+    Check(CheckArgs),
     /// Get a token for a server and store it
     Login(LoginArgs),
     /// Forget the token of a server
@@ -89,9 +95,11 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<E
         Command::Rebase(args) => rebase::run(*args),
         Command::Sbom(args) => sbom::run(args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Server(args) => server::run(*args),
         Command::Organization(args) => server::organization(args),
+        Command::Backup(args) => backup::run(args),
+        Command::Check(args) => check::run(&args),
         Command::Login(args) => login::run(args),
         Command::Logout(args) => logout::run(args),
         Command::Projects(args) => projects::run(*args),

@@ -1,10 +1,12 @@
 //! The commands, one module each: arguments are parsed into a struct without effects first, then carried out.
 
+pub(crate) mod backup;
 pub(crate) mod build;
 pub(crate) mod builder;
 pub(crate) mod builder_image;
 pub(crate) mod buildpack;
 pub(crate) mod builds;
+pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod images;
 pub(crate) mod inspect;

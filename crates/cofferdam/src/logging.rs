@@ -1,4 +1,6 @@
-//! Where the messages of a builder's processes go: standard error, as text or as one JSON object a line.
+//! Where the messages of a server's and a builder's processes go: standard error, as text or as one JSON object a line.
+
+mod line;
 
 use std::io::IsTerminal;
 use std::str::FromStr;
@@ -6,6 +8,8 @@ use std::str::FromStr;
 use anyhow::bail;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+
+use self::line::OneObject;
 
 /// How much is logged. Dependencies always log less than our own code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -101,7 +105,7 @@ pub(crate) fn start(level: Level, format: Format) {
         .with_writer(std::io::stderr);
     match format {
         Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
-        Format::Json => builder.json().init(),
+        Format::Json => builder.json().event_format(OneObject).init(),
     }
 }
 

@@ -30,6 +30,8 @@ const CONTROL: u8 = b'C';
 const MAX_ID: usize = 64;
 /// How long a builder may take to answer a question that needs no work.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long it may take to collect a cache: some hundred thousand files are deleted.
+const COLLECTION: Duration = Duration::from_secs(15 * 60);
 /// Longest reason that is passed on: it is shown to people.
 const MAX_REASON: usize = 1024;
 
@@ -130,7 +132,15 @@ async fn answered<T>(
     call: &'static str,
     answer: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, FleetError> {
-    match tokio::time::timeout(ANSWER, answer).await {
+    answered_within(ANSWER, call, answer).await
+}
+
+async fn answered_within<T>(
+    patience: Duration,
+    call: &'static str,
+    answer: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, FleetError> {
+    match tokio::time::timeout(patience, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(failed(call, &error)),
         Err(_) => Err(FleetError::Call { call, reason: "the builder does not answer".to_owned() }),
@@ -164,6 +174,19 @@ impl Control {
         let answer =
             answered("measure the cache", self.client.get_usage(Default::default())).await?;
         Ok(answer.into_owned().cache_bytes)
+    }
+
+    /// Gives the bytes that became free.
+    pub(crate) async fn collect(
+        &self,
+        max_bytes: Option<u64>,
+        unused_for: Option<Duration>,
+    ) -> Result<u64, FleetError> {
+        let keep_seconds = unused_for.map(|age| age.as_secs());
+        let request = wire::CollectRequest { max_bytes, keep_seconds, ..Default::default() };
+        let answer =
+            answered_within(COLLECTION, "collect the cache", self.client.collect(request)).await?;
+        Ok(answer.into_owned().freed_bytes)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cofferdam_sandbox::Isolation;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
@@ -13,10 +13,12 @@ use toml::Table;
 use crate::error::FleetError;
 use crate::lease::Lease;
 use crate::leftovers;
+use crate::observed::{Observed, Observer};
 use crate::places::Places;
-use crate::process::{self, Crowd, Running, Stop};
+use crate::process::{self, Crowd, Purpose, Running, Stop};
 use crate::removal;
-use crate::spec::{ProjectSpec, Resources};
+use crate::sizes::Sizes;
+use crate::spec::{Key, ProjectSpec, Resources};
 
 /// How long a builder whose cache is being discarded has to tell its clients.
 const DISCARD_GRACE: Duration = Duration::from_secs(5);
@@ -46,24 +48,17 @@ pub(crate) struct Shared {
     pub(crate) machine: Resources,
     pub(crate) idle: Duration,
     pub(crate) crowd: Crowd,
+    pub(crate) observer: Arc<Observer>,
 }
 
 /// A builder's place in the fleet. Who holds the lock may start or discard the builder.
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Running>>>>;
-
-/// Whose builder: its project's id, and how it is isolated.
-type Key = (String, Isolation);
-
-fn key(project: &str, isolation: Isolation) -> Key {
-    (project.to_owned(), isolation)
-}
+pub(crate) type Slot = Arc<tokio::sync::Mutex<Option<Arc<Running>>>>;
 
 /// Places of builders that run or are wanted.
-#[derive(Debug, Default)]
-struct Slots {
+#[derive(Debug)]
+pub(crate) struct Slots {
     taken: Mutex<HashMap<Key, Slot>>,
-    /// Sizes of caches when they were last asked for.
-    sizes: Mutex<HashMap<Key, u64>>,
+    pub(crate) sizes: Sizes,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,7 +66,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Slots {
-    fn of(&self, key: &Key) -> Slot {
+    pub(crate) fn of(&self, key: &Key) -> Slot {
         Arc::clone(lock(&self.taken).entry(key.clone()).or_default())
     }
 
@@ -79,13 +74,17 @@ impl Slots {
         lock(&self.taken).values().cloned().collect()
     }
 
+    /// The project's builder, if it runs. Waits while somebody starts or discards it.
+    pub(crate) async fn running(&self, key: &Key) -> Option<Arc<Running>> {
+        let slot = lock(&self.taken).get(key).cloned()?;
+        let running = slot.lock().await.clone();
+        running.filter(|running| !running.has_ended())
+    }
+
     /// Lets go of a builder when it has ended: a server sees many projects, and holds descriptors of those only that build.
     async fn follow(self: Arc<Self>, running: Arc<Running>) {
         running.ended().await;
         let key = running.spec().key();
-        if let Some(bytes) = running.last_usage() {
-            lock(&self.sizes).insert(key.clone(), bytes);
-        }
         let slot = self.of(&key);
         let mut known = slot.lock().await;
         if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &running)) {
@@ -94,10 +93,19 @@ impl Slots {
         drop(known);
         drop(slot);
         self.forget(&key);
+        let used = running.was_used();
+        drop(running);
+        if used {
+            self.sizes.used(&key);
+            // Nobody changes what it left until the next one starts.
+            if let Err(error) = self.sizes.measure(&key).await {
+                tracing::debug!(project = key.0, %error, "a cache was not measured");
+            }
+        }
     }
 
     /// Removes a place when nobody uses it.
-    fn forget(&self, key: &Key) {
+    pub(crate) fn forget(&self, key: &Key) {
         let mut taken = lock(&self.taken);
         let unused = |slot: &Slot| {
             // Others come by their copy only through this map, which is locked.
@@ -112,9 +120,9 @@ impl Slots {
 /// The builders of a server.
 #[derive(Debug)]
 pub struct Fleet {
-    shared: Arc<Shared>,
-    slots: Arc<Slots>,
-    room: Arc<Semaphore>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) room: Arc<Semaphore>,
     closing: AtomicBool,
     /// Held while the trash is emptied: one at a time is enough for the disk.
     emptying: Arc<Mutex<()>>,
@@ -139,10 +147,12 @@ impl Fleet {
             machine: Resources::of_this_machine(),
             idle: options.idle,
             crowd: Crowd::default(),
+            observer: Arc::default(),
         };
+        let slots = Slots { taken: Mutex::default(), sizes: Sizes::new(shared.places.clone()) };
         let fleet = Arc::new(Self {
             shared: Arc::new(shared),
-            slots: Arc::default(),
+            slots: Arc::new(slots),
             room: Arc::new(Semaphore::new(options.most.clamp(1, Semaphore::MAX_PERMITS))),
             closing: AtomicBool::new(false),
             emptying: Arc::default(),
@@ -154,13 +164,14 @@ impl Fleet {
     /// A lease on the project's builder, which is started when it does not run; who comes meanwhile shares it. When there are as
     /// many builders as there may be, one without leases ends for it, or this waits.
     ///
-    /// A builder that runs with another specification is replaced if nobody holds a lease on it, else used as it is.
+    /// A builder that runs with another specification is replaced if no build holds a lease on it, else used as it is.
     ///
     /// # Errors
     /// The builder cannot be started.
     pub async fn lease(&self, spec: &ProjectSpec) -> Result<Lease, FleetError> {
         self.shared.places.project(&spec.project, spec.isolation)?;
         let mut permit = None;
+        let mut queued = Duration::ZERO;
         loop {
             let slot = self.slots.of(&spec.key()).lock_owned().await;
             // With the lock, so that whoever shuts down sees what is started here.
@@ -169,38 +180,56 @@ impl Fleet {
                 if running.spec() != spec {
                     running.retire("its settings have changed");
                 }
-                if running.hold() {
-                    return Ok(Lease::new(Arc::clone(running)));
+                if running.hold(Purpose::Build) {
+                    self.slots.sizes.used(&spec.key());
+                    let lease = Lease::new(Arc::clone(running), Purpose::Build);
+                    return Ok(lease.queued(queued));
                 }
                 // It is on its way out; its successor needs its place.
                 running.ended().await;
             }
             match permit.take() {
-                Some(permit) => return self.start(slot, spec.clone(), permit).await,
+                Some(permit) => {
+                    let lease = self.start(slot, spec.clone(), permit, Purpose::Build).await?;
+                    self.slots.sizes.used(&spec.key());
+                    return Ok(lease.queued(queued));
+                }
                 None => {
                     // Others may discard or share the builder while this one waits for room.
                     drop(slot);
+                    let begun = Instant::now();
                     permit = Some(self.room().await?);
+                    queued += begun.elapsed();
                 }
             }
         }
     }
 
     /// Starts a builder, and finishes that even when nobody waits for it any more: half a start would be in the next one's way.
-    async fn start(
+    pub(crate) async fn start(
         &self,
         mut slot: OwnedMutexGuard<Option<Arc<Running>>>,
         spec: ProjectSpec,
         permit: OwnedSemaphorePermit,
+        purpose: Purpose,
     ) -> Result<Lease, FleetError> {
         let (shared, slots) = (Arc::clone(&self.shared), Arc::clone(&self.slots));
         let started = tokio::spawn(async move {
             *slot = None;
-            let running = process::start(&shared, spec, permit).await?;
+            let begun = Instant::now();
+            let running = match process::start(&shared, spec, permit).await {
+                Ok(running) => running,
+                Err(error) => {
+                    shared.observer.tell(Observed::NotStarted);
+                    return Err(error);
+                }
+            };
+            let took = begun.elapsed();
+            shared.observer.tell(Observed::Started(took));
             *slot = Some(Arc::clone(&running));
             tokio::spawn(slots.follow(Arc::clone(&running)));
-            running.hold();
-            Ok(Lease::new(running))
+            running.hold(purpose);
+            Ok(Lease::new(running, purpose).started(took))
         });
         started.await.map_err(|error| FleetError::Start(error.to_string()))?
     }
@@ -208,8 +237,10 @@ impl Fleet {
     /// A place for one more builder.
     async fn room(&self) -> Result<OwnedSemaphorePermit, FleetError> {
         if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
+            self.shared.observer.tell(Observed::Room(Duration::ZERO));
             return Ok(permit);
         }
+        let begun = Instant::now();
         let _waiting = Waiting::join(&self.shared.crowd);
         for running in self.running() {
             if running.retire("it made room for another project's") {
@@ -217,15 +248,33 @@ impl Fleet {
             }
         }
         let permit = Arc::clone(&self.room).acquire_owned().await;
+        self.shared.observer.tell(Observed::Room(begun.elapsed()));
         permit.map_err(|_| FleetError::ShuttingDown)
     }
 
-    fn check_open(&self) -> Result<(), FleetError> {
+    /// From now on `observer` is told what happens to builders. Only the first one is.
+    pub fn observe(&self, observer: impl Fn(Observed) + Send + Sync + 'static) {
+        self.shared.observer.set(observer);
+    }
+
+    /// How many wait for a place for their builder.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.crowd.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of all caches, as they were when each was last asked for.
+    #[must_use]
+    pub fn known_bytes(&self) -> u64 {
+        self.slots.sizes.total()
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), FleetError> {
         if self.closing.load(Ordering::SeqCst) { Err(FleetError::ShuttingDown) } else { Ok(()) }
     }
 
     /// Builders that run, as far as nobody is changing that at the moment.
-    fn running(&self) -> Vec<Arc<Running>> {
+    pub(crate) fn running(&self) -> Vec<Arc<Running>> {
         self.slots.all().iter().filter_map(|slot| slot.try_lock().ok()?.clone()).collect()
     }
 
@@ -251,7 +300,7 @@ impl Fleet {
 
     async fn discard_one(&self, project: &str, isolation: Isolation) -> Result<(), FleetError> {
         let places = self.shared.places.project(project, isolation)?;
-        let key = key(project, isolation);
+        let key = (project.to_owned(), isolation);
         let slot = self.slots.of(&key);
         let mut known = slot.lock().await;
         if let Some(running) = known.take() {
@@ -262,42 +311,18 @@ impl Fleet {
         places.discard_root(self.shared.places.trash())?;
         places.remove_run();
         places.remove_home();
-        lock(&self.slots.sizes).remove(&key);
+        self.slots.sizes.forget(&key);
         drop(known);
         drop(slot);
         self.slots.forget(&key);
         Ok(())
     }
 
-    /// Bytes of a project's caches, as far as their builders run or were asked before they ended.
-    pub async fn cache_bytes(&self, project: &str) -> Option<u64> {
-        let mut total = None;
-        for isolation in Isolation::ALL {
-            if let Some(bytes) = self.cache_bytes_of(&key(project, isolation)).await {
-                total = Some(total.unwrap_or(0_u64).saturating_add(bytes));
-            }
-        }
-        total
-    }
-
-    async fn cache_bytes_of(&self, key: &Key) -> Option<u64> {
-        let slot = lock(&self.slots.taken).get(key).cloned();
-        let running = match slot {
-            Some(slot) => slot.lock().await.clone(),
-            None => None,
-        };
-        if let Some(running) = running
-            && let Ok(bytes) = running.usage().await
-        {
-            return Some(bytes);
-        }
-        lock(&self.slots.sizes).get(key).copied()
-    }
-
     /// Takes no more leases and ends all builders, those that need longer than `grace` at once.
     pub async fn shutdown(&self, grace: Duration) {
         self.closing.store(true, Ordering::SeqCst);
         self.room.close();
+        self.slots.sizes.stop();
         let ends = self.slots.all().into_iter().map(|slot| async move {
             // A builder that is just being started is waited for.
             let running = slot.lock().await.take();

@@ -1,23 +1,52 @@
 //! A hold on a running builder.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixStream;
 
 use crate::control::{self, Watch};
 use crate::error::FleetError;
-use crate::process::Running;
+use crate::process::{Purpose, Running};
 use crate::spec::Clamped;
 
 /// A hold on the running builder of one project. As long as one is held, the builder is not ended for being idle.
 #[derive(Debug)]
 pub struct Lease {
     running: Arc<Running>,
+    purpose: Purpose,
+    timing: Timing,
+}
+
+/// What it took to have a lease.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// How long it waited for a place for its builder.
+    pub queued: Duration,
+    /// How long the builder took to start, if it was started for this lease.
+    pub started: Option<Duration>,
 }
 
 impl Lease {
-    pub(crate) fn new(running: Arc<Running>) -> Self {
-        Self { running }
+    /// Of a builder that was held for this purpose.
+    pub(crate) fn new(running: Arc<Running>, purpose: Purpose) -> Self {
+        Self { running, purpose, timing: Timing::default() }
+    }
+
+    pub(crate) fn queued(mut self, queued: Duration) -> Self {
+        self.timing.queued = queued;
+        self
+    }
+
+    pub(crate) fn started(mut self, took: Duration) -> Self {
+        self.timing.started = Some(took);
+        self
+    }
+
+    /// What it took to have it.
+    #[must_use]
+    pub const fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// The project's id.
@@ -72,12 +101,27 @@ impl Lease {
         self.running.or_end(self.running.control().close(build).await).await
     }
 
-    /// Bytes of the project's cache.
+    pub(crate) fn running(&self) -> &Arc<Running> {
+        &self.running
+    }
+
+    /// Bytes of disk that the builder's root takes, as the builder sees it.
     ///
     /// # Errors
     /// The builder is gone.
     pub async fn usage(&self) -> Result<u64, FleetError> {
         self.running.or_end(self.running.usage().await).await
+    }
+
+    /// Removes what was used longest ago and no build uses, until the root takes no more than `max_bytes` and nothing is left
+    /// that was not used for `unused_for`. Gives the bytes that became free.
+    pub(crate) async fn collect(
+        &self,
+        max_bytes: Option<u64>,
+        unused_for: Option<Duration>,
+    ) -> Result<u64, FleetError> {
+        let collected = self.running.control().collect(max_bytes, unused_for).await;
+        self.running.or_end(collected).await
     }
 
     /// Resolves when the builder's process is gone and cleaned up after, with the reason. Does not hold the lease.
@@ -88,6 +132,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.running.release();
+        self.running.release(self.purpose);
     }
 }

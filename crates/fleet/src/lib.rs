@@ -12,24 +12,34 @@
 //!            trash/<name>                  what is being deleted
 //! ```
 //!
+//! It knows what each root takes of the disk, also of those whose builder does not run, and makes caches smaller when it is told to.
+//!
 //! Nothing here reads what a tenant wrote, except the bounded messages of `cofferdam.builder.v1`; nothing here follows a link in
 //! a tenant's tree. Builders end with the process that holds the fleet: they watch a pipe of it.
 
 mod control;
 mod error;
 mod fleet;
+mod keep;
 mod lease;
 mod leftovers;
 mod messages;
+mod observed;
 mod places;
 mod process;
 mod removal;
+mod said;
 mod settings;
+mod sizes;
 mod spec;
+mod walk;
 
 pub use cofferdam_sandbox::{Isolation, IsolationError};
 pub use control::Watch;
 pub use error::FleetError;
 pub use fleet::{Fleet, FleetOptions};
-pub use lease::Lease;
+pub use keep::{Collected, Keep, Root};
+pub use lease::{Lease, Timing};
+pub use observed::Observed;
+pub use sizes::Size;
 pub use spec::{Clamped, ProjectSpec, Resources};

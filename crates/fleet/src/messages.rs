@@ -8,8 +8,10 @@ use tokio::io::AsyncReadExt;
 use tokio::process::ChildStderr;
 use tokio_util::sync::CancellationToken;
 
-/// Longest line that is passed on; the rest of it is dropped.
-const MAX_LINE: usize = 2048;
+use crate::said::Said;
+
+/// Longest line that is read; the rest of it is dropped.
+const MAX_LINE: usize = 8192;
 /// Lines kept for the report of a builder that ended badly.
 const KEPT_LINES: usize = 20;
 
@@ -57,12 +59,13 @@ impl Messages {
     }
 
     fn take(&self, line: &mut Vec<u8>, project: &str) {
-        let text = readable(line);
+        let said = Said::in_line(line);
         line.clear();
-        if text.is_empty() {
+        if said.text.is_empty() {
             return;
         }
-        tracing::info!(project, "builder: {text}");
+        let Said { text, build, step } = said;
+        tracing::info!(project, build, step, "builder: {text}");
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_LINES {
             kept.pop_front();
@@ -82,22 +85,9 @@ impl Messages {
     }
 }
 
-/// A line as it can be shown: names of steps may hold anything, escape sequences of terminals for example.
-fn readable(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    clean.trim_end().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_never_reach_a_terminal() {
-        assert_eq!(readable(b"a\x1b[2Jb\r"), "a [2Jb");
-        assert_eq!(readable(b"\xff"), "\u{fffd}");
-    }
 
     #[test]
     fn only_the_last_lines_are_kept() {

@@ -5,11 +5,13 @@ use std::fs::{DirBuilder, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use cofferdam_sandbox::Isolation;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::error::FleetError;
+use crate::walk::{self, FileId};
 
 /// Name of a builder's socket in its `run` directory.
 pub(crate) const SOCKET: &str = "builder.sock";
@@ -79,6 +81,39 @@ impl ProjectPlaces {
             Isolation::Namespaces => name.to_owned(),
             stronger => format!("{name}-{stronger}"),
         }
+    }
+
+    /// The root, to be looked through; nothing when there is none.
+    pub(crate) fn open_root(&self) -> Result<Option<OwnedFd>, FleetError> {
+        let root = self.root();
+        walk::open_top(&root).map_err(|errno| failed("open", &root)(errno.into()))
+    }
+
+    /// Which directory the root is at the moment.
+    pub(crate) fn root_id(&self) -> Option<FileId> {
+        let stat = rustix::fs::statat(CWD, self.root(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some(walk::id_of(&stat))
+    }
+
+    /// When a build used the root last; nothing when there is none. It is the root's own time of change, which its builder could
+    /// set: a time that has not come counts as none that is known, long ago.
+    pub(crate) fn used_at(&self) -> Option<SystemTime> {
+        let metadata = std::fs::symlink_metadata(self.root()).ok()?;
+        let used = metadata.modified().ok().filter(|used| *used <= SystemTime::now());
+        Some(used.unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+
+    /// Notes when a build used the root last. Only the order in which caches are made smaller depends on it.
+    pub(crate) fn set_used(&self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec {
+                tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: since.subsec_nanos().into(),
+            },
+        };
+        rustix::fs::utimensat(CWD, self.root(), &times, AtFlags::SYMLINK_NOFOLLOW).ok();
     }
 
     /// Where its socket and configuration are while it runs.
@@ -166,6 +201,20 @@ mod tests {
         assert!(place(Isolation::Namespaces).root().ends_with("bcdf0123-9/builder"));
         assert!(place(Isolation::Gvisor).root().ends_with("bcdf0123-9/builder-gvisor"));
         assert!(place(Isolation::Vm).run().ends_with("bcdf0123-9/run-vm"));
+    }
+
+    #[test]
+    fn a_root_says_when_it_was_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let project = Places::create(dir.path()).unwrap().project("p", Isolation::Gvisor).unwrap();
+        assert_eq!(project.used_at(), None);
+        assert!(project.open_root().unwrap().is_none() && project.root_id().is_none());
+        std::fs::create_dir_all(project.root()).unwrap();
+        let used = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 5);
+        project.set_used(used);
+        assert_eq!(project.used_at(), Some(used));
+        project.set_used(SystemTime::now() + Duration::from_secs(3600));
+        assert_eq!(project.used_at(), Some(SystemTime::UNIX_EPOCH));
     }
 
     #[test]

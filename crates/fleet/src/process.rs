@@ -19,6 +19,7 @@ use crate::error::FleetError;
 use crate::fleet::Shared;
 use crate::leftovers::sweep_groups;
 use crate::messages::Messages;
+use crate::observed::{Observed, Observer};
 use crate::places::{CONFIG, ProjectPlaces, SOCKET, failed};
 use crate::settings;
 use crate::spec::{Clamped, ProjectSpec};
@@ -68,14 +69,32 @@ pub(crate) struct Running {
     held: watch::Sender<usize>,
     stop: watch::Sender<Option<Stop>>,
     ended: watch::Sender<Option<String>>,
-    cache_bytes: watch::Sender<Option<u64>>,
 }
 
 #[derive(Debug)]
 struct Leases {
     held: usize,
+    /// How many of them are for builds.
+    builds: usize,
     /// Whether the builder takes more; never again once it does not.
     open: bool,
+    /// Whether one was ever for a build.
+    used: bool,
+}
+
+impl Default for Leases {
+    fn default() -> Self {
+        Self { held: 0, builds: 0, open: true, used: false }
+    }
+}
+
+/// What a lease is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A build.
+    Build,
+    /// Keeping the cache within its bounds. That is no use of it, and gives way to builds.
+    Upkeep,
 }
 
 /// Why and how fast a builder is to end.
@@ -119,14 +138,7 @@ impl Running {
     }
 
     pub(crate) async fn usage(&self) -> Result<u64, FleetError> {
-        let bytes = self.control.usage().await?;
-        self.cache_bytes.send_replace(Some(bytes));
-        Ok(bytes)
-    }
-
-    /// The cache's size when it was last asked for.
-    pub(crate) fn last_usage(&self) -> Option<u64> {
-        *self.cache_bytes.borrow()
+        self.control.usage().await
     }
 
     fn leases(&self) -> MutexGuard<'_, Leases> {
@@ -134,19 +146,31 @@ impl Running {
     }
 
     /// Takes a lease, unless the builder is ending.
-    pub(crate) fn hold(&self) -> bool {
+    pub(crate) fn hold(&self, purpose: Purpose) -> bool {
         let mut leases = self.leases();
         if leases.open {
             leases.held += 1;
+            if purpose == Purpose::Build {
+                leases.builds += 1;
+                leases.used = true;
+            }
             self.held.send_replace(leases.held);
         }
         leases.open
     }
 
+    /// Whether there was ever a lease for a build.
+    pub(crate) fn was_used(&self) -> bool {
+        self.leases().used
+    }
+
     /// Gives a lease back.
-    pub(crate) fn release(&self) {
+    pub(crate) fn release(&self, purpose: Purpose) {
         let mut leases = self.leases();
         leases.held = leases.held.saturating_sub(1);
+        if purpose == Purpose::Build {
+            leases.builds = leases.builds.saturating_sub(1);
+        }
         self.held.send_replace(leases.held);
         drop(leases);
         if self.crowd.load(Ordering::SeqCst) > 0 {
@@ -154,10 +178,10 @@ impl Running {
         }
     }
 
-    /// Lets the builder end if nobody holds a lease and it is not ending already. Returns whether this call did it.
+    /// Lets the builder end if nobody holds a lease for a build and it is not ending already. Returns whether this call did it.
     pub(crate) fn retire(&self, reason: &str) -> bool {
         let mut leases = self.leases();
-        let idle = leases.held == 0 && leases.open;
+        let idle = leases.builds == 0 && leases.open;
         leases.open = leases.open && !idle;
         drop(leases);
         if idle {
@@ -247,13 +271,14 @@ pub(crate) async fn start(
         run,
         control,
         crowd: Arc::clone(&shared.crowd),
-        leases: Mutex::new(Leases { held: 0, open: true }),
+        leases: Mutex::new(Leases::default()),
         held: watch::Sender::new(0),
         stop: watch::Sender::new(None),
         ended: watch::Sender::new(None),
-        cache_bytes: watch::Sender::new(None),
     });
-    let watched = Watched { running: Arc::clone(&running), child, pipe, lost, messages, places };
+    let observer = Arc::clone(&shared.observer);
+    let watched =
+        Watched { running: Arc::clone(&running), child, pipe, lost, messages, places, observer };
     tokio::spawn(watched.follow(shared.idle, permit));
     Ok(running)
 }
@@ -328,6 +353,7 @@ struct Watched {
     lost: CancellationToken,
     messages: Messages,
     places: ProjectPlaces,
+    observer: Arc<Observer>,
 }
 
 impl Watched {
@@ -337,6 +363,7 @@ impl Watched {
         self.messages.end().await;
         clean_up(&self.places, self.running.supervisor).await;
         let asked = self.running.stop.borrow().clone();
+        self.observer.tell(Observed::Ended { told: asked.is_some() });
         let why = match asked {
             Some(stop) => stop.reason,
             None => with_messages(described(status), &self.messages),

@@ -29,7 +29,11 @@ pub(crate) fn of_project(
     let memory = i64::try_from(resources.memory).unwrap_or(i64::MAX);
     isolation.insert("memory".to_owned(), Value::Integer(memory));
     isolation.entry("pids").or_insert(Value::Integer(PIDS));
-    table(&mut config, "log").entry("level").or_insert_with(|| Value::String("warn".to_owned()));
+    let log = table(&mut config, "log");
+    log.entry("level").or_insert_with(|| Value::String("warn".to_owned()));
+    // The server reads ids out of it and gives it the shape of its own log.
+    log.entry("format").or_insert_with(|| Value::String("json".to_owned()));
+    named(table(&mut config, "otel"), &spec.project);
     let oci = table(table(&mut config, "worker"), "oci");
     let rules = rules(oci, spec);
     if !rules.is_empty() {
@@ -41,6 +45,12 @@ pub(crate) fn of_project(
         oci.insert("gcpolicy".to_owned(), Value::Array(rules));
     }
     config
+}
+
+/// Traces of a builder say whose it is, in the attributes of its resource.
+fn named(otel: &mut Table, project: &str) {
+    let project = Value::String(project.to_owned());
+    table(otel, "attributes").insert("cofferdam.project".to_owned(), project);
 }
 
 /// The project's network policy within the operator's: what either refuses is refused. Name servers are the operator's to say.
@@ -150,6 +160,8 @@ mod tests {
         assert_eq!(rules[1]["maxUsedSpace"].as_integer(), Some(53_687_091_200));
         assert_eq!(rules[1]["minFreeSpace"].as_str(), Some("10%"));
         assert_eq!(config["log"]["level"].as_str(), Some("warn"));
+        assert_eq!(config["log"]["format"].as_str(), Some("json"));
+        assert_eq!(config["otel"]["attributes"]["cofferdam.project"].as_str(), Some("p"));
         assert_eq!(config["isolation"]["level"].as_str(), Some("namespaces"));
     }
 

@@ -14,6 +14,9 @@ const SLOTS: u32 = 10_000;
 /// Longest description of the machine's memory that is read; it has some fifty lines.
 const MAX_MEMINFO: u64 = 64 << 10;
 
+/// Whose builder: its project's id, and how it is isolated.
+pub(crate) type Key = (String, Isolation);
+
 /// A project as its builder is started.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProjectSpec {
@@ -56,7 +59,7 @@ pub struct Clamped {
 
 impl ProjectSpec {
     /// Whose builder this is.
-    pub(crate) fn key(&self) -> (String, Isolation) {
+    pub(crate) fn key(&self) -> Key {
         (self.project.clone(), self.isolation)
     }
 

@@ -22,6 +22,29 @@ impl Records {
         }
         copy(&self.read, path).await
     }
+
+    /// Digests of what the registry's index of a project names, manifests themselves too, in their order: at most `n`, after `last`.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub async fn named_content(
+        &self,
+        project: &str,
+        last: &str,
+        n: usize,
+    ) -> Result<Vec<String>, RecordsError> {
+        sqlx::query_scalar(
+            "SELECT digest FROM manifests WHERE project = $1 AND digest > $2
+             UNION SELECT part FROM manifest_parts WHERE project = $1 AND part > $2
+             ORDER BY 1 LIMIT $3",
+        )
+        .bind(project)
+        .bind(last)
+        .bind(i64::try_from(n).unwrap_or(i64::MAX))
+        .fetch_all(&self.read)
+        .await
+        .map_err(RecordsError::database("list what the registry's index names"))
+    }
 }
 
 /// Writes a copy of a database; an older copy gives way to it.

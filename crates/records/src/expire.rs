@@ -3,11 +3,10 @@
 //! A build that runs, has ended a moment ago or is shared never goes by itself.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Sqlite, Transaction};
 
 use crate::error::RecordsError;
 use crate::records::Records;
-use crate::removal::OF_BUILDS;
+use crate::removal::{Shared, remove_build};
 use crate::row::micros;
 
 /// Builds that go at a time: other writers get their turn in between.
@@ -107,7 +106,8 @@ impl Records {
         // The logs go before the rows are gone for good: whoever is interrupted here finds the rows again, and nobody would
         // look for the logs. Nobody can share a build meanwhile.
         for (project, build) in &builds {
-            if remove(&mut transaction, build).await.map_err(failed(action))? {
+            let removed_now = remove_build(&mut transaction, build, Shared::Stay).await;
+            if removed_now.map_err(failed(action))? {
                 log_bytes += self.logs.remove_build(project, build).await?;
                 removed += 1;
             }
@@ -117,23 +117,4 @@ impl Records {
         gone.log_bytes += log_bytes;
         Ok(removed > 0)
     }
-}
-
-/// Removes a build and its rows, unless it was shared meanwhile. False when it stays.
-async fn remove(
-    transaction: &mut Transaction<'_, Sqlite>,
-    build: &str,
-) -> Result<bool, sqlx::Error> {
-    let query =
-        "DELETE FROM builds WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM shares WHERE build = $1)";
-    let removed = sqlx::query(query).bind(build).execute(&mut **transaction).await?;
-    let gone = removed.rows_affected() > 0;
-    if gone {
-        for table in OF_BUILDS {
-            // The table's name is one of ours.
-            let statement = format!("DELETE FROM {table} WHERE build = $1");
-            sqlx::query(&statement).bind(build).execute(&mut **transaction).await?;
-        }
-    }
-    Ok(gone)
 }

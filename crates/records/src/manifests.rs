@@ -150,7 +150,7 @@ impl Records {
         Ok(Some(found))
     }
 
-    /// Deletes a manifest and the tags that name it. False when there is none.
+    /// Deletes a manifest and the tags that name it. What it lists loses a name at this moment. False when there is none.
     ///
     /// # Errors
     /// The records cannot be written; then nothing was.
@@ -164,6 +164,17 @@ impl Records {
         let action = "delete a manifest";
         let mut transaction =
             self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed(action))?;
+        sqlx::query(
+            "UPDATE manifests SET named_until = $4 WHERE project = $1 AND repository = $2 AND digest IN
+             (SELECT part FROM manifest_parts WHERE project = $1 AND repository = $2 AND manifest = $3 AND is_manifest = 1)",
+        )
+        .bind(project)
+        .bind(repository)
+        .bind(digest)
+        .bind(micros(now()))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed(action))?;
         let mut deleted = 0;
         for statement in [
             "DELETE FROM tags WHERE project = $1 AND repository = $2 AND digest = $3",

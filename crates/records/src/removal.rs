@@ -1,6 +1,6 @@
 //! Reset and removal of projects, in steps that can be taken up again after a restart.
 
-use sqlx::Row;
+use sqlx::{Row, Sqlite, Transaction};
 
 use crate::error::RecordsError;
 use crate::projects::{Project, read};
@@ -97,14 +97,7 @@ impl Records {
             self.stream.begin_with("BEGIN IMMEDIATE").await.map_err(failed(action))?;
         for build in &builds {
             let build: String = build.try_get(0).map_err(failed(action))?;
-            for table in OF_BUILDS {
-                // The table's name is one of those above.
-                let statement = format!("DELETE FROM {table} WHERE build = $1");
-                let deleted = sqlx::query(&statement).bind(&build).execute(&mut *transaction).await;
-                deleted.map_err(failed(action))?;
-            }
-            let deleted = sqlx::query("DELETE FROM builds WHERE id = $1").bind(&build);
-            deleted.execute(&mut *transaction).await.map_err(failed(action))?;
+            remove_build(&mut transaction, &build, Shared::Go).await.map_err(failed(action))?;
         }
         transaction.commit().await.map_err(failed(action))?;
         Ok(true)
@@ -137,4 +130,33 @@ impl Records {
             .and_then(|rows| rows.iter().map(read).collect())
             .map_err(RecordsError::database("list unfinished removals"))
     }
+}
+
+/// What becomes of a build that is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shared {
+    /// It stays.
+    Stay,
+    /// It goes like the others.
+    Go,
+}
+
+/// Removes a build with all its rows. False when it stays, or there is none.
+pub(crate) async fn remove_build(
+    transaction: &mut Transaction<'_, Sqlite>,
+    build: &str,
+    shared: Shared,
+) -> Result<bool, sqlx::Error> {
+    let query = "DELETE FROM builds WHERE id = $1
+        AND ($2 OR NOT EXISTS (SELECT 1 FROM shares WHERE shares.build = $1))";
+    let query = sqlx::query(query).bind(build).bind(shared == Shared::Go);
+    let removed = query.execute(&mut **transaction).await?.rows_affected() > 0;
+    if removed {
+        for table in OF_BUILDS {
+            // The table's name is one of those above.
+            let statement = format!("DELETE FROM {table} WHERE build = $1");
+            sqlx::query(&statement).bind(build).execute(&mut **transaction).await?;
+        }
+    }
+    Ok(removed)
 }

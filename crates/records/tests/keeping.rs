@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use cofferdam_records::{
-    Build, BuildStatus, CachePolicy, Expired, KeepBuilds, LogEntry, NewBuild, NewProject,
-    PageRequest, Project, Provider, Records, RecordsError, StepUpdate, TokenKind,
+    Build, BuildStatus, CachePolicy, Expired, KeepBuilds, LogEntry, ManifestRow, NewBuild,
+    NewProject, PageRequest, Project, Provider, Records, RecordsError, StepUpdate, TokenKind,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
@@ -128,6 +128,71 @@ async fn old_builds_go_and_others_stay() {
     let gone = place.records.expire(keep, now + TimeDelta::days(91)).await.unwrap();
     assert_eq!(gone.builds, 1);
     assert!(place.records.check().await.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_build_that_is_shared_while_others_go_stays() {
+    let place = Place::new().await;
+    let project = place.project("p").await;
+    let build = place.ended(&project).await;
+    // Sharing has begun: nobody sees it yet, and nobody else can write.
+    let mut sharing = connect(&place.dir.path().join("records.db")).await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut sharing).await.unwrap();
+    sqlx::query("INSERT INTO shares (hash, build, project, created_at) VALUES ('hash', $1, $2, 0)")
+        .bind(&build.id)
+        .bind(&project.id)
+        .execute(&mut sharing)
+        .await
+        .unwrap();
+    let (records, later) = (place.records.clone(), Utc::now() + TimeDelta::days(91));
+    let keep = KeepBuilds { builds: 0, days: 90 };
+    let expiring = tokio::spawn(async move { records.expire(keep, later).await });
+    // Time enough to find the build and to wait for a turn to remove it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sqlx::query("COMMIT").execute(&mut sharing).await.unwrap();
+    assert_eq!(expiring.await.unwrap().unwrap(), Expired::default());
+    assert!(place.records.build_by_share("hash").await.unwrap().is_some());
+    assert_eq!(place.records.steps(&build.id, ALL).await.unwrap().items.len(), 1);
+    assert!(place.has_logs(&build));
+}
+
+#[tokio::test]
+async fn what_an_index_listed_has_its_time_from_when_the_index_went() {
+    let place = Place::new().await;
+    let project = place.project("p").await.id;
+    let long_ago = Utc::now() - TimeDelta::days(9);
+    let manifest = |digest: &str, manifests: &[&str]| ManifestRow {
+        project: project.clone(),
+        repository: project.clone(),
+        digest: digest.to_owned(),
+        media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
+        size: 2,
+        subject: None,
+        artifact_type: None,
+        annotations: "{}".to_owned(),
+        pushed_at: long_ago,
+        total_size: 2,
+        blobs: vec![digest.to_owned()],
+        manifests: manifests.iter().map(ToString::to_string).collect(),
+    };
+    let records = &place.records;
+    let all: [(&str, &[&str], Option<&str>); 3] = [
+        ("sha256:child", &[], None),
+        ("sha256:alone", &[], None),
+        ("sha256:index", &["sha256:child"], Some("all")),
+    ];
+    for (digest, manifests, tag) in all {
+        records.put_manifest(manifest(digest, manifests), tag).await.unwrap();
+    }
+    let unnamed = async |before: DateTime<Utc>| {
+        let found = records.unnamed_manifests(&project, before, 10).await.unwrap();
+        found.into_iter().map(|(_, digest)| digest).collect::<Vec<_>>()
+    };
+    let (now, hour) = (Utc::now(), TimeDelta::hours(1));
+    assert_eq!(unnamed(now + hour).await, ["sha256:alone"]);
+    assert!(records.delete_manifest(&project, &project, "sha256:index").await.unwrap());
+    assert_eq!(unnamed(now - hour).await, ["sha256:alone"], "it was named until now");
+    assert_eq!(unnamed(now + hour).await, ["sha256:alone", "sha256:child"]);
 }
 
 #[tokio::test]

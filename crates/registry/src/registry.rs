@@ -63,13 +63,21 @@ impl Registry {
     /// # Errors
     /// The directories cannot be made, opened or read.
     pub fn open(options: RegistryOptions) -> Result<Self, OpenRegistryError> {
+        let dir = options.dir.clone();
+        let registry = Self::open_beside(options)?;
+        sweep(&registry.0.tree).map_err(|source| OpenRegistryError { dir, source })?;
+        tokio::spawn(drop_abandoned(Arc::downgrade(&registry.0)));
+        Ok(registry)
+    }
+
+    /// Opens the registry's files to look at them, beside a process that serves them or without one:
+    /// uploads are left alone.
+    ///
+    /// # Errors
+    /// The directories cannot be made or opened.
+    pub fn open_beside(options: RegistryOptions) -> Result<Self, OpenRegistryError> {
         let RegistryOptions { records, dir, trash, limits } = options;
-        let prepare = || {
-            let tree = Tree::open(&dir, &trash)?;
-            sweep(&tree)?;
-            Ok(tree)
-        };
-        let tree = prepare().map_err(|source| OpenRegistryError { dir: dir.clone(), source })?;
+        let tree = Tree::open(&dir, &trash).map_err(|source| OpenRegistryError { dir, source })?;
         let inner = Arc::new(Inner {
             records,
             limits,
@@ -79,7 +87,6 @@ impl Registry {
             tree,
             turns: Turns::default(),
         });
-        tokio::spawn(drop_abandoned(Arc::downgrade(&inner)));
         Ok(Self(inner))
     }
 

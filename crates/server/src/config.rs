@@ -120,11 +120,13 @@ pub struct Builders {
     pub idle_seconds: u64,
     /// Most builders at once; further builds wait.
     pub most: usize,
+    /// Seconds between two looks at what projects take of the disk, and whether their caches are within their bounds.
+    pub keep_every_seconds: u64,
 }
 
 impl Default for Builders {
     fn default() -> Self {
-        Self { idle_seconds: 300, most: 64 }
+        Self { idle_seconds: 300, most: 64, keep_every_seconds: 3600 }
     }
 }
 
@@ -193,6 +195,9 @@ impl Config {
         if self.builders.most == 0 {
             return Err(wrong("builders.most", "without a builder nothing can be built"));
         }
+        if self.builders.keep_every_seconds == 0 {
+            return Err(wrong("builders.keep_every_seconds", "expected at least 1"));
+        }
         self.least_isolation()?;
         crate::run::access_options(&self.oidc)
             .oidc
@@ -210,6 +215,11 @@ impl Config {
     /// How long running builds have to finish.
     pub(crate) const fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
+    }
+
+    /// How often caches are looked at.
+    pub(crate) const fn keep_every(&self) -> Duration {
+        Duration::from_secs(self.builders.keep_every_seconds)
     }
 
     /// How long a builder without builds is kept.
@@ -248,6 +258,7 @@ mod tests {
             "public_url = \"builds\"",
             "data_dir = \"here\"",
             "[builders]\nmost = 0\nidle_seconds = 1",
+            "[builders]\nkeep_every_seconds = 0",
             "[oidc]\naudiences = []",
             "[builder.isolation]\nlevel = \"strong\"",
             "[oidc.github]\nissuer = \"token.example.com\"",

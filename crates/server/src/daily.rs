@@ -37,30 +37,35 @@ async fn once(records: &Records, images: &Registry, keep: KeepBuilds, now: DateT
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "old builds could not be removed"),
     }
-    if let Err(error) = collect(records, images).await {
-        tracing::warn!(%error, "projects could not be listed for unused blobs");
+    match projects(records).await {
+        Ok(projects) => {
+            for project in projects {
+                collect_project(images, &project).await;
+            }
+        }
+        Err(error) => tracing::warn!(%error, "projects could not be listed for unused blobs"),
     }
 }
 
-/// Frees what nothing refers to, one project after the other.
-async fn collect(records: &Records, images: &Registry) -> Result<(), RecordsError> {
+/// Ids of all projects that are not being deleted; there are no more than the fleet has id ranges.
+pub(crate) async fn projects(records: &Records) -> Result<Vec<String>, RecordsError> {
+    let mut projects = Vec::new();
     for organization in records.organizations().await? {
         let mut token: Option<String> = None;
         loop {
             let request = PageRequest { size: Some(PAGE), token: token.as_deref() };
             let page = records.projects(&organization.id, None, request).await?;
-            for project in page.items {
-                collect_project(images, &project.id).await;
-            }
+            projects.extend(page.items.into_iter().map(|project| project.id));
             token = page.next;
             if token.is_none() {
                 break;
             }
         }
     }
-    Ok(())
+    Ok(projects)
 }
 
+/// Frees what nothing refers to in one project.
 async fn collect_project(images: &Registry, project: &str) {
     match images.collect(project).await {
         Ok(freed) if freed.blobs > 0 || freed.manifests > 0 => {

@@ -7,13 +7,17 @@
 #![allow(refining_impl_trait)]
 
 mod api;
+pub mod backup;
 mod builds;
+mod check;
 mod config;
 mod daily;
 mod gateway;
 mod hardware;
+pub mod layout;
 mod listen;
 mod metrics;
+mod notify;
 mod origin;
 mod registry;
 mod run;
@@ -21,6 +25,8 @@ mod start;
 mod walls;
 mod web;
 
+pub use check::{CheckError, Checked, check, versions};
 pub use config::{Config, ConfigError, Oidc, OidcIssuer, TlsFiles};
+pub use notify::notify;
 pub use run::{Options, ServerError, run};
 pub use start::{FirstToken, create_organization};

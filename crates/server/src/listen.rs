@@ -22,6 +22,7 @@ use tower::ServiceExt;
 
 use crate::builds::Builds;
 use crate::gateway;
+use crate::metrics::{self, ERRORS};
 use crate::origin::Origin;
 
 /// First byte of every TLS connection: a handshake record.
@@ -68,6 +69,7 @@ pub(crate) async fn serve(
             }
             // Usually descriptors ran out; spinning would make it worse.
             Err(error) => {
+                ERRORS.count("accept", 1);
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -116,6 +118,7 @@ async fn handshake(
     match tokio::time::timeout(HELLO, start.into_stream(config)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
+            ERRORS.count("tls", 1);
             tracing::debug!(%error, "a TLS handshake failed");
             None
         }
@@ -158,9 +161,9 @@ async fn answer(
     secure: bool,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let origin = origin.or_else(|| Origin::of(&request, secure));
-    let mut request = request.map(Body::new);
+    let (mut request, registry) = metrics::counted(request.map(Body::new));
     if let Some(origin) = origin {
         request.extensions_mut().insert(origin);
     }
-    router.oneshot(request).await
+    Ok(metrics::answered(router.oneshot(request).await?, registry))
 }

@@ -9,6 +9,8 @@ use cofferdam_access::{Access, AccessOptions, Issuer, OidcOptions};
 use cofferdam_fleet::{Fleet, FleetError, FleetOptions};
 use cofferdam_records::{Records, RecordsError};
 use cofferdam_registry::OpenRegistryError;
+use cofferdam_telemetry::{Collector, CollectorError, Otel, UnknownProtocol};
+use metrics_exporter_prometheus::PrometheusHandle;
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -59,6 +61,9 @@ pub enum ServerError {
         /// The directory.
         path: PathBuf,
     },
+    /// The version of the data directory.
+    #[error(transparent)]
+    Layout(#[from] crate::layout::LayoutError),
     /// A value of the configuration.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
@@ -95,6 +100,15 @@ pub enum ServerError {
     /// Signals of the process.
     #[error("watch for signals")]
     Signals(#[source] std::io::Error),
+    /// Where traces go, as the configuration has it.
+    #[error("builder.otel: {0}")]
+    Otel(String),
+    /// Where traces go, as the environment has it.
+    #[error(transparent)]
+    OtelVariables(#[from] UnknownProtocol),
+    /// The collector of traces.
+    #[error("send traces")]
+    Collector(#[from] CollectorError),
     /// The metrics' recorder.
     #[error("set up metrics")]
     Metrics(#[source] metrics_exporter_prometheus::BuildError),
@@ -105,8 +119,10 @@ pub enum ServerError {
 /// # Errors
 /// Something the server needs cannot be had; nothing was served then.
 pub async fn run(options: Options) -> Result<(), ServerError> {
-    let Options { config, program, ready } = options;
+    let Options { mut config, program, ready } = options;
+    let otel = traces(&mut config)?;
     let _taken = DataDir::take(&config.data_dir)?;
+    crate::layout::SERVER.bring_up_to_date(&config.data_dir)?;
     let records = Records::open(&config.data_dir).await?;
     let first = start::first_token(&records).await?;
     let access = Access::new(records.clone(), access_options(&config.oidc));
@@ -135,7 +151,7 @@ pub async fn run(options: Options) -> Result<(), ServerError> {
         config.least_isolation()?,
     );
     builds.recover().await?;
-    let metrics = crate::metrics::install().map_err(ServerError::Metrics)?;
+    let metrics = watch(&builds, &fleet, &otel)?;
     let api = Arc::new(Api {
         records,
         access,
@@ -153,9 +169,12 @@ pub async fn run(options: Options) -> Result<(), ServerError> {
     let serving =
         tokio::spawn(listen::serve(listener, Arc::new(shared), stop.clone(), REQUESTS_GRACE));
     tokio::spawn(Arc::clone(&builds).keep_house());
+    let keeper = tokio::spawn(Arc::clone(&builds).keep_caches(config.keep_every()));
     tokio::spawn(daily::tidy_up(api.records.clone(), images, config.records.keep()));
     ready(bound, first);
     signals.next().await;
+    keeper.abort();
+    crate::notify::notify("STOPPING=1\nSTATUS=running builds may finish");
     drain(&builds, &mut signals, config.drain()).await;
     stop.cancel();
     serving.await.ok();
@@ -182,6 +201,31 @@ async fn drain(builds: &Arc<Builds>, signals: &mut Signals, patience: Duration) 
     }
     let canceled = builds.cancel_all("the server is stopping").await;
     tracing::info!(canceled, "builds that were still running have been canceled");
+}
+
+/// Begins to trace builds and to count what happens.
+fn watch(builds: &Builds, fleet: &Fleet, otel: &Otel) -> Result<PrometheusHandle, ServerError> {
+    builds.trace_to(Collector::start(otel)?);
+    let metrics = crate::metrics::install().map_err(ServerError::Metrics)?;
+    crate::metrics::observe(fleet);
+    tokio::spawn(crate::metrics::upkeep(metrics.clone()));
+    Ok(metrics)
+}
+
+/// Where traces go: where the configuration of builders says, or OpenTelemetry's variables of this process. Builders send theirs to
+/// the same place.
+fn traces(config: &mut Config) -> Result<Otel, ServerError> {
+    let wrong = |message: String| ServerError::Otel(message.trim_end().to_owned());
+    let mut otel = match config.builder.get("otel") {
+        Some(written) => {
+            written.clone().try_into::<Otel>().map_err(|error| wrong(error.to_string()))?
+        }
+        None => Otel::default(),
+    };
+    otel.add_variables(|name| std::env::var(name).ok())?;
+    let table = toml::Value::try_from(&otel).map_err(|error| wrong(error.to_string()))?;
+    config.builder.insert("otel".to_owned(), table);
+    Ok(otel)
 }
 
 /// Trust in CI providers, as configured.

@@ -28,8 +28,7 @@ pub(crate) struct DataDir {
 impl DataDir {
     /// Makes the directory and takes it.
     pub(crate) fn take(path: &Path) -> Result<Self, ServerError> {
-        // Builders run as other users and reach their own stores below; every file and folder beside those is closed to them.
-        create(path, 0o711)?;
+        create(path)?;
         let file = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -46,10 +45,12 @@ impl DataDir {
     }
 }
 
-fn create(path: &Path, mode: u32) -> Result<(), ServerError> {
+/// Makes a data directory. Builders run as other users and reach their own stores below; every file and folder beside those is
+/// closed to them.
+fn create(path: &Path) -> Result<(), ServerError> {
     DirBuilder::new()
         .recursive(true)
-        .mode(mode)
+        .mode(0o711)
         .create(path)
         .map_err(|source| ServerError::DataDir { path: path.to_owned(), source })
 }
@@ -68,6 +69,8 @@ pub(crate) async fn first_token(records: &Records) -> Result<Option<FirstToken>,
 /// # Errors
 /// The records cannot be opened or written, or another program's form of them is there.
 pub async fn create_organization(data_dir: &Path, name: &str) -> Result<FirstToken, ServerError> {
+    crate::layout::SERVER.expect(data_dir)?;
+    create(data_dir)?;
     let records = Records::open_as_is(data_dir).await?;
     organization(&records, name).await
 }
@@ -93,6 +96,8 @@ async fn organization(records: &Records, name: &str) -> Result<FirstToken, Serve
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::MetadataExt;
+
     use cofferdam_records::RecordsError;
 
     use super::*;
@@ -106,11 +111,17 @@ mod tests {
         let error = create_organization(directory.path(), "further").await.err().unwrap();
         let known = matches!(error, ServerError::Records(RecordsError::Older { found: 1, .. }));
         assert!(known, "{error:?}");
-        let empty = tempfile::tempdir().unwrap();
+        let above = tempfile::tempdir().unwrap();
+        let empty = above.path().join("new");
         for name in ["one", "two"] {
-            create_organization(empty.path(), name).await.unwrap();
+            create_organization(&empty, name).await.unwrap();
         }
-        let records = Records::open(empty.path()).await.unwrap();
+        // Builders pass it, as one that a server made.
+        let served = above.path().join("served");
+        let _data = DataDir::take(&served).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode();
+        assert_eq!(mode(&empty), mode(&served));
+        let records = Records::open(&empty).await.unwrap();
         assert_eq!(records.organizations().await.unwrap().len(), 2);
     }
 }

@@ -205,6 +205,90 @@ fn modes_arrive_whatever_the_process_leaves_out_of_new_files() {
     }
 }
 
+/// Starts a receiver that is in the middle of a large file, which takes the place of `f`.
+fn halfway(dest: &Path) -> Receiver {
+    let mut receiver = receiver(dest, ReceiveMode::Merge);
+    give(&mut receiver, &stat("f", 0o644, 200_000)).unwrap();
+    give(&mut receiver, &Packet::default()).unwrap();
+    give(&mut receiver, &data(0, &[7; 150_000])).unwrap();
+    receiver
+}
+
+fn names(dest: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dest).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn what_replaces_a_file_is_in_nobodys_way() {
+    let dest = tempfile::tempdir().unwrap();
+    fs::write(dest.path().join("f"), "old").unwrap();
+    // As processes that were killed left theirs, one of which had this one's number.
+    let left = format!(".cofferdam-0-{}", std::process::id());
+    fs::write(dest.path().join(&left), "half").unwrap();
+    // Two at once, and neither has a name of the other.
+    let (mut first, second) = (halfway(dest.path()), halfway(dest.path()));
+    assert_eq!(names(dest.path()).len(), 4);
+    assert_eq!(fs::read(dest.path().join("f")).unwrap(), b"old");
+    give(&mut first, &data(0, &[8; 50_000])).unwrap();
+    give(&mut first, &data(0, b"")).unwrap();
+    first.settle().unwrap();
+    assert_eq!(fs::read(dest.path().join("f")).unwrap().len(), 200_000);
+    // The other one is given up.
+    drop(second);
+    let mut found = names(dest.path());
+    found.sort();
+    assert_eq!(found, [left.as_str(), "f"]);
+    assert_eq!(fs::read(dest.path().join("f")).unwrap().len(), 200_000);
+}
+
+/// Receives a read-only file and a read-only directory, each with an attribute, twice: once as new, then over what is there.
+fn receive_read_only(dest: &Path) {
+    let with = |mut packet: Packet, value: &str| {
+        let mut stat = packet.stat.take().unwrap();
+        stat.xattrs.insert("user.v".into(), value.as_bytes().to_vec());
+        packet.stat = MessageField::some(stat);
+        packet
+    };
+    for value in ["new", "changed"] {
+        let mut receiver = receiver(dest, ReceiveMode::Merge);
+        // A time of its own makes the directory one that has to be set again.
+        let mut directory = stat("d", 1 << 31 | 0o555, value.len());
+        directory.stat.as_option_mut().unwrap().modTime += i64::try_from(value.len()).unwrap();
+        give(&mut receiver, &with(directory, value)).unwrap();
+        give(&mut receiver, &with(stat("f", 0o444, value.len()), value)).unwrap();
+        give(&mut receiver, &Packet::default()).unwrap();
+        give(&mut receiver, &data(1, value.as_bytes())).unwrap();
+        give(&mut receiver, &data(1, b"")).unwrap();
+        receiver.settle().unwrap();
+        for (name, mode) in [("d", 0o555), ("f", 0o444)] {
+            let path = dest.join(name);
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, mode, "{name}");
+            let mut found = [0; 16];
+            let length = rustix::fs::getxattr(&path, "user.v", &mut found).unwrap();
+            assert_eq!(&found[..length], value.as_bytes(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn attributes_of_what_is_read_only_arrive_without_privilege() {
+    let dest = tempfile::tempdir().unwrap();
+    let path = dest.path().to_owned();
+    // Of a thread: the others keep what they may.
+    let receiving = std::thread::spawn(move || {
+        let empty = rustix::thread::CapabilitySet::empty();
+        let none = rustix::thread::CapabilitySets {
+            effective: empty,
+            permitted: empty,
+            inheritable: empty,
+        };
+        rustix::thread::set_capabilities(None, none).unwrap();
+        receive_read_only(&path);
+    });
+    receiving.join().unwrap();
+}
+
 #[test]
 fn files_in_transit_are_counted_while_their_content_is_held() {
     let dest = tempfile::tempdir().unwrap();

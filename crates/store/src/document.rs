@@ -9,9 +9,9 @@ use cofferdam_digest::Digest;
 
 use crate::database::{Ages, DocumentName};
 use crate::error::RecordError;
-use crate::flush;
 use crate::state::lock;
 use crate::store::Store;
+use crate::{flush, journal};
 
 /// A build's record with its steps stays far below this; larger things belong into blobs.
 const MAX_DOCUMENT_BYTES: usize = 16 << 20;
@@ -51,7 +51,36 @@ impl Store {
             };
             return Err(error.into());
         }
+        // A newer one may have been promised meanwhile.
+        self.end_promise(kind, &document.key, |promised| promised == document);
         Ok(())
+    }
+
+    /// Lets [`Store::secure`] keep a document that is about to be stored by
+    /// [`Store::put_document`], with the blobs it names. Nobody finds it before that. One that is
+    /// larger than 16 MiB is not kept.
+    pub fn promise_document(&self, kind: &str, document: Document) {
+        if document.bytes.len() <= MAX_DOCUMENT_BYTES {
+            let name = (kind.to_owned(), document.key.clone());
+            lock(&self.state).promised.insert(name, document);
+        }
+    }
+
+    /// Takes a promise back: the document will not be stored.
+    pub fn break_promise(&self, kind: &str, key: &str) {
+        self.end_promise(kind, key, |_| true);
+    }
+
+    fn end_promise(&self, kind: &str, key: &str, ends: impl FnOnce(&Document) -> bool) {
+        let name = (kind.to_owned(), key.to_owned());
+        {
+            let mut state = lock(&self.state);
+            if !state.promised.get(&name).is_some_and(ends) {
+                return;
+            }
+            state.promised.remove(&name);
+        }
+        journal::renew(self);
     }
 
     /// One document.
@@ -132,6 +161,7 @@ impl Store {
             Ages {
                 kinds: state.aging.clone(),
                 noted: noted.map(|(name, used)| (name, used.timestamp())).collect(),
+                jumps: std::mem::take(&mut state.document_jumps),
                 now: now.timestamp(),
                 cut: cut.map(|cut| cut.timestamp()),
             }
@@ -155,6 +185,7 @@ impl Store {
     fn remove_row(&self, kind: &str, key: &str, durable: bool) -> Result<(), RecordError> {
         self.database.write_document(kind, key, None, durable)?;
         lock(&self.state).document_blobs.remove(&(kind.to_owned(), key.to_owned()));
+        self.break_promise(kind, key);
         Ok(())
     }
 }

@@ -153,6 +153,13 @@ pub enum RecordError {
         /// What the batch said.
         reason: String,
     },
+    /// What waits could not be noted for the case that the process is killed.
+    #[error("cannot note what waits to be written")]
+    Journal {
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// The store cannot be compared with its records.
     #[error("cannot look at the store's files")]
     Verify {

@@ -17,11 +17,10 @@ use cofferdam_digest::Digest;
 
 use crate::error::RecordError;
 use crate::ids::{LayerId, name_of};
-use crate::loss;
-use crate::root::open_directory;
+use crate::root::{Root, open_directory};
 use crate::state::{Pending, State, lock};
 use crate::store::Store;
-use crate::walk;
+use crate::{journal, loss, walk};
 
 /// How long a change may wait for others: long enough for a small build to end first, short
 /// enough that a crash costs little.
@@ -118,7 +117,7 @@ fn run(store: &Weak<Store>, signal: &Signal) {
 const PANICKED: &str = "writing ended in a panic";
 
 /// An error with its causes.
-fn chain(error: &RecordError) -> String {
+pub(crate) fn chain(error: &RecordError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -193,6 +192,8 @@ pub(crate) fn write_pending(store: &Store) -> Result<(), RecordError> {
                 }
             }
             turn.failure = None;
+            drop(state);
+            journal::renew(store);
             Ok(())
         }
         Err(error) => {
@@ -332,24 +333,41 @@ fn sync(store: &Store) -> std::io::Result<()> {
 /// not every file system keeps them in order with the rows that are written next. A move that is
 /// refused, as on a full disk, loses nothing.
 fn settle_blobs(store: &Store, fresh: &HashSet<Digest>, lost: &mut bool) -> std::io::Result<()> {
-    for digest in fresh {
-        settle_blob(store, &digest.hex())?;
-    }
-    let content = rustix::fs::fsync(&store.root.content);
-    let synced = content.and_then(|()| rustix::fs::fsync(&store.root.fresh));
+    move_blobs(&store.root, fresh)?;
+    let synced = sync_moves(store);
     *lost |= synced.is_err();
     Ok(synced?)
 }
 
-/// Moves a blob whose bytes are durable to its lasting place.
-fn settle_blob(store: &Store, name: &str) -> std::io::Result<()> {
-    let (fresh, content) = (store.root.fresh.as_fd(), store.root.content.as_fd());
-    // What is there already was written by an earlier process and may have rotted since.
-    match rustix::fs::renameat(fresh, name, content, name) {
-        // Evicted meanwhile.
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(errno) => Err(errno.into()),
+fn sync_moves(store: &Store) -> rustix::io::Result<()> {
+    #[cfg(test)]
+    {
+        if store.failing_fsyncs.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            return Err(rustix::io::Errno::IO);
+        }
     }
+    sync_blob_directories(&store.root)
+}
+
+/// Makes moves of blobs durable.
+pub(crate) fn sync_blob_directories(root: &Root) -> rustix::io::Result<()> {
+    rustix::fs::fsync(&root.content)?;
+    rustix::fs::fsync(&root.fresh)
+}
+
+/// Moves blobs whose bytes are durable to their lasting place.
+pub(crate) fn move_blobs(root: &Root, blobs: &HashSet<Digest>) -> std::io::Result<()> {
+    let (fresh, content) = (root.fresh.as_fd(), root.content.as_fd());
+    for digest in blobs {
+        let name = digest.hex();
+        // What is there already was written by an earlier process and may have rotted since.
+        match rustix::fs::renameat(fresh, &name, content, &name) {
+            // Evicted meanwhile.
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Counts layers that nobody counted yet. A layer evicted meanwhile fails to be counted, which
@@ -370,6 +388,7 @@ pub(crate) fn measure_new_layers(store: &Store) {
                 if let Some(entry) = state.layers.get_mut(&id) {
                     entry.info.usage = Some(usage);
                     state.pending.layers.insert(id);
+                    store.came_in(usage.bytes);
                 }
             }
             Err(error) => tracing::debug!(%id, %error, "cannot count a layer"),

@@ -134,6 +134,7 @@ impl Write for BlobWriter {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         let count = self.file.write(bytes)?;
+        self.store.came_in(count as u64);
         self.digester.update(&bytes[..count]);
         Ok(count)
     }

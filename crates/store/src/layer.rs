@@ -299,6 +299,8 @@ impl ActiveLayer {
             state.pending.layers.insert(self.id);
             self.store.pin(&mut state, self.id)
         };
+        // Others are counted later.
+        self.store.came_in(usage.map_or(0, |usage| usage.bytes));
         self.store.schedule_flush();
         layer.ok_or_else(|| LayerError::Io {
             attempt: "find the committed",

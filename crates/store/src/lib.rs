@@ -15,7 +15,8 @@
 //! # Durability
 //! What is committed is visible at once and made durable in batches, about a second later or by
 //! [`Store::flush`] or [`Store::settled`]: first the data (one `syncfs`), then the rows that name it. After a crash the
-//! store is the state of some earlier batch; what came later is swept at the next open.
+//! store is the state of some earlier batch; what came later is swept at the next open. A process that is
+//! killed loses nothing of what [`Store::secure`] was asked for before, at the price of a small write.
 //!
 //! # Blocking
 //! Methods that are documented as *blocking* walk directories or wait for the disk: call them
@@ -39,6 +40,7 @@ mod error;
 mod flush;
 mod ids;
 mod ingest;
+mod journal;
 mod layer;
 mod loss;
 mod mount;

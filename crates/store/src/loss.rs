@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use cofferdam_digest::{Digest, Digester};
@@ -14,11 +14,11 @@ use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
 use crate::ids::{LayerId, name_of};
-use crate::ingest;
 use crate::prune::forget_layer;
 use crate::root::{self, Root};
 use crate::state::{State, lock};
 use crate::store::Store;
+use crate::{ingest, journal};
 
 /// How much of a blob is read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -33,6 +33,7 @@ const LOOK_DELAY: Duration = Duration::from_millis(100);
 /// names them, retires the mutable directories, and keeps of the new blobs those whose bytes are
 /// on disk. Called while no batch is under way.
 pub(crate) fn distrust_unsynced(store: &Store) {
+    journal::discard(store);
     let (layers, fresh) = {
         let mut state = lock(&store.state);
         // Layers and blobs under way may miss bytes too: they fail when they are committed.
@@ -54,22 +55,37 @@ pub(crate) fn distrust_unsynced(store: &Store) {
     tracing::error!(layers, blobs = fresh.len(), "the disk lost writes: what is new is dropped");
     let mut retries = LOOK_RETRIES;
     for digest in fresh {
-        if !is_on_disk(store, &digest, &mut retries) {
-            store.distrust(&digest);
-        }
+        keep_what_is_on_disk(store, &digest, &mut retries);
+    }
+    // Somebody may have asked for it meanwhile.
+    journal::renew(store);
+}
+
+/// Keeps of a new blob what has its bytes on disk. A new copy that could not be looked at at all
+/// is not trusted; an older one was made durable before the loss and goes only when it is wrong.
+fn keep_what_is_on_disk(store: &Store, digest: &Digest, retries: &mut u32) {
+    let (fresh, content) = (store.root.fresh.as_fd(), store.root.content.as_fd());
+    let newer = matches!(look(fresh, digest, retries), Ok(true));
+    let older = look(content, digest, retries)
+        .unwrap_or_else(|error| error.kind() != io::ErrorKind::NotFound && !is_damage(&error));
+    if !newer && !older {
+        store.distrust(digest);
+    } else if !newer && let Err(error) = store.reaper.discard(fresh, &digest.hex()) {
+        tracing::warn!(%digest, %error, "cannot move a blob aside");
     }
 }
 
-/// Whether a new blob has its bytes on disk. A lack of descriptors or memory tells nothing of
-/// them, so the look is tried again; what could not be looked at at all is not trusted.
-fn is_on_disk(store: &Store, digest: &Digest, retries: &mut u32) -> bool {
+/// Whether the blob in `dir` has its bytes on disk. A lack of descriptors or memory tells nothing
+/// of them, so the look is tried again.
+fn look(dir: BorrowedFd<'_>, digest: &Digest, retries: &mut u32) -> io::Result<bool> {
     loop {
-        match is_intact(&store.root, digest, true) {
+        let opened = root::open(dir, &digest.hex(), OFlags::RDONLY);
+        match opened.map_err(io::Error::from).and_then(|file| has_digest(file, digest, true)) {
             Err(error) if is_lack(&error) && *retries > 0 => {
                 *retries -= 1;
                 std::thread::sleep(LOOK_DELAY);
             }
-            looked => return matches!(looked, Ok(true)),
+            looked => return looked,
         }
     }
 }
@@ -106,7 +122,11 @@ pub(crate) fn delete_released(store: &Store, state: &mut State) {
 /// Whether a stored blob has the bytes of its name. With `uncached`, what the kernel remembers
 /// of it is not taken for an answer.
 pub(crate) fn is_intact(root: &Root, digest: &Digest, uncached: bool) -> io::Result<bool> {
-    let mut file = std::fs::File::from(open_stored(root, &digest.hex())?);
+    has_digest(open_stored(root, &digest.hex())?, digest, uncached)
+}
+
+fn has_digest(file: OwnedFd, digest: &Digest, uncached: bool) -> io::Result<bool> {
+    let mut file = std::fs::File::from(file);
     if uncached {
         file.sync_all()?;
         rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
@@ -123,7 +143,7 @@ pub(crate) fn is_intact(root: &Root, digest: &Digest, uncached: bool) -> io::Res
     }
 }
 
-fn open_stored(root: &Root, name: &str) -> io::Result<std::os::fd::OwnedFd> {
+fn open_stored(root: &Root, name: &str) -> io::Result<OwnedFd> {
     for dir in [&root.fresh, &root.content] {
         match root::open(dir.as_fd(), name, OFlags::RDONLY) {
             Err(Errno::NOENT) => {}
@@ -156,6 +176,7 @@ impl Store {
             state.record_blobs.remove(&identity);
         }
         drop(state);
+        journal::renew(self);
         tracing::error!(%digest, "a stored blob is not what its name says and was set aside");
         self.schedule_flush();
     }
@@ -258,6 +279,73 @@ mod tests {
         store.flush().unwrap();
         assert!(!temp.path().join("layers").join(held_name).exists());
         assert_eq!(store.verify(false).unwrap(), [] as [crate::Trouble; 0]);
+    }
+
+    #[test]
+    fn losing_a_newer_copy_of_a_blob_leaves_the_durable_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let digest = {
+            let store = Store::open(temp.path(), Options::default()).unwrap();
+            let mut record = Record::new(Digest::of("key"), &[Tree::scratch()]);
+            record.blobs = vec![blob(&store, b"bytes")];
+            let digest = record.blobs[0];
+            store.put_record(record).unwrap();
+            digest
+        };
+        // A process that has not looked at it yet takes a second copy of it.
+        let store = Store::open(temp.path(), Options::default()).unwrap();
+        let turn = lock(&store.writer);
+        assert_eq!(blob(&store, b"bytes"), digest);
+        let newer = temp.path().join("fresh").join(digest.hex());
+        std::fs::write(&newer, b"BYTES").unwrap();
+        store.failing_syncs.store(true, Ordering::SeqCst);
+        drop(turn);
+        let _ = store.flush();
+        assert!(!newer.exists());
+        assert!(store.check_blob(&digest).unwrap());
+        assert!(store.record(&Digest::of("key")).is_some());
+        store.flush().unwrap();
+        assert_eq!(store.verify(false).unwrap(), [] as [crate::Trouble; 0]);
+    }
+
+    #[test]
+    fn a_move_that_cannot_be_made_durable_fails_the_batch_and_keeps_what_has_its_bytes() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path(), Options::default()).unwrap();
+        let turn = lock(&store.writer);
+        let new = layer(&store, "new");
+        let key = put(&store, "new", &new);
+        let (good, bad) = (blob(&store, b"good"), blob(&store, b"bad"));
+        std::fs::write(temp.path().join("fresh").join(bad.hex()), b"BAD").unwrap();
+        store.failing_fsyncs.store(true, Ordering::SeqCst);
+        drop(turn);
+        let _ = store.flush();
+        assert!(store.record(&key).is_none(), "no row of this batch was written");
+        assert!(store.check_blob(&good).unwrap());
+        assert!(store.blob(&bad).is_none());
+        drop(new);
+        store.flush().unwrap();
+        assert_eq!(store.verify(false).unwrap(), [] as [crate::Trouble; 0]);
+        drop(store);
+        let store = Store::open(temp.path(), Options::default()).unwrap();
+        assert!(store.blob(&good).is_some());
+    }
+
+    #[test]
+    fn what_the_disk_lost_does_not_come_back_from_the_journal() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path(), Options::default()).unwrap();
+        let turn = lock(&store.writer);
+        let held = layer(&store, "held");
+        put(&store, "held", &held);
+        store.secure().unwrap();
+        let journal = temp.path().join("journal");
+        assert!(journal.exists());
+        store.failing_syncs.store(true, Ordering::SeqCst);
+        drop(turn);
+        let _ = store.flush();
+        assert!(!journal.exists());
+        assert!(temp.path().join("layers").join(held.id().to_string()).exists());
     }
 
     #[test]

@@ -22,6 +22,9 @@ use crate::store::Store;
 use crate::sweep::KEEP_PARTIAL;
 use crate::usage::{Subject, UsageRecord, list};
 
+/// How often a limit of size is looked at again: what went may share its blobs with what stays.
+const ROUNDS: usize = 8;
+
 /// Decides about one entry.
 pub(crate) type Filter = Arc<dyn Fn(&UsageRecord) -> bool + Send + Sync>;
 
@@ -39,6 +42,9 @@ pub struct PruneOptions {
     pub max_used_space: u64,
     /// Evict until the file system has this many bytes free.
     pub min_free_space: u64,
+    /// Limits of size are about all that the store takes on disk. Otherwise what documents keep,
+    /// which has limits of its own, is not counted.
+    pub whole: bool,
     /// Only entries that pass.
     pub filter: Option<Filter>,
 }
@@ -52,6 +58,7 @@ impl std::fmt::Debug for PruneOptions {
             .field("reserved_space", &self.reserved_space)
             .field("max_used_space", &self.max_used_space)
             .field("min_free_space", &self.min_free_space)
+            .field("whole", &self.whole)
             .field("filter", &self.filter.is_some())
             .finish()
     }
@@ -90,15 +97,41 @@ impl Store {
     /// The records could not be written although space was freed: what was evicted is gone
     /// nevertheless, and its records are removed later.
     pub fn prune(&self, options: &PruneOptions) -> Result<Vec<UsageRecord>, RecordError> {
+        let mut evicted = Vec::new();
+        for _ in 0..ROUNDS {
+            let gone = self.prune_once(options)?;
+            let over = gone.is_empty() || !options.has_limit();
+            evicted.extend(gone);
+            if over {
+                break;
+            }
+        }
+        Ok(evicted)
+    }
+
+    /// Whether the store takes more than a limit of size allows at this moment, so that
+    /// [`Store::prune`] would evict what it may. *Blocking.*
+    #[must_use]
+    pub fn exceeds(&self, options: &PruneOptions) -> bool {
+        if !options.has_limit() {
+            return false;
+        }
+        // What cannot be measured is told by whoever prunes.
+        let Some((total, deleting)) = self.evictable_disk(options) else { return true };
+        let keep = options.keep_bytes(total, self.free_bytes().saturating_add(deleting));
+        keep.is_none_or(|keep| total > keep)
+    }
+
+    fn prune_once(&self, options: &PruneOptions) -> Result<Vec<UsageRecord>, RecordError> {
         self.measure();
-        self.calm_future(self.time.for_ages().0);
+        let now = self.follow_clock();
         let blobs = self.blob_names();
-        let (evicted, packed, wanted) = self.evict(options, &blobs);
+        let (evicted, packed, wanted) = self.evict(options, now, &blobs);
         if options.all && options.filter.is_none() {
-            self.drop_records_without_layers(options);
+            self.drop_records_without_layers(options, now);
         }
         if options.filter.is_none()
-            && let Err(error) = self.expire_documents(options)
+            && let Err(error) = self.expire_documents(options, now)
         {
             tracing::warn!(%error, "cannot remove old documents");
         }
@@ -122,11 +155,12 @@ impl Store {
     fn evict(
         &self,
         options: &PruneOptions,
+        now: DateTime<Utc>,
         blobs: &HashSet<Digest>,
     ) -> (Vec<UsageRecord>, Vec<Digest>, bool) {
         // Without a limit of size nobody asks how much there is.
-        let disk = if options.has_limit() { self.evictable_disk() } else { None };
-        let cut = self.cut_off(options);
+        let disk = if options.has_limit() { self.evictable_disk(options) } else { None };
+        let cut = cut_off(options, now);
         let mut state = lock(&self.state);
         let entries = list(&state, blobs);
         let listed: u64 = entries.iter().map(|(_, record)| record.size).sum();
@@ -156,20 +190,11 @@ impl Store {
 
     /// The bytes that count against a limit, and those that are being deleted. What history keeps
     /// has a limit of its own: counted here, it would leave no room for any cache.
-    fn evictable_disk(&self) -> Option<(u64, u64)> {
+    fn evictable_disk(&self, options: &PruneOptions) -> Option<(u64, u64)> {
         let disk = self.disk().ok()?;
-        let apart = disk.trash.saturating_add(self.kept_by_documents());
+        let kept = if options.whole { 0 } else { self.kept_by_documents() };
+        let apart = disk.trash.saturating_add(kept);
         Some((disk.total().saturating_sub(apart), disk.trash))
-    }
-
-    /// What was used after this is kept; `None` keeps everything.
-    fn cut_off(&self, options: &PruneOptions) -> Option<DateTime<Utc>> {
-        if options.keep_duration.is_zero() {
-            return Some(DateTime::<Utc>::MAX_UTC);
-        }
-        let keep = TimeDelta::from_std(options.keep_duration).ok()?;
-        let (now, held) = self.time.for_ages();
-        if held { None } else { now.checked_sub_signed(keep) }
     }
 
     /// Removes one entry from memory and moves its directory aside.
@@ -192,11 +217,11 @@ impl Store {
     }
 
     /// Records of scratch results die with no layer, so they go when everything goes.
-    fn drop_records_without_layers(&self, options: &PruneOptions) {
+    fn drop_records_without_layers(&self, options: &PruneOptions, now: DateTime<Utc>) {
         if options.keep_bytes(0, 0).is_some() {
             return;
         }
-        let Some(cut) = self.cut_off(options) else { return };
+        let Some(cut) = cut_off(options, now) else { return };
         let stored = self.database.records_without_layers().unwrap_or_default();
         let mut state = lock(&self.state);
         let unwritten = state.pending.records.values().chain(state.writing.records.values());
@@ -221,7 +246,7 @@ impl Store {
         if options.has_limit() && !wanted {
             keep = keep.max(KEEP_PARTIAL);
         }
-        let (_, held) = self.time.for_ages();
+        let held = self.time.is_held();
         let young = |age: Duration| !keep.is_zero() && (held || age < keep);
         if let Err(error) = ingest::delete_partials(self, young) {
             tracing::warn!(%error, "cannot delete partial blobs");
@@ -258,10 +283,13 @@ impl Store {
     }
 
     /// Removes documents of kinds that go by age.
-    fn expire_documents(&self, options: &PruneOptions) -> Result<(), RecordError> {
-        let (now, _) = self.time.for_ages();
+    fn expire_documents(
+        &self,
+        options: &PruneOptions,
+        now: DateTime<Utc>,
+    ) -> Result<(), RecordError> {
         let cut = match options.keep_duration.is_zero() {
-            false => self.cut_off(options),
+            false => cut_off(options, now),
             true if options.all && !options.has_limit() => Some(now),
             true => None,
         };
@@ -272,6 +300,14 @@ impl Store {
         let stat = rustix::fs::fstatvfs(&self.root.top);
         stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// What was used after this is kept; `None` keeps everything.
+fn cut_off(options: &PruneOptions, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    if options.keep_duration.is_zero() {
+        return Some(DateTime::<Utc>::MAX_UTC);
+    }
+    now.checked_sub_signed(TimeDelta::from_std(options.keep_duration).ok()?)
 }
 
 /// Whether anything stored needs the blob.

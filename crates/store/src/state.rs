@@ -10,8 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use chrono::{DateTime, Utc};
 use cofferdam_digest::Digest;
 
+use crate::clock::Jump;
 use crate::content::PinnedBlob;
 use crate::directory::DirectoryEntry;
+use crate::document::Document;
 use crate::ids::LayerId;
 use crate::layer::{LayerInfo, Pinned};
 use crate::record::{ContentKey, Record};
@@ -78,6 +80,10 @@ pub(crate) struct State {
     pub(crate) aging: HashMap<String, usize>,
     /// When documents of such kinds were used, as far as that is not in the database yet.
     pub(crate) document_uses: HashMap<(String, String), DateTime<Utc>>,
+    /// Jumps of the clock that the uses in the database have not followed yet.
+    pub(crate) document_jumps: Vec<Jump>,
+    /// Documents that are on their way to the database and survive this process before.
+    pub(crate) promised: BTreeMap<(String, String), Document>,
 }
 
 /// Changes for the database.

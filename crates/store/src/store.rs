@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, watch};
@@ -12,10 +12,11 @@ use crate::database::{Database, DatabaseError, Rows};
 use crate::error::{OpenError, RecordError};
 use crate::flush::{Flusher, Progress};
 use crate::ids::IdRange;
+use crate::journal::Journal;
 use crate::root::{Root, RootLock};
 use crate::state::{State, lock};
 use crate::trash::Reaper;
-use crate::{flush, sweep};
+use crate::{flush, journal, sweep};
 
 /// How a store is opened.
 #[derive(Debug, Clone, Default)]
@@ -43,11 +44,18 @@ pub struct Store {
     pub(crate) time: Time,
     /// Tells which batches have ended.
     pub(crate) progress: watch::Sender<Progress>,
+    /// What a process that is killed leaves to the next. Locked before the state.
+    pub(crate) journal: Mutex<Journal>,
+    /// Bytes that came in since this was opened.
+    growth: AtomicU64,
     /// Whether the records were damaged and begun anew.
     was_damaged: bool,
     /// Makes the next sync fail.
     #[cfg(test)]
     pub(crate) failing_syncs: AtomicBool,
+    /// Makes the next sync of the blobs' directories fail.
+    #[cfg(test)]
+    pub(crate) failing_fsyncs: AtomicBool,
     /// Last, so that everything else is closed when the next one may open.
     lock: RootLock,
 }
@@ -107,9 +115,13 @@ impl Store {
             mirrors_marked: AtomicBool::new(false),
             time,
             progress: watch::Sender::default(),
+            journal: Mutex::new(Journal::new()),
+            growth: AtomicU64::new(0),
             was_damaged,
             #[cfg(test)]
             failing_syncs: AtomicBool::new(false),
+            #[cfg(test)]
+            failing_fsyncs: AtomicBool::new(false),
             lock: lock_file,
         });
         if !lock(&store.state).pending.is_empty() {
@@ -134,6 +146,17 @@ impl Store {
     #[must_use]
     pub const fn ids(&self) -> IdRange {
         self.ids
+    }
+
+    /// Bytes that came in since this was opened, about: of blobs as they are written, of layers
+    /// and directories once they are counted. Tells whether a look at [`Store::disk`] is worth it.
+    #[must_use]
+    pub fn growth(&self) -> u64 {
+        self.growth.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn came_in(&self, bytes: u64) {
+        self.growth.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Makes everything committed so far durable. *Blocking.*
@@ -201,12 +224,14 @@ fn open_records(
         "the store's records are damaged: they are set aside, and the cache begins anew"
     );
     Database::set_aside(root, reaper)?;
+    journal::forget(root);
     let (database, rows) = read_records(root)?;
     Ok((database, rows, true))
 }
 
 fn read_records(root: &Arc<Root>) -> Result<(Database, Rows), DatabaseError> {
     let database = Database::open(root.clone())?;
+    journal::replay(root, &database);
     let rows = database.load()?;
     Ok((database, rows))
 }

@@ -129,7 +129,7 @@ fn skip_number(state: &mut State, name: &str) {
 }
 
 /// What tells one run of the machine from another; empty when that cannot be known.
-fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     read.map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }

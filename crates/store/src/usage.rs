@@ -82,6 +82,7 @@ impl Store {
             if let Some(entry) = state.directories.get_mut(&id)
                 && entry.hold == Hold::Free
             {
+                self.came_in(usage.bytes.saturating_sub(entry.counted.bytes));
                 entry.row.usage = Some(usage);
                 entry.counted = usage;
                 state.pending.directories.insert(id);

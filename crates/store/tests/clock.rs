@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use cofferdam_store::{Clock, Options, PruneOptions, Store, Tree};
+use cofferdam_store::{Clock, Document, Options, PruneOptions, Store, Tree};
 use common::{layer, prune_all, put};
 
 const HOUR: u64 = 60 * 60;
@@ -56,7 +56,7 @@ fn evicted(store: &Arc<Store>, days: u64) -> usize {
 }
 
 #[test]
-fn a_jump_ahead_makes_nothing_old_for_a_day() {
+fn a_jump_ahead_makes_nothing_older() {
     let temp = tempfile::tempdir().unwrap();
     let hands = hands();
     let store = open(temp.path(), &hands);
@@ -64,10 +64,80 @@ fn a_jump_ahead_makes_nothing_old_for_a_day() {
     hands.pass(HOUR);
     hands.wall.fetch_add(30 * DAY, Ordering::SeqCst);
     assert_eq!(evicted(&store, 14), 0);
-    hands.pass(23 * HOUR);
+    hands.pass(2 * DAY);
+    assert_eq!(evicted(&store, 14), 0, "it is two days old");
+    // Nor does it after a restart.
+    drop(store);
+    let store = open(temp.path(), &hands);
+    hands.pass(11 * DAY);
     assert_eq!(evicted(&store, 14), 0);
-    hands.pass(2 * HOUR);
-    assert_eq!(evicted(&store, 14), 1, "the clock was meant");
+    hands.pass(DAY);
+    assert_eq!(evicted(&store, 14), 1, "time that passed counts");
+}
+
+#[test]
+fn a_clock_that_was_behind_when_the_store_was_opened_makes_nothing_old() {
+    let temp = tempfile::tempdir().unwrap();
+    let hands = hands();
+    let old = {
+        let store = open(temp.path(), &hands);
+        let old = layer(&store, &[]);
+        put(&store, "old", &[Tree::from(old.clone())]);
+        old.id()
+    };
+    hands.pass(10 * DAY);
+    hands.wall.fetch_sub(100 * DAY, Ordering::SeqCst);
+    let store = open(temp.path(), &hands);
+    let new = layer(&store, &[]);
+    put(&store, "new", &[Tree::from(new)]);
+    assert_eq!(evicted(&store, 14), 0);
+    hands.pass(HOUR);
+    hands.wall.fetch_add(100 * DAY, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert_eq!(evicted(&store, 14), 0);
+        hands.pass(2 * DAY);
+    }
+    assert!(store.layer(old).is_some());
+    hands.pass(9 * DAY);
+    assert_eq!(evicted(&store, 14), 2);
+}
+
+#[test]
+fn a_clock_that_is_set_back_and_right_again_changes_no_age() {
+    let temp = tempfile::tempdir().unwrap();
+    let hands = hands();
+    let store = open(temp.path(), &hands);
+    let older = layer(&store, &[]).id();
+    hands.pass(DAY);
+    hands.wall.fetch_sub(20 * DAY, Ordering::SeqCst);
+    let newer = layer(&store, &[]).id();
+    hands.wall.fetch_add(20 * DAY, Ordering::SeqCst);
+    hands.pass(13 * DAY + HOUR);
+    assert_eq!(evicted(&store, 14), 1);
+    assert!(store.layer(older).is_none());
+    assert!(store.layer(newer).is_some());
+}
+
+#[test]
+fn documents_follow_a_jump_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let hands = hands();
+    let store = open(temp.path(), &hands);
+    store.let_documents_age("aging", 10);
+    let document = Document { key: "a".into(), bytes: b"x".to_vec(), blobs: Vec::new() };
+    store.put_document("aging", &document).unwrap();
+    let left = |store: &Arc<Store>| {
+        evicted(store, 14);
+        store.documents("aging").unwrap().len()
+    };
+    assert_eq!(left(&store), 1, "its use is in the database now");
+    hands.pass(HOUR);
+    hands.wall.fetch_add(30 * DAY, Ordering::SeqCst);
+    assert_eq!(left(&store), 1);
+    hands.pass(13 * DAY);
+    assert_eq!(left(&store), 1);
+    hands.pass(DAY);
+    assert_eq!(left(&store), 0);
 }
 
 #[test]

@@ -399,3 +399,70 @@ fn documents_go_by_age_and_number_where_that_was_asked_for() {
         assert!(store.blob(&Digest::of(key)).is_some(), "history keeps it");
     }
 }
+
+#[test]
+fn a_limit_of_size_is_about_the_disk_and_takes_nothing_that_is_held() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let text = "x".repeat(2 << 20);
+    let base = layer(&store, &[("base", &text)]);
+    let mut tops = Vec::new();
+    for key in 0..8 {
+        let top = layer(&store, &[("top", &text)]);
+        put(&store, &key.to_string(), &[Tree::new(vec![base.clone(), top.clone()])]);
+        tops.push(top);
+    }
+    let held = Tree::new(vec![base.clone(), tops[0].clone()]);
+    drop((base, tops));
+    store.flush().unwrap();
+    let own = store.disk().unwrap().total() - 18 * MIB;
+    let limit = |bytes| PruneOptions { max_used_space: bytes, whole: true, ..prune_all() };
+    assert!(!store.exceeds(&limit(20 * MIB + own)));
+    assert!(store.exceeds(&limit(13 * MIB + own)));
+    store.prune(&limit(13 * MIB + own)).unwrap();
+    store.wait_for_deletions();
+    assert!(store.disk().unwrap().total() <= 13 * MIB + own);
+    let found = |key: u32| store.record(&Digest::of(key.to_string())).is_some();
+    assert_eq!((0..8).filter(|key| found(*key)).collect::<Vec<_>>(), [0, 4, 5, 6, 7]);
+    for _ in 0..2 {
+        store.prune(&limit(1)).unwrap();
+        assert_eq!((0..8).filter(|key| found(*key)).collect::<Vec<_>>(), [0]);
+    }
+    assert!(held.layers().iter().all(|layer| layer.open().is_ok()));
+    drop(held);
+    store.prune(&limit(1)).unwrap();
+    assert!(store.usage().is_empty());
+}
+
+#[test]
+fn blobs_that_stay_for_others_do_not_count_as_freed() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let packed = blob(&store, &vec![7; 4 << 20]);
+    let kept = Document { key: "k".into(), bytes: b"x".to_vec(), blobs: vec![packed.digest()] };
+    store.put_document("lasting", &kept).unwrap();
+    for key in ["one", "two", "three"] {
+        let made = sized(&store, 2);
+        let form = cofferdam_store::LayerBlob {
+            digest: packed.digest(),
+            size: packed.size(),
+            media_type: "tar".into(),
+            diff_id: Digest::of("tar"),
+            annotations: std::collections::BTreeMap::new(),
+        };
+        store.set_layer_blob(&made, form);
+        put(&store, key, &[Tree::from(made)]);
+    }
+    drop(packed);
+    store.flush().unwrap();
+    let all = store.disk().unwrap().total();
+    // The first to go is listed with the blob, which the document keeps.
+    let limit = PruneOptions { max_used_space: all - 3 * MIB, whole: true, ..prune_all() };
+    assert_eq!(store.prune(&limit).unwrap().len(), 2);
+    assert!(!store.exceeds(&limit));
+    // What the document alone keeps counts where all of the disk does.
+    assert_eq!(store.prune(&prune_all()).unwrap().len(), 1);
+    let apart = PruneOptions { max_used_space: 3 * MIB, ..prune_all() };
+    assert!(!store.exceeds(&apart));
+    assert!(store.exceeds(&PruneOptions { whole: true, ..apart }));
+}

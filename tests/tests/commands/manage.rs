@@ -145,6 +145,7 @@ fn what_was_used() {
     assert_eq!(one["projects"][0]["builds"], 0, "{one}");
     assert_eq!(one["start"], "2020-01-01T00:00:00Z");
     assert!(one.get("organization").is_none(), "{one}");
+    assert_eq!(one["storage"][0]["cache"]["bytes"], 0, "nothing was built: {one}");
 }
 
 #[test]

@@ -163,16 +163,43 @@ fn a_missing_cache_stops_nothing_and_a_broken_one_is_never_believed() {
     }
     let fresh = Builder::plain();
     let from = format!("type=local,src={}", path.display());
-    let outcome = fresh.build(&context).arg("--cache-from").arg(from).run();
-    if outcome.code != Some(0) {
-        assert!(
-            outcome.failure().contains("digest"),
-            "it may refuse the build, but only for this reason"
-        );
+    let import = || fresh.build(&context).arg("--cache-from").arg(&from);
+    let error = import().args("--output type=tar,dest=-").run().failure();
+    assert!(error.contains("digest") && error.contains("is not what the cache says"), "{error}");
+    // Once that is known, nothing of it is believed.
+    let (outcome, out) = import().local();
+    assert!(outcome.stderr.contains("is left out"), "{}", outcome.stderr);
+    assert_eq!(std::fs::read_to_string(out.path().join("copy")).unwrap(), "1");
+    assert_eq!(std::fs::read(out.path().join("random")).unwrap().len(), 100_000);
+}
+
+#[test]
+fn layers_that_a_cache_lost_are_made_again() {
+    for truncated in [false, true] {
+        let (first, directory) = (Builder::plain(), tempfile::tempdir().unwrap());
+        let (path, context) = (directory.path().join("cache"), context());
+        let to = format!("type=local,mode=max,dest={}", path.display());
+        let _ = first.build(&context).arg("--cache-to").arg(to).run().success();
+        drop(first);
+        let config = cache_config(&path);
+        for layer in config["layers"].as_array().unwrap() {
+            let hex = layer["blob"].as_str().unwrap().trim_start_matches("sha256:");
+            let blob = path.join("blobs/sha256").join(hex);
+            if truncated {
+                let length = blob.metadata().unwrap().len();
+                let file = std::fs::File::options().write(true).open(&blob).unwrap();
+                file.set_len(length / 2).unwrap();
+            } else {
+                std::fs::remove_file(&blob).unwrap();
+            }
+        }
+        let second = Builder::plain();
+        let from = format!("type=local,src={}", path.display());
+        let (outcome, out) = second.build(&context).arg("--cache-from").arg(from).local();
+        assert!(!outcome.ran().is_empty(), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("has lost layer"), "{}", outcome.stderr);
+        assert_eq!(std::fs::read_to_string(out.path().join("copy")).unwrap(), "1");
     }
-    let files = fresh.build(&context).tar();
-    assert_eq!(files["copy"].text(), "1");
-    assert_eq!(files["random"].content.len(), 100_000);
 }
 
 /// The JSON document of a cache's directory that is called so.

@@ -91,7 +91,7 @@ fn what_is_cancelled_is_recorded_too() {
     let connection = format!("address={own} port={port}");
     assert!(wait(&|| builder.log().contains(&connection)), "{}", builder.log());
     let line = builder.log().lines().find(|line| line.contains(&connection)).map(str::to_owned);
-    assert!(line.is_some_and(|line| line.contains("vertex=\"sha256:")), "with its step");
+    assert!(line.is_some_and(|line| line.contains("step=\"sha256:")), "with its step");
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod nested;
 mod network;
 mod outputs;
 mod program;
+mod quota;
 mod reproducible;
 mod run;
 mod secrets;

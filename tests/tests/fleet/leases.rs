@@ -37,7 +37,7 @@ async fn a_builder_is_started_once_and_shared() {
     let context = Context::dockerfile("FROM @busybox\nRUN echo hello > /h\n");
     assert_eq!(blocking(|| door.build(&context).image().text("h")), "hello\n");
     assert!(lease.usage().await.unwrap() > 0);
-    assert_eq!(yard.fleet.cache_bytes("p1").await, Some(lease.usage().await.unwrap()));
+    assert!(yard.fleet.cache_size("p1").await.unwrap().unwrap().bytes > 0);
     yard.close().await;
 }
 

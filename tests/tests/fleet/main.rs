@@ -6,6 +6,7 @@
 )]
 
 mod builds;
+mod keeping;
 mod leases;
 mod turns;
 mod walls;

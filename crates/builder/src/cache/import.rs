@@ -1,7 +1,7 @@
 //! Importing a cache: its records and where their layers are.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use cofferdam_image::{
     Descriptor, Document, ImageConfig, Index, Manifest, Platform, Reference, media,
 };
 use cofferdam_session::Session;
-use cofferdam_solver::VertexLog;
-use futures::FutureExt;
+use cofferdam_solver::{VertexLog, Warning};
+use futures::{FutureExt, StreamExt};
 
 use super::config::{CacheConfig, CacheLayer, MAX_RECORDS, MEDIA_TYPE};
 use super::registry::CachePlace;
@@ -28,6 +28,8 @@ use crate::source::layers::{BlobSource, RemoteLayer, RemoteLayers};
 const MAX_CONFIG: u64 = 64 << 20;
 /// Most images of an index that are asked for a cache; real ones have one for each platform.
 const MAX_IMAGES: usize = 64;
+/// Layers that a cache is asked for at once.
+const PARALLEL_QUESTIONS: usize = 8;
 /// Where an image's config keeps an inline cache.
 const INLINE_KEY: &str = "moby.buildkit.cache.v0";
 
@@ -37,6 +39,10 @@ pub(crate) struct ImportedCache {
     records: Vec<Records>,
     blobs: Blobs,
     name: String,
+    /// Digest of what lists its layers.
+    id: Digest,
+    /// Layers that were asked for, and whether they are there.
+    asked: Mutex<HashMap<Digest, bool>>,
 }
 
 /// Where the layers of a cache are.
@@ -93,6 +99,9 @@ impl ImportedCache {
         output: usize,
         log: &VertexLog,
     ) -> Option<(Digest, RemoteLayers)> {
+        if context.spoilt.knows(&self.id) {
+            return None;
+        }
         let name_of_output = output_key(key, output);
         let found = self.records.iter().find_map(|records| records.find(&name_of_output));
         let (identity, layers) = found?;
@@ -102,7 +111,41 @@ impl ImportedCache {
         };
         let name = format!("imported from {}", self.name);
         let layers = RemoteLayers::new(context, blobs, layers, name, log.clone());
-        Some((identity.unwrap_or(*key), layers))
+        Some((identity.unwrap_or(*key), layers.of_cache(self.id, &context.spoilt)))
+    }
+
+    /// Whether all of `layers` are here or still where the cache has them, in the size it says. Those that are not are
+    /// told once.
+    pub(super) async fn has(&self, layers: &RemoteLayers, log: &VertexLog) -> bool {
+        let mut questions = Vec::new();
+        for remote in layers.absent() {
+            questions.push(self.has_layer(layers, remote, log).boxed());
+        }
+        let answers = futures::stream::iter(questions).buffered(PARALLEL_QUESTIONS);
+        answers.collect::<Vec<bool>>().await.into_iter().all(|there| there)
+    }
+
+    async fn has_layer(&self, layers: &RemoteLayers, remote: RemoteLayer, log: &VertexLog) -> bool {
+        let digest = remote.descriptor.digest;
+        let asked = || self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = asked().get(&digest).copied();
+        if let Some(known) = known {
+            return known;
+        }
+        let there = layers.has(&remote).await;
+        let before = asked().insert(digest, there);
+        if !there && before.is_none() {
+            let short = format!("{} has lost layer {digest}: its steps run again", self.name);
+            log.warning(Warning {
+                level: 1,
+                short: Bytes::from(short),
+                detail: Vec::new(),
+                url: String::new(),
+                info: None,
+                ranges: Vec::new(),
+            });
+        }
+        there
     }
 
     /// Reads the cache that `request` names.
@@ -111,12 +154,21 @@ impl ImportedCache {
         request: &ImportRequest,
         sessions: &[String],
     ) -> Result<Self, Failure> {
-        match request.kind.as_str() {
-            "registry" => Self::from_registry(context, request, sessions).await,
-            "local" => Self::from_client(context, request, sessions).await,
-            "s3" => Self::from_bucket(request).await,
-            other => Err(Failure::invalid(format!("unknown cache importer: {other:?}"))),
+        let cache = match request.kind.as_str() {
+            "registry" => Self::from_registry(context, request, sessions).await?,
+            "local" => Self::from_client(context, request, sessions).await?,
+            "s3" => Self::from_bucket(request).await?,
+            other => return Err(Failure::invalid(format!("unknown cache importer: {other:?}"))),
+        };
+        if context.spoilt.knows(&cache.id) {
+            let reason = "an earlier build found a layer of it that is not what it says";
+            return Err(Failure::unknown(format!("{} is left out: {reason}", cache.name)));
         }
+        Ok(cache)
+    }
+
+    fn new(records: Vec<Records>, blobs: Blobs, name: String, id: Digest) -> Self {
+        Self { records, blobs, name, id, asked: Mutex::default() }
     }
 
     async fn from_registry(
@@ -133,6 +185,7 @@ impl ImportedCache {
         let place = CachePlace::new(context, &reference, insecure, sessions)?;
         let repository = place.repository();
         let fetched = repository.fetch(&reference.target()).await.map_err(Failure::of)?;
+        let id = fetched.descriptor.digest;
         let records = match fetched.document {
             Document::Manifest(manifest) if manifest.config.media_type == MEDIA_TYPE => {
                 let bytes = blob(&repository, &manifest.config).await?;
@@ -150,13 +203,15 @@ impl ImportedCache {
                 }
             }
         };
-        Ok(Self { records, blobs: Blobs::Registry(place), name: text.clone() })
+        Ok(Self::new(records, Blobs::Registry(place), text.clone(), id))
     }
 
     async fn from_bucket(request: &ImportRequest) -> Result<Self, Failure> {
         let bucket = Bucket::new(&request.attrs)?;
         let name = request.name();
-        let records = match bucket.config(MAX_CONFIG).await? {
+        let bytes = bucket.config(MAX_CONFIG).await?;
+        let id = Digest::of(bytes.as_deref().unwrap_or_default());
+        let records = match bytes {
             Some(bytes) => {
                 let config = parse(&bytes)?;
                 let layers = described(&config);
@@ -164,7 +219,7 @@ impl ImportedCache {
             }
             None => Vec::new(),
         };
-        Ok(Self { records, blobs: Blobs::Other(Arc::new(bucket)), name })
+        Ok(Self::new(records, Blobs::Other(Arc::new(bucket)), name, id))
     }
 
     async fn from_client(
@@ -202,7 +257,7 @@ impl ImportedCache {
             .ok_or_else(|| Failure::invalid(format!("{source} holds no build cache")))?;
         let bytes = blobs.small(&config.digest, MAX_CONFIG).await?;
         let records = vec![Records::new(parse(&bytes)?, &layers)];
-        Ok(Self { records, blobs: Blobs::Other(Arc::new(blobs)), name: source })
+        Ok(Self::new(records, Blobs::Other(Arc::new(blobs)), source, digest))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use cofferdam_image::registry::{Client, Repository, is_loopback};
+use cofferdam_image::registry::{Client, RegistryError, Repository, is_loopback};
 use cofferdam_image::{Descriptor, Reference};
 use cofferdam_session::SessionManager;
 use cofferdam_solver::VertexLog;
@@ -90,6 +90,15 @@ impl CacheLayers {
 impl BlobSource for CacheLayers {
     async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream, Failure> {
         RegistryBlobs::new(self.repository()).open(descriptor, offset).await
+    }
+
+    async fn has(&self, descriptor: &Descriptor) -> bool {
+        match self.repository().blob_size(&descriptor.digest).await {
+            Ok(size) => size == descriptor.size,
+            Err(RegistryError::NotFound { .. }) => false,
+            // Whoever needs it is told what is the matter.
+            Err(_) => true,
+        }
     }
 
     fn place(&self, _: &Descriptor) -> Option<Reference> {

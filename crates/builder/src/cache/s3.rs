@@ -213,6 +213,14 @@ impl BlobSource for Bucket {
         let found = self.store.get_opts(&path, options).await.map_err(failed)?;
         Ok(found.into_stream().map_err(failed).boxed())
     }
+
+    async fn has(&self, descriptor: &Descriptor) -> bool {
+        match self.store.head(&self.blob(&descriptor.digest)).await {
+            Ok(known) => known.size == descriptor.size,
+            // Whoever needs it is told what else is the matter.
+            Err(error) => !matches!(error, object_store::Error::NotFound { .. }),
+        }
+    }
 }
 
 fn check(hasher: Digester, expected: &Digest) -> Result<(), Failure> {

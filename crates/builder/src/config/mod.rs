@@ -8,7 +8,6 @@
 mod certificates;
 mod environment;
 mod limits;
-mod otel;
 mod units;
 mod vm;
 
@@ -16,10 +15,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cofferdam_egress::Policy;
+pub use cofferdam_telemetry::{Otel, OtelProtocol, UnknownProtocol};
 use serde::{Deserialize, Serialize};
 
 pub use self::limits::{BuildLimits, Limits, StepLimits};
-pub use self::otel::{Otel, OtelProtocol, UnknownProtocol};
 pub(crate) use self::units::duration;
 pub use self::units::{DiskSpace, Span};
 pub use self::vm::{Accelerator, Hypervisor, Vm};

@@ -4,16 +4,20 @@
 //! while its inode, size and both times are the same. No process can set the time at which an inode changed (`ctime`):
 //! whoever writes to a file, or changes its mode, owner or attributes, gives it the present one. The
 //! digest of a file is therefore remembered only when that time had certainly passed as its reading began:
-//! a change in the same tick of the clock would not show. Kept in memory only, and never more than a
-//! fixed number.
+//! a change in the same tick of the clock would not show. Never more than a fixed number is known; what is known
+//! of a mirror is kept beside it for the next builder, see [`super::kept`].
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cofferdam_digest::Digest;
+use cofferdam_store::IdRange;
 use rustix::fs::Stat;
 use rustix::time::{ClockId, clock_gettime};
+
+use super::kept::{Entry, Kept};
 
 /// Files of all mirrors together; each takes about 100 bytes.
 const MAX_FILES: usize = 500_000;
@@ -37,10 +41,13 @@ pub(super) fn now() -> i128 {
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    modified: (i64, u32),
-    changed: (i64, u32),
+pub(super) struct Stamp {
+    /// In bytes.
+    pub(super) size: u64,
+    /// Seconds and nanoseconds of the last change of the content, as somebody may have set it.
+    pub(super) modified: (i64, u32),
+    /// Those of the last change of anything.
+    pub(super) changed: (i64, u32),
 }
 
 impl Stamp {
@@ -71,20 +78,52 @@ fn inode(stat: &Stat) -> (u64, u64) {
     (stat.st_dev as u64, stat.st_ino as u64)
 }
 
-/// What is known of the files of one mirror. All digests are made with the ids of one store.
-pub(crate) struct KnownFiles {
+/// Digests of files by device and inode.
+struct Table {
     files: Mutex<HashMap<(u64, u64), (Stamp, Digest)>>,
     /// Files of all mirrors, shared by these.
     total: Arc<AtomicUsize>,
     max: usize,
     /// Whether there was no room for one.
     overflowed: AtomicBool,
+    /// Whether it has something that is not kept.
+    changed: AtomicBool,
+    /// Held by who keeps it.
+    saving: Mutex<()>,
+}
+
+impl Table {
+    fn insert(&self, inode: (u64, u64), stamp: Stamp, digest: Digest) {
+        let mut files = lock(&self.files);
+        if let Some(known) = files.get_mut(&inode) {
+            *known = (stamp, digest);
+        } else if self.total.fetch_add(1, Ordering::Relaxed) < self.max {
+            files.insert(inode, (stamp, digest));
+        } else {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+            self.overflowed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let count = lock(&self.files).len();
+        self.total.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// What is known of the files of one mirror. All digests are made with the ids of one store.
+pub(crate) struct KnownFiles {
+    table: Arc<Table>,
+    /// Where it is kept for the next builder.
+    kept: Option<Kept>,
 }
 
 impl KnownFiles {
     /// The digest of a file that is as it was.
     pub(super) fn digest(&self, stat: &Stat) -> Option<Digest> {
-        let files = lock(&self.files);
+        let files = lock(&self.table.files);
         let (stamp, digest) = files.get(&inode(stat))?;
         (*stamp == Stamp::of(stat)).then_some(*digest)
     }
@@ -96,29 +135,35 @@ impl KnownFiles {
         if !stamp.has_passed(started) {
             return;
         }
-        let mut files = lock(&self.files);
-        if let Some(known) = files.get_mut(&inode(stat)) {
-            *known = (stamp, digest);
-        } else if self.total.fetch_add(1, Ordering::Relaxed) < self.max {
-            files.insert(inode(stat), (stamp, digest));
-        } else {
-            self.total.fetch_sub(1, Ordering::Relaxed);
-            self.overflowed.store(true, Ordering::Relaxed);
-        }
+        self.table.insert(inode(stat), stamp, digest);
+        self.table.changed.store(true, Ordering::Relaxed);
     }
-}
 
-impl Drop for KnownFiles {
-    fn drop(&mut self) {
-        let count = lock(&self.files).len();
-        self.total.fetch_sub(count, Ordering::Relaxed);
+    /// Keeps for the next builder what was found out since that was done last. *Blocking.*
+    pub(super) fn save(&self) {
+        let Some(kept) = &self.kept else { return };
+        let _saving = lock(&self.table.saving);
+        if !self.table.changed.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let saved = kept.device().and_then(|device| {
+            let files = lock(&self.table.files);
+            let here = files.iter().filter(|((on, _), _)| *on == device);
+            let entries: Vec<Entry> =
+                here.map(|((_, inode), (stamp, digest))| (*inode, *stamp, *digest)).collect();
+            drop(files);
+            kept.save(&entries)
+        });
+        if let Err(error) = saved {
+            tracing::debug!(%error, "digests of a mirror cannot be kept");
+        }
     }
 }
 
 /// What is known of the files of all mirrors.
 pub(crate) struct KnownMirrors {
     /// The one used last is the last.
-    mirrors: Mutex<VecDeque<(String, Arc<KnownFiles>)>>,
+    mirrors: Mutex<VecDeque<(String, Arc<Table>)>>,
     total: Arc<AtomicUsize>,
     max: usize,
 }
@@ -137,17 +182,38 @@ impl KnownMirrors {
     /// What is known of the mirror with this id, which never names another one. Those that were
     /// used longest ago make room.
     pub(crate) fn of(&self, id: &str) -> Arc<KnownFiles> {
+        Arc::new(KnownFiles { table: self.table(id).0, kept: None })
+    }
+
+    /// The same with what an earlier builder knew, and kept for the next one. `state` is a directory that is the
+    /// mirror's own, `ids` are those of its store. *Blocking.*
+    pub(crate) fn of_kept(&self, id: &str, state: OwnedFd, ids: IdRange) -> Arc<KnownFiles> {
+        let (table, is_new) = self.table(id);
+        let kept = Kept::new(state, ids);
+        if is_new && let Ok(device) = kept.device() {
+            for (inode, stamp, digest) in kept.load() {
+                table.insert((device, inode), stamp, digest);
+            }
+        }
+        Arc::new(KnownFiles { table, kept: Some(kept) })
+    }
+
+    /// The table of a mirror, and whether nothing was known of it.
+    fn table(&self, id: &str) -> (Arc<Table>, bool) {
         let mut mirrors = lock(&self.mirrors);
         let place = mirrors.iter().position(|(known, _)| known == id);
         let known = place.and_then(|place| mirrors.remove(place)).map(|(_, known)| known);
+        let is_new = known.is_none();
         // Where there was no room, most may be of files that are gone.
         let known = known.filter(|known| !known.overflowed.load(Ordering::Relaxed));
         let known = known.unwrap_or_else(|| {
-            Arc::new(KnownFiles {
+            Arc::new(Table {
                 files: Mutex::default(),
                 total: Arc::clone(&self.total),
                 max: self.max,
                 overflowed: AtomicBool::new(false),
+                changed: AtomicBool::new(false),
+                saving: Mutex::default(),
             })
         });
         mirrors.push_back((id.to_owned(), Arc::clone(&known)));
@@ -155,7 +221,7 @@ impl KnownMirrors {
         while mirrors.len() > 1 && (is_tight() || mirrors.len() > MAX_MIRRORS) {
             mirrors.pop_front();
         }
-        known
+        (known, is_new)
     }
 }
 
@@ -216,6 +282,36 @@ mod tests {
             assert_eq!(known.digest(&other), None);
         }
         assert_eq!(known.digest(&stat), Some(Digest::of("f")));
+    }
+
+    #[test]
+    fn the_next_builder_knows_what_this_one_knew() {
+        let (directory, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ids = IdRange { first: 0, count: 65_536 };
+        let open = || OwnedFd::from(std::fs::File::open(state.path()).unwrap());
+        let stat = made(directory.path(), "f");
+        let builder = || KnownMirrors::default().of_kept("a", open(), ids);
+        let known = builder();
+        known.remember(&stat, LATER, Digest::of("f"));
+        assert_eq!(builder().digest(&stat), None, "it was not kept yet");
+        known.save();
+        let next = builder();
+        assert_eq!(next.digest(&stat), Some(Digest::of("f")));
+        // What changes while no builder runs is read again.
+        let mut changed = stat;
+        changed.st_ctime_nsec ^= 1;
+        assert_eq!(next.digest(&changed), None);
+        // What is new is kept with what was.
+        let other = made(directory.path(), "g");
+        next.remember(&other, LATER, Digest::of("g"));
+        next.save();
+        let last = builder();
+        let digests = [&stat, &other].map(|stat| last.digest(stat));
+        assert_eq!(digests, [Some(Digest::of("f")), Some(Digest::of("g"))]);
+        // What is not new is not written again.
+        std::fs::remove_file(state.path().join("digests")).unwrap();
+        last.save();
+        assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
 
@@ -197,4 +198,53 @@ fn attributes_count_whole_and_are_not_content() {
     rustix::fs::removexattr(&path, "user.v").unwrap();
     std::fs::write(&path, written).unwrap();
     assert!(!seen.contains(&of(&root, Selector::path("/f"))));
+}
+
+/// Set in the environment of a process that has few descriptors.
+const BOUNDED: &str = "DIGEST_BOUNDED";
+
+#[test]
+fn too_few_descriptors_end_a_digest_and_make_no_wrong_one() {
+    if std::env::var_os(BOUNDED).is_some() {
+        return digest_with_few_descriptors();
+    }
+    // A limit is a process's, and others are under way in this one.
+    let name = "content_digest::tests::too_few_descriptors_end_a_digest_and_make_no_wrong_one";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(BOUNDED, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complaints}");
+}
+
+fn digest_with_few_descriptors() {
+    let directory = tempfile::tempdir().unwrap();
+    large(directory.path());
+    let root = open(directory.path());
+    let truth = of(&root, Selector::whole());
+    let mirrors = KnownMirrors::default();
+    let with = || digest(&root, IDS, &[Selector::whole()], Some(mirrors.of("m")));
+    let limit = Rlimit { current: Some(64), ..getrlimit(Resource::Nofile) };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let mut held = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        held.push(file);
+    }
+    let mut failures = 0;
+    while !held.is_empty() {
+        match with() {
+            Ok(digest) => assert_eq!(digest, truth),
+            Err(error) => {
+                failures += 1;
+                let code = crate::failure::Failure::of(error).code();
+                assert_eq!(code, connectrpc::ErrorCode::ResourceExhausted);
+            }
+        }
+        held.pop();
+    }
+    assert!(failures > 1, "control: there were too few");
+    assert_eq!(with().unwrap(), truth);
 }

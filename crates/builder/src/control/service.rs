@@ -12,6 +12,7 @@ use connectrpc::{
     InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use http::{HeaderMap, HeaderValue};
+use tracing::Instrument;
 
 use super::{history, solve, status, usage};
 use crate::builder::Builder;
@@ -71,12 +72,16 @@ impl Control for ControlService {
     ) -> ServiceResult<wire::SolveResponse> {
         let request = request.to_owned_message();
         let id = request.Ref.clone();
-        let trace = TraceContext::of(context.headers());
-        match solve::solve(&self.builder, &self.scope, request, trace).await {
+        let trace = TraceContext::of(context.headers(), self.scope.owner());
+        let build = if self.scope.is_alone() { id.as_str() } else { self.scope.owner() };
+        // Of the highest level, so that every message has it.
+        let span = tracing::error_span!("solve", build);
+        let solved = solve::solve(&self.builder, &self.scope, request, trace);
+        match solved.instrument(span.clone()).await {
             Ok(response) => Response::ok(response),
             Err(failure) => {
-                let build = self.scope.name(&id);
-                tracing::info!(build, failure = %without_credentials(failure.message()), "build failed");
+                let reason = without_credentials(failure.message());
+                span.in_scope(|| tracing::info!(solve = id, failure = %reason, "build failed"));
                 Err(failure.into())
             }
         }

@@ -4,9 +4,11 @@
 //! when the client's session ends, the build is cancelled and everything it held is released.
 
 use std::collections::HashMap;
+use std::convert::identity;
 use std::sync::Arc;
 
 use cofferdam_digest::Digest;
+use cofferdam_sandbox::Isolation;
 use cofferdam_solver::Job;
 use cofferdam_wire::moby::buildkit::v1::{SolveRequest, SolveResponse};
 use cofferdam_wire::pb;
@@ -15,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::exporting::{self, exporters};
 use crate::admission::Share;
 use crate::attest::{self, Attester};
+use crate::blocking::blocking;
 use crate::builder::Builder;
 use crate::cache::of_build;
 use crate::context::BuildInfo;
 use crate::export::{Attributes, vertex_digest};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::gateway::bridge::{Answer, AnswerRefs, Bridge};
 use crate::gateway::entitlements::Granted;
 use crate::gateway::platforms;
@@ -57,6 +60,8 @@ pub(super) async fn solve(
     let id = scope.name(&request.Ref);
     let share = scope.share();
     let places = share.places(&builder.context.config.limits);
+    // Declared first: what the build holds is free when the collector hears of its end.
+    let _running = builder.context.garbage.running();
     let opened = builder.solver.job_within(&id, places).map_err(Failure::of);
     let job = opened.map_err(|failure| scope.explain(failure))?;
     let solving = scope.begin(&request.Ref, &job)?;
@@ -65,8 +70,28 @@ pub(super) async fn solve(
     let result = solve_job(builder, scope, request, job, build).await;
     let result = result.map_err(|failure| scope.explain_end(failure));
     recorder.end(&result).await;
+    secure(builder).await;
     solving.end(&result);
     result
+}
+
+/// Has what builds made, and the records of those that have ended, outlive a builder that is killed at this moment. A build is
+/// told to have ended only after that; trouble with it fails no build, because its result is with its client.
+async fn secure(builder: &Builder) {
+    let context = &builder.context;
+    // A virtual machine goes down with its builder, and what its kernel has not written yet with it.
+    if context.config.isolation.level != Isolation::Vm {
+        let store = Arc::clone(&context.store);
+        match blocking(move || store.secure().map_err(Failure::store)).await.and_then(identity) {
+            Ok(()) => return,
+            Err(failure) => tracing::debug!(%failure, "a build's end waits for the disk"),
+        }
+    }
+    context.history.flush().await;
+    if let Err(error) = context.store.settled().await {
+        let reason = chain(&error);
+        tracing::warn!(reason, "what a build made is lost should the builder be killed now");
+    }
 }
 
 /// What a build has besides its request.

@@ -42,10 +42,10 @@ pub(super) async fn prune(
         reserved_space: bytes(request.reservedSpace),
         max_used_space: bytes(request.maxUsedSpace),
         min_free_space: bytes(request.minFreeSpace),
+        whole: false,
         filter: (!filter.is_empty()).then(|| matching(filter)),
     };
-    let store = Arc::clone(&context.store);
-    let gone = blocking(move || store.prune(&options)).await?.map_err(Failure::store)?;
+    let gone = context.garbage.prune(options).await?;
     Ok(gone.iter().map(to_wire).collect())
 }
 

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use cofferdam_image::layout::{DockerImage, LayoutWriter};
+use cofferdam_image::layout::{DockerImage, LayoutError, LayoutWriter};
 use cofferdam_image::{Descriptor, Index, Reference, media};
 use cofferdam_session::{ExportError, ExportTarget, Session};
-use cofferdam_store::Blob;
+use cofferdam_store::{Blob, Store};
 use futures::FutureExt;
 
 use super::image::{self, Image};
@@ -116,11 +116,16 @@ impl Contents {
         Ok(Self { documents, blobs, index: Index::new(media::OCI_INDEX, entries), docker })
     }
 
-    fn write(self, out: impl Write, epoch: Option<i64>) -> Result<(), Failure> {
+    fn write(self, store: &Store, out: impl Write, epoch: Option<i64>) -> Result<(), Failure> {
         let mut layout = LayoutWriter::new(out, epoch).map_err(Failure::of)?;
         for (descriptor, blob) in &self.blobs {
             let file = blob.open().map_err(Failure::store)?;
-            layout.blob(&descriptor.digest, descriptor.size, file).map_err(Failure::of)?;
+            let written = layout.blob(&descriptor.digest, descriptor.size, file);
+            if let Err(LayoutError::Blob { .. } | LayoutError::Mismatch { .. }) = &written {
+                // One that the disk changed is set aside: the next image packs its layer anew.
+                store.check_blob(&descriptor.digest).ok();
+            }
+            written.map_err(Failure::of)?;
         }
         for (descriptor, bytes) in &self.documents {
             layout
@@ -143,8 +148,9 @@ async fn send(
         ExportTarget { exporter: export.index, metadata: response.clone(), multi_platform: false };
     let sender = session.send_file(&target).await.map_err(Failure::of)?;
     let mut writer = sender.blocking_writer();
+    let store = Arc::clone(&export.context.store);
     let written = blocking(move || {
-        contents.write(&mut writer, epoch)?;
+        contents.write(&store, &mut writer, epoch)?;
         writer.flush().map_err(Failure::of)
     })
     .await?;

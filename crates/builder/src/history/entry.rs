@@ -33,6 +33,10 @@ impl Key {
         self.owner == owner
     }
 
+    pub(super) fn owner(&self) -> &str {
+        &self.owner
+    }
+
     pub(super) fn reference(&self) -> &str {
         &self.reference
     }

@@ -4,9 +4,9 @@
 //! a trace, manifests and attestations. It belongs to whoever built: a build of a server sees its own records, clients of a builder
 //! that somebody started by hand see all of theirs.
 //!
-//! Records are visible as soon as a build has ended and durable a second later, as everything in the store: a crash loses the newest
-//! ones and never leaves half of one. Their number and size are bounded, whatever clients pin. Credentials never enter a record,
-//! see [`redact`].
+//! Records are visible as soon as a build has ended and durable a second later, as everything in the store: a crash of the machine
+//! loses the newest ones and never leaves half of one. From the moment that `Solve` answers they outlive a builder that is killed.
+//! Their number and size are bounded, whatever clients pin. Credentials never enter a record, see [`redact`].
 //!
 //! The protocol is `ListenBuildHistory` and `UpdateBuildHistory` of BuildKit's control API.
 
@@ -131,6 +131,11 @@ impl History {
     /// Shows how a build has ended, or more of what is known of it. Of two, the later holds.
     fn end(self: &Arc<Self>, key: &Key, mut entry: Entry) {
         let told = entry.unwritten.as_ref().map(|new| Arc::clone(&new.record));
+        if let Some(record) = &told {
+            // Until it is written, for a builder that is killed.
+            let (bytes, blobs) = (entry::encode(record), entry.blobs.clone());
+            self.store.promise_document(KIND, Document { key: key.document(), bytes, blobs });
+        }
         {
             let mut state = self.lock();
             state.running.remove(key);
@@ -260,6 +265,8 @@ impl History {
         let removed = blocking(move || {
             if on_disk {
                 store.remove_document(KIND, &name)?;
+            } else {
+                store.break_promise(KIND, &name);
             }
             store.release_blobs(&blobs);
             store.release_blobs(&stale);

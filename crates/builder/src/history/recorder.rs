@@ -152,7 +152,7 @@ impl Begun {
         self,
         result: Result<&wire::SolveResponse, &Failure>,
     ) -> Result<Ended, Failure> {
-        let Self { builder, job, mut record, created, recording, trace, interest, .. } = self;
+        let Self { builder, job, key, mut record, created, recording, trace, interest } = self;
         let completed = Utc::now();
         let events = job.events();
         let saved = |vertex: &cofferdam_digest::Digest| builder.saved(&job, vertex);
@@ -176,7 +176,7 @@ impl Begun {
         let message = error.as_ref().map(|status| status.message.clone());
         let traced = trace::of_build(
             &trace,
-            &record.Ref,
+            (key.owner(), record.Ref.as_str()),
             (created, completed),
             message.as_deref(),
             &summary.vertices,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use buffa::MessageField;
 use chrono::{DateTime, Utc};
+use cofferdam_telemetry::{BuildIds, text};
 use cofferdam_wire::moby::buildkit::v1::Vertex;
 use cofferdam_wire::opentelemetry::proto::common::v1 as common;
 use cofferdam_wire::opentelemetry::proto::common::v1::__buffa::oneof::any_value::Value as Kind;
@@ -19,6 +20,8 @@ use super::logs::time_of;
 
 pub(super) const MEDIA_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
 const HEADER: &str = "traceparent";
+/// The attribute that says which build of a server it is.
+const BUILD: &str = "cofferdam.build";
 /// What made the spans.
 const SCOPE: &str = "cofferdam";
 /// `SpanKind` of work inside a process, and of an answered request.
@@ -37,10 +40,18 @@ pub(crate) struct TraceContext {
 }
 
 impl TraceContext {
-    /// The context that a request came with, or a new trace.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
+    /// The context that a request came with; else that of the server's build it belongs to, or a new trace where there is none.
+    pub(crate) fn of(headers: &HeaderMap, build: &str) -> Self {
         let sent = headers.get(HEADER).and_then(|value| value.to_str().ok()).and_then(parse);
-        sent.unwrap_or_else(|| Self { trace: hex::encode(random(16)), parent: None })
+        sent.unwrap_or_else(|| Self::of_build(build))
+    }
+
+    fn of_build(build: &str) -> Self {
+        if build.is_empty() {
+            return Self { trace: hex::encode(random(16)), parent: None };
+        }
+        let ids = BuildIds::of(build);
+        Self { trace: hex::encode(ids.trace), parent: Some(hex::encode(ids.span)) }
     }
 }
 
@@ -69,10 +80,10 @@ fn random(count: usize) -> Vec<u8> {
     bytes[..count.min(bytes.len())].to_vec()
 }
 
-/// The spans of a build that has ended: the build itself and its steps.
+/// The spans of a build that has ended: the build itself and its steps. `owner` is the server's build that it belongs to, if any.
 pub(super) fn of_build(
     context: &TraceContext,
-    reference: &str,
+    (owner, reference): (&str, &str),
     times: (DateTime<Utc>, DateTime<Utc>),
     error: Option<&str>,
     vertices: &HashMap<String, Vertex>,
@@ -96,11 +107,16 @@ pub(super) fn of_build(
     });
     let mut spans: Vec<wire::Span> = steps.collect();
     spans.sort_by_key(|span| span.start_time_unix_nano);
+    let mut attributes = vec![attribute("ref", Kind::StringValue(reference.to_owned()))];
+    if !owner.is_empty() {
+        attributes.push(text(BUILD, owner));
+    }
     let whole = wire::Span {
+        links: link(context, owner).into_iter().collect(),
         span_id: id.clone(),
         parent_span_id: context.parent.as_deref().map(bytes_of).unwrap_or_default(),
         kind: SERVER,
-        attributes: vec![attribute("ref", Kind::StringValue(reference.to_owned()))],
+        attributes,
         ..span(context, "moby.buildkit.v1.Control/Solve", times, error)
     };
     spans.insert(0, whole);
@@ -120,6 +136,17 @@ pub(super) fn of_build(
         scope_spans: vec![of_scope],
         ..wire::ResourceSpans::default()
     }
+}
+
+/// From a trace of a client to the server's own trace of the build.
+fn link(context: &TraceContext, owner: &str) -> Option<wire::span::Link> {
+    let ids = BuildIds::of(owner);
+    let foreign = !owner.is_empty() && context.trace != hex::encode(ids.trace);
+    foreign.then(|| wire::span::Link {
+        trace_id: ids.trace.to_vec(),
+        span_id: ids.span.to_vec(),
+        ..wire::span::Link::default()
+    })
 }
 
 fn span(
@@ -181,7 +208,28 @@ mod tests {
     fn of_header(text: &str) -> TraceContext {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER, text.parse().unwrap());
-        TraceContext::of(&headers)
+        TraceContext::of(&headers, "")
+    }
+
+    #[test]
+    fn a_request_without_a_trace_belongs_to_that_of_its_build() {
+        let ids = BuildIds::of("b1");
+        let context = TraceContext::of(&HeaderMap::new(), "b1");
+        assert_eq!(context.trace, hex::encode(ids.trace));
+        assert_eq!(context.parent, Some(hex::encode(ids.span)));
+        let times = (Utc::now(), Utc::now());
+        let whole = |context: &TraceContext| {
+            let spans = of_build(context, ("b1", "ref"), times, None, &HashMap::new());
+            super::super::spans::stubs(&[spans])[0].clone()
+        };
+        assert_eq!(whole(&context)["Parent"]["SpanID"], hex::encode(ids.span));
+        assert_eq!(whole(&context)["Attributes"][1]["Value"]["Value"], "b1");
+        assert!(whole(&context)["Links"].as_array().is_some_and(Vec::is_empty));
+        // A client's own trace leads there.
+        let client = of_header(&format!("00-{TRACE}-00f067aa0ba902b7-01"));
+        let linked = &whole(&client)["Links"][0]["SpanContext"];
+        assert_eq!(linked["TraceID"], hex::encode(ids.trace));
+        assert_eq!(linked["SpanID"], hex::encode(ids.span));
     }
 
     #[test]
@@ -224,7 +272,7 @@ mod tests {
         let vertices = [step, never].map(|vertex| (vertex.digest.clone(), vertex)).into();
         let times = (Utc::now(), Utc::now());
         let spans =
-            super::super::spans::stubs(&[of_build(&context, "ref", times, None, &vertices)]);
+            super::super::spans::stubs(&[of_build(&context, ("", "ref"), times, None, &vertices)]);
         assert_eq!(spans.len(), 2);
         assert_eq!(spans[0]["Parent"]["SpanID"], "00f067aa0ba902b7");
         assert_eq!(spans[1]["Parent"]["SpanID"], spans[0]["SpanContext"]["SpanID"]);

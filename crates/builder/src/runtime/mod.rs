@@ -13,12 +13,14 @@ use cofferdam_graph::Vertex;
 use cofferdam_solver::{CacheInput, CacheMap, Cached, RecordMeta, Runtime, Step, StepError};
 use cofferdam_store::{Record, Tree};
 use cofferdam_wire::pb::__buffa::oneof::op::Op;
+use tracing::{Instrument, Span};
 
 use crate::blocking::blocking;
 use crate::content_digest::{self, Selector};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::remains::{Remains, Subject};
+use crate::serving::Scope;
 use crate::snapshot::Snapshot;
 use crate::{op, source};
 
@@ -31,6 +33,13 @@ impl OpRuntime {
     /// A runtime over the builder's parts.
     pub(crate) const fn new(context: Arc<Context>) -> Self {
         Self { context }
+    }
+
+    /// What messages about a step say: which one it is, and of which build. One that several builds want is of the first.
+    fn span(step: &Step) -> Span {
+        let jobs = step.jobs();
+        let build = jobs.first().map(|job| Scope::build_of(job));
+        tracing::error_span!("step", build, step = %step.digest)
     }
 
     async fn map(&self, vertex: &Arc<Vertex>, step: &Step) -> Result<CacheMap, Failure> {
@@ -143,7 +152,7 @@ impl Runtime for OpRuntime {
     type Output = Snapshot;
 
     async fn cache_map(&self, vertex: &Arc<Vertex>, step: &Step) -> Result<CacheMap, StepError> {
-        Ok(self.map(vertex, step).await?)
+        Ok(self.map(vertex, step).instrument(Self::span(step)).await?)
     }
 
     async fn content_digest(
@@ -162,7 +171,7 @@ impl Runtime for OpRuntime {
         inputs: Vec<Snapshot>,
         step: &Step,
     ) -> Result<Vec<Snapshot>, StepError> {
-        Ok(self.run(vertex, inputs, step).await?)
+        Ok(self.run(vertex, inputs, step).instrument(Self::span(step)).await?)
     }
 
     async fn lookup(&self, key: &Digest, output: usize, step: &Step) -> Option<Cached<Snapshot>> {
@@ -176,7 +185,7 @@ impl Runtime for OpRuntime {
             });
         }
         for build in self.context.builds_of(step) {
-            let found = build.imports.find(&self.context, key, output, &step.progress);
+            let found = build.imports.find_whole(&self.context, key, output, &step.progress).await;
             if let Some((identity, layers)) = found {
                 return Some(Cached { output: layers.into(), identity, duration: None });
             }

@@ -34,6 +34,11 @@ impl Scope {
         }
     }
 
+    /// The build that a job or a session of this builder belongs to, by its name; the name itself, where there is no server.
+    pub(crate) fn build_of(name: &str) -> &str {
+        name.split_once('/').map_or(name, |(build, _)| build)
+    }
+
     /// Whose records of builds these are: the build's id, or nothing.
     pub(crate) fn owner(&self) -> &str {
         self.0.as_ref().map_or("", |build| build.id())
@@ -98,6 +103,7 @@ mod tests {
         assert_eq!(scope.name("ref"), "b1/ref");
         assert_eq!(scope.name("x:session"), "b1/session");
         assert_eq!(scope.name(""), "");
+        assert_eq!((Scope::build_of("b1/ref"), Scope::build_of("ref")), ("b1", "ref"));
         // No reference of one build is another's, whatever it is called.
         assert_ne!(scope.name("../b2/ref"), Scope::of(ServedBuild::new("b2")).name("ref"));
     }

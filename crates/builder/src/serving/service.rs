@@ -9,6 +9,7 @@ use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult, Servic
 use super::watch;
 use crate::blocking::blocking;
 use crate::builder::Builder;
+use crate::failure::Failure;
 
 /// The service over a builder.
 pub(crate) struct ServerService {
@@ -58,8 +59,23 @@ impl BuilderService for ServerService {
         _request: ServiceRequest<'_, wire::GetUsageRequest>,
     ) -> ServiceResult<wire::GetUsageResponse> {
         let store = Arc::clone(&self.builder.context.store);
-        let records = blocking(move || store.usage()).await?;
-        let cache_bytes = records.iter().map(|record| record.size).sum();
+        let disk = blocking(move || store.disk()).await?.map_err(Failure::store)?;
+        let cache_bytes = disk.total();
         Response::ok(wire::GetUsageResponse { cache_bytes, ..Default::default() })
+    }
+
+    async fn collect(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, wire::CollectRequest>,
+    ) -> ServiceResult<wire::CollectResponse> {
+        let request = request.to_owned_message();
+        let garbage = &self.builder.context.garbage;
+        let collected = garbage.collect(request.max_bytes, request.keep_seconds).await?;
+        Response::ok(wire::CollectResponse {
+            cache_bytes: collected.left,
+            freed_bytes: collected.freed,
+            ..Default::default()
+        })
     }
 }

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cofferdam_solver::{LogStream, Step};
 use cofferdam_wire::pb;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::git::Remote;
+use super::git_watch::{self, Patience};
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -28,6 +30,13 @@ const STALL_SECONDS: u32 = 120;
 const STALL_RATE: u32 = 1000;
 /// How often a server of ssh is asked whether it lives.
 const ALIVE_SECONDS: u32 = 30;
+/// What is asked of a server where neither git nor ssh asks: the same speed, and an end.
+const PATIENCE: Patience = Patience {
+    stall: Duration::from_secs(STALL_SECONDS as u64),
+    bytes: STALL_SECONDS as u64 * STALL_RATE as u64,
+    total: Duration::from_secs(3 * 60 * 60),
+    interval: Duration::from_secs(10),
+};
 
 /// A token or header for the host, from the URL or the client's secrets.
 async fn authorization(
@@ -132,9 +141,14 @@ impl Git<'_> {
     /// What a command prints that reads `input`.
     pub(super) async fn run_with(&self, args: &[&str], input: Stdio) -> Result<Vec<u8>, Failure> {
         let (remote, step) = (self.remote, self.step);
-        let output = bounded_output(self.command(args).await.stdin(input)).await;
+        let watched = speaks(args) && matches!(remote.protocol.as_str(), "git" | "ssh");
+        let patience = watched.then_some(PATIENCE);
+        let output = bounded_output(self.command(args).await.stdin(input), patience).await;
         let output = output.map_err(|error| {
-            let what = "failed to run git, which git sources need on the builder's host";
+            let what = match error.kind() {
+                std::io::ErrorKind::TimedOut => "failed to fetch git repository: git was ended",
+                _ => "failed to run git, which git sources need on the builder's host",
+            };
             Failure::of(error).during(what)
         })?;
         let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -204,7 +218,7 @@ fn bound_stalls(command: &mut Command, protocol: &str) {
             );
             command.env("GIT_SSH_COMMAND", ssh);
         }
-        // Neither git nor its protocol has anything of the kind.
+        // Neither git nor its protocol has anything of the kind; see `PATIENCE`.
         _ => {}
     }
 }
@@ -214,8 +228,12 @@ fn speaks(args: &[&str]) -> bool {
     matches!(args, ["ls-remote" | "fetch", ..] | ["submodule", "update", ..])
 }
 
-/// What a program says, up to a bound: a server decides how much git has to say about its refs. One that says more is ended.
-async fn bounded_output(command: &mut Command) -> std::io::Result<std::process::Output> {
+/// What a program says, up to a bound: a server decides how much git has to say about its refs. One that says more, or
+/// for whose server there is no more patience, is ended with all that it started.
+async fn bounded_output(
+    command: &mut Command,
+    patience: Option<Patience>,
+) -> std::io::Result<std::process::Output> {
     async fn read(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let Some(from) = from else { return Ok(bytes) };
@@ -225,15 +243,48 @@ async fn bounded_output(command: &mut Command) -> std::io::Result<std::process::
         }
         Ok(bytes)
     }
-    let mut child = command.spawn()?;
+    let mut child = command.process_group(0).spawn()?;
+    let id = child.id();
+    let group = Group(id);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // Dropped on an error, which ends the program.
-    let (stdout, stderr) = tokio::try_join!(read(stdout), read(stderr))?;
-    Ok(std::process::Output { status: child.wait().await?, stdout, stderr })
+    let limit = async move {
+        match (id, patience) {
+            (Some(group), Some(patience)) => git_watch::out_of_patience(group, patience).await,
+            _ => std::future::pending().await,
+        }
+    };
+    let (stdout, stderr) = tokio::select! {
+        said = async { tokio::try_join!(read(stdout), read(stderr)) } => said?,
+        error = limit => return Err(error),
+    };
+    let status = child.wait().await?;
+    group.is_over();
+    Ok(std::process::Output { status, stdout, stderr })
+}
+
+/// The process group of a program, which is ended with it.
+struct Group(Option<u32>);
+
+impl Group {
+    /// The program is over, and its number may be another's by now.
+    fn is_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            git_watch::end(group);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
 
     #[test]
@@ -247,6 +298,35 @@ mod tests {
         for args in [&["index-pack", "--stdin"][..], &["-c", "x=y", "bundle", "create"]] {
             assert!(!speaks(args), "{args:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_only_keeps_the_connection_ends_git() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("git://{}/repository", listener.local_addr().unwrap());
+        // The length of a line, and then a byte of it at a time.
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut sent = stream.write_all(b"ff00").await;
+            while sent.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                sent = stream.write_all(b"0").await;
+            }
+        });
+        let patience = Patience {
+            stall: Duration::from_secs(1),
+            bytes: 1000,
+            total: Duration::from_secs(600),
+            interval: Duration::from_millis(50),
+        };
+        let mut command = Command::new("git");
+        command.args(["ls-remote", &url]).stdin(Stdio::null()).kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = bounded_output(&mut command, Some(patience));
+        let error = tokio::time::timeout(Duration::from_secs(60), output).await.unwrap();
+        assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+        // It notices, because git is gone.
+        tokio::time::timeout(Duration::from_secs(60), server).await.unwrap().unwrap();
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::blocking::blocking;
 use crate::context::Context;
 
 /// Kind of store documents that remember downloads.
-const DOCUMENTS: &str = "http";
+pub(super) const DOCUMENTS: &str = "http";
 /// Downloads that one build remembers; more are asked for each time.
 const MAX_ANSWERS: usize = 256;
 

@@ -87,7 +87,7 @@ async fn send(
     url: &url::Url,
     headers: &HeaderMap,
 ) -> Result<Response, Failure> {
-    let request = context.http.request(method, url.clone()).headers(headers.clone());
+    let request = context.http()?.request(method, url.clone()).headers(headers.clone());
     // The error of a request names the whole URL, which may hold a token.
     let sent = request.send().await;
     sent.map_err(|error| Failure::of(error.without_url()).during(&redacted(url.as_str())))

@@ -31,9 +31,9 @@ use crate::failure::Failure;
 use crate::snapshot::Snapshot;
 
 /// Kind of store documents that hold manifests, indexes and configs by digest.
-const DOCUMENTS: &str = "image";
+pub(super) const DOCUMENTS: &str = "image";
 /// Kind of store documents that say which repository an image came from.
-const ORIGINS: &str = "image-origin";
+pub(super) const ORIGINS: &str = "image-origin";
 
 /// An image for one platform: what names it and what it says.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ impl BlobSource for RegistryBlobs {
         descriptor: &Descriptor,
         offset: u64,
     ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
-        Ok(self.0.blob(descriptor, offset).map_err(refused).boxed())
+        Ok(self.0.blob(descriptor, offset).map_err(Failure::of).boxed())
     }
 
     fn place(&self, _: &Descriptor) -> Option<Reference> {
@@ -117,8 +117,10 @@ impl SessionBlobs {
 #[async_trait]
 impl BlobSource for SessionBlobs {
     async fn has(&self, descriptor: &Descriptor) -> bool {
-        let found = self.session.content_info(&self.store, &descriptor.digest).await;
-        !matches!(found, Err(ContentError::NotFound { .. }))
+        match self.session.content_info(&self.store, &descriptor.digest).await {
+            Ok(info) => info.size == descriptor.size,
+            Err(error) => !matches!(error, ContentError::NotFound { .. }),
+        }
     }
 
     async fn open(
@@ -172,8 +174,15 @@ impl Context {
         let repository = self.repository(reference, sessions);
         let target = reference.target();
         let resolved = repository.resolve(&target, platform).await.map_err(unresolved)?;
-        let config = repository.small_blob(&resolved.manifest.config).await.map_err(refused)?;
         let root = resolved.root.descriptor.digest;
+        // What this repository names has been here before as a rule: nothing to fetch then, and nothing to write down.
+        if self.came_from(reference, root).await?
+            && let Some(known) = self.known_image(root, platform).await?
+            && known.digest == resolved.descriptor.digest
+        {
+            return Ok(known);
+        }
+        let config = repository.small_blob(&resolved.manifest.config).await.map_err(Failure::of)?;
         for bytes in [&resolved.root.bytes, &resolved.manifest_bytes, &config] {
             self.keep_document(bytes.clone()).await?;
         }
@@ -271,18 +280,11 @@ pub(super) fn unresolved(error: RegistryError) -> Failure {
         RegistryError::Denied { .. } => Some(ErrorCode::PermissionDenied),
         _ => None,
     };
-    let failure = refused(error);
+    let failure = Failure::of(error);
     match code {
         Some(code) => failure.with_code(code),
         None => failure,
     }
-}
-
-/// What a registry did not give; the code tells that it wants fewer requests, which passes by itself, from trouble.
-fn refused(error: RegistryError) -> Failure {
-    let limited = matches!(error, RegistryError::RateLimited { .. });
-    let failure = Failure::of(error);
-    if limited { failure.with_code(ErrorCode::ResourceExhausted) } else { failure }
 }
 
 fn origin_key(reference: &Reference, digest: Digest) -> String {
@@ -456,34 +458,4 @@ pub(crate) async fn resolve_layout(
     };
     let config = blobs.small(&manifest.config.digest, cofferdam_image::MAX_DOCUMENT).await?;
     Ok((blobs, ResolvedImage { root, digest, manifest, config }))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use cofferdam_solver::StepError;
-    use connectrpc::ConnectError;
-
-    use super::*;
-
-    #[test]
-    fn clients_are_told_that_a_registry_wants_fewer_requests() {
-        let limited = || RegistryError::RateLimited {
-            host: "registry.example.com".to_owned(),
-            after: Some(Duration::from_secs(3600)),
-            detail: String::new(),
-        };
-        for failure in [unresolved(limited()), refused(limited())] {
-            // As it goes from a step to a client.
-            let step = StepError::from(failure);
-            let error = ConnectError::from(Failure::from(&step));
-            assert_eq!(error.code, ErrorCode::ResourceExhausted);
-            let message = error.message.clone().unwrap_or_default();
-            assert!(message.contains("rate-limited by registry.example.com"), "{message}");
-        }
-        let other = || RegistryError::Protocol { url: String::new(), reason: "it is broken" };
-        assert_eq!(unresolved(other()).code(), ErrorCode::Unknown);
-        assert_eq!(refused(other()).code(), ErrorCode::Unknown);
-    }
 }

@@ -15,10 +15,12 @@ use cofferdam_image::layer::{self, ApplyOptions};
 use cofferdam_image::{Descriptor, Reference, chain_ids};
 use cofferdam_solver::{Status, VertexLog};
 use cofferdam_store::{Blob, BlobWriter, Layer, LayerBlob, RecordType, Store};
+use connectrpc::ErrorCode;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
 use crate::blocking::blocking;
+use crate::cache::Spoilt;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::online::Online;
@@ -38,7 +40,7 @@ pub(crate) trait BlobSource: Send + Sync {
     /// The bytes of a blob from `offset` on; unverified.
     async fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobStream, Failure>;
 
-    /// Whether a blob is still there, as far as that can be found out without reading it.
+    /// Whether a blob is still there in its size, as far as that can be found out without reading it.
     async fn has(&self, descriptor: &Descriptor) -> bool {
         let _ = descriptor;
         true
@@ -60,6 +62,8 @@ pub(crate) struct RemoteLayers {
     name: String,
     log: VertexLog,
     online: Arc<Online>,
+    /// The cache they are of, and where it is noted that it holds something else.
+    cache: Option<(Digest, Arc<Spoilt>)>,
 }
 
 /// One layer as an image or a cache describes it.
@@ -84,7 +88,20 @@ impl RemoteLayers {
     ) -> Self {
         let (store, fetches) = (Arc::clone(&context.store), Arc::clone(&context.fetches));
         let online = Arc::clone(&context.online);
-        Self { store, fetches, online, blobs, layers, name, log }
+        Self { store, fetches, online, blobs, layers, name, log, cache: None }
+    }
+
+    /// The same, of a cache that is left out from then on when a layer is not what it says.
+    #[must_use]
+    pub(crate) fn of_cache(self, cache: Digest, spoilt: &Arc<Spoilt>) -> Self {
+        Self { cache: Some((cache, Arc::clone(spoilt))), ..self }
+    }
+
+    /// The layers that are not on this disk.
+    pub(crate) fn absent(&self) -> Vec<RemoteLayer> {
+        let layers = self.layers.iter().zip(self.chain());
+        let absent = layers.filter(|(_, chain)| self.store.layer_by_chain_id(chain).is_none());
+        absent.map(|(remote, _)| remote.clone()).collect()
     }
 
     /// The layers as far as they are on this disk, and descriptions of the others.
@@ -139,8 +156,26 @@ impl RemoteLayers {
     /// A packed layer, fetched when it is not here.
     pub(crate) async fn blob(&self, remote: &RemoteLayer) -> Result<Blob, Failure> {
         let _turn = self.fetches.take(remote.descriptor.digest).await;
-        let fetch = fetch(&self.store, &*self.blobs, &remote.descriptor, &self.log);
-        self.online.during(&self.log, &self.name, fetch).await
+        self.fetch(&remote.descriptor).await
+    }
+
+    async fn fetch(&self, descriptor: &Descriptor) -> Result<Blob, Failure> {
+        let fetch = fetch(&self.store, &*self.blobs, descriptor, &self.log);
+        let fetched = self.online.during(&self.log, &self.name, fetch).await;
+        fetched.map_err(|failure| self.judged(&descriptor.digest, failure))
+    }
+
+    /// A failure at a layer. A cache that holds another one than it says has spoken of what it has not: the step was
+    /// left out for it, and runs in the next build.
+    fn judged(&self, layer: &Digest, failure: Failure) -> Failure {
+        match &self.cache {
+            Some((cache, spoilt)) if failure.code() == ErrorCode::DataLoss => {
+                spoilt.note(*cache);
+                let attempt = format!("layer {layer}, {}, is not what the cache says", self.name);
+                failure.during(&attempt).because("build again, and the cache is left out")
+            }
+            _ => failure,
+        }
     }
 
     /// A layer, fetched and unpacked when it is not here.
@@ -155,8 +190,8 @@ impl RemoteLayers {
         if let Some(layer) = self.store.layer_by_chain_id(&chain_id) {
             return Ok(layer);
         }
-        let fetch = fetch(&self.store, &*self.blobs, &descriptor, &self.log);
-        let blob = self.online.during(&self.log, &self.name, fetch).await?;
+        let digest = descriptor.digest;
+        let blob = self.fetch(&descriptor).await?;
         let extracting =
             Status::begin(format!("extracting {}", descriptor.digest), "extract".to_owned());
         self.log.status(extracting.clone());
@@ -172,7 +207,8 @@ impl RemoteLayers {
             }
             Ok::<_, Failure>(layer)
         })
-        .await??;
+        .await?
+        .map_err(|failure| self.judged(&digest, failure))?;
         self.log.status(extracting.done());
         Ok(layer)
     }
@@ -249,11 +285,12 @@ fn unpack(
     let applied =
         layer::apply(file, media_type, directory.as_fd(), &options).map_err(Failure::of)?;
     if applied.diff_id != diff_id {
-        return Err(Failure::unknown(format!(
+        let message = format!(
             "layer {} unpacks to {}, but the image's config says {diff_id}",
             blob.digest(),
             applied.diff_id
-        )));
+        );
+        return Err(Failure::new(ErrorCode::DataLoss, message));
     }
     drop(directory);
     active.commit().map_err(Failure::store)

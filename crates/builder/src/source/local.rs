@@ -11,11 +11,13 @@ use cofferdam_session::fsutil::{Compare, Ownership, Progress, ReceiveOptions};
 use cofferdam_session::patterns::Matcher;
 use cofferdam_session::{LocalRequest, Session};
 use cofferdam_solver::{Status, Step};
+use cofferdam_store::MirrorGuard;
 use cofferdam_wire::pb;
 use futures::FutureExt;
 
 use super::{SourceKey, cancellable};
-use crate::blocking::give_back;
+use crate::blocking::{blocking, give_back};
+use crate::content_digest::KnownFiles;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::snapshot::Snapshot;
@@ -128,13 +130,31 @@ async fn sync(
             guard.keep();
             let total = i64::try_from(progress.bytes()).unwrap_or(i64::MAX);
             step.progress.status(status.at(total, 0).done());
-            let known = context.known_files.of(&guard.id());
+            let known = known_files(context, &guard).await?;
             Ok(Snapshot::mirror(guard, Arc::clone(&context.store), known))
         }
         Err(error) => {
             drop(guard);
             give_back(&context.store, ()).await;
             Err(Failure::of(error))
+        }
+    }
+}
+
+/// What is known of a mirror's files, from this builder's earlier builds and from the builder before it.
+async fn known_files(
+    context: &Arc<Context>,
+    guard: &MirrorGuard,
+) -> Result<Arc<KnownFiles>, Failure> {
+    let (context, id) = (Arc::clone(context), guard.id());
+    match guard.open_state() {
+        Ok(state) => {
+            let ids = context.store_ids();
+            blocking(move || context.known_files.of_kept(&id, state, ids)).await
+        }
+        Err(error) => {
+            tracing::debug!(%error, "digests of a mirror will not be kept");
+            Ok(context.known_files.of(&id))
         }
     }
 }

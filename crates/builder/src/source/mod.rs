@@ -11,6 +11,7 @@ pub(crate) mod git_address;
 pub(crate) mod git_bundle;
 mod git_refs;
 mod git_run;
+mod git_watch;
 pub(crate) mod http;
 mod http_cache;
 mod http_request;
@@ -34,6 +35,9 @@ use crate::buildpacks::composed;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::snapshot::Snapshot;
+
+/// Kinds of store documents that can be had again from where they came.
+pub(crate) const AGING: [&str; 3] = [image::DOCUMENTS, image::ORIGINS, http_cache::DOCUMENTS];
 
 /// What names a source's content.
 pub(crate) struct SourceKey {

@@ -1,13 +1,34 @@
-//! `cofferdam doctor`: which levels of isolation this machine can have, and what to install for the others.
+//! `cofferdam doctor`: which levels of isolation this machine can have, what to install for the others, and whether a server can run
+//! here with its data.
+
+mod certificate;
+mod server;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::Args;
 use cofferdam_builder::{Accelerator, Config, Hypervisor, Landlock, VmConfig};
 use cofferdam_microvm::{FIRECRACKER, KVM, KVM_FIRECRACKER, QEMU};
 use cofferdam_sandbox::{Finding, Isolation};
+use serde_json::{Value, json};
 
 use crate::commands::builder::CONFIG;
+use crate::commands::server::{CONFIG as SERVER_CONFIG, DataArgs};
+use crate::terminal::{print, print_json};
+
+/// What control groups give, among the findings of the first level.
+const LIMITS: &str = "limits (cgroups)";
+
+/// Show what this machine offers for building and for a server, and what it lacks
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
 
 /// What was found out about one level.
 struct Examined {
@@ -15,20 +36,60 @@ struct Examined {
     findings: Vec<Finding>,
 }
 
-/// Prints what was found, level by level; fails when builds cannot be isolated here at all.
-pub(crate) fn run() -> anyhow::Result<ExitCode> {
+/// Prints what was found, level by level, and for a server where there is or will be one; fails when builds cannot be isolated here
+/// at all, or that server cannot run.
+pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(Path::new(CONFIG), false)?;
     let examined = [
         Examined { level: Isolation::Namespaces, findings: namespaces(&config) },
         Examined { level: Isolation::Gvisor, findings: cofferdam_sandbox::gvisor_findings() },
         Examined { level: Isolation::Vm, findings: vm(&config) },
     ];
-    print!("{}", report(&examined));
-    Ok(if available(&examined, Isolation::Namespaces) {
-        ExitCode::SUCCESS
+    let server = if args.data.is_named() || Path::new(SERVER_CONFIG).exists() {
+        let limits = examined[0].findings.iter().find(|finding| finding.name == LIMITS);
+        Some(server::findings(&args.data.configuration()?, limits))
     } else {
-        ExitCode::FAILURE
-    })
+        None
+    };
+    if args.json {
+        print_json(&as_json(&examined, server.as_deref()))?;
+    } else {
+        print(&report(&examined, server.as_deref()))?;
+    }
+    let ready = available(&examined, Isolation::Namespaces)
+        && server.is_none_or(|findings| complete(&findings));
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether everything that is required is there.
+fn complete(findings: &[Finding]) -> bool {
+    findings.iter().all(|found| found.present || !found.required)
+}
+
+fn as_json(examined: &[Examined], server: Option<&[Finding]>) -> Value {
+    let all = |findings: &[Finding]| -> Vec<Value> {
+        let one = |finding: &Finding| {
+            json!({
+                "name": finding.name,
+                "present": finding.present,
+                "required": finding.required,
+                "detail": finding.detail,
+            })
+        };
+        findings.iter().map(one).collect()
+    };
+    let level = |one: &Examined| {
+        json!({
+            "level": one.level.name(),
+            "available": available(examined, one.level),
+            "findings": all(&one.findings),
+        })
+    };
+    let server = server.map(|findings| {
+        let ready = available(examined, Isolation::Namespaces) && complete(findings);
+        json!({ "ready": ready, "findings": all(findings) })
+    });
+    json!({ "levels": examined.iter().map(level).collect::<Vec<_>>(), "server": server })
 }
 
 fn namespaces(config: &Config) -> Vec<Finding> {
@@ -74,23 +135,29 @@ fn require(vm: &VmConfig, findings: &mut [Finding]) {
 /// Whether a level can be had: everything it requires is there. Steps of gVisor are started as those of `namespaces` are; a virtual
 /// machine has a kernel of its own, and is enclosed here as a builder is.
 fn available(examined: &[Examined], level: Isolation) -> bool {
-    let complete =
-        |one: &Examined| one.findings.iter().all(|found| found.present || !found.required);
     examined
         .iter()
         .filter(|one| one.level == level || one.level == Isolation::Namespaces)
-        .all(complete)
+        .all(|one| complete(&one.findings))
 }
 
-fn report(examined: &[Examined]) -> String {
+fn report(examined: &[Examined], server: Option<&[Finding]>) -> String {
     let mut text = String::new();
     for one in examined {
         text.push_str(&format!("{}\n{}\n", one.level, table(&one.findings)));
+    }
+    if let Some(findings) = server {
+        text.push_str(&format!("server\n{}\n", table(findings)));
     }
     for one in examined {
         let verdict =
             if available(examined, one.level) { "is available" } else { "is not available" };
         text.push_str(&format!("Isolation level \"{}\" {verdict}.\n", one.level));
+    }
+    if let Some(findings) = server {
+        let ready = available(examined, Isolation::Namespaces) && complete(findings);
+        let verdict = if ready { "can run" } else { "cannot run" };
+        text.push_str(&format!("A server {verdict} here.\n"));
     }
     text
 }
@@ -131,12 +198,29 @@ mod tests {
 
     #[test]
     fn a_missing_requirement_stands_out() {
-        let text = report(&examined(true, false));
+        let text = report(&examined(true, false), None);
         assert_eq!(
             text,
             "namespaces\n  ok       a     why\n  absent   long  why\n\ngvisor\n  MISSING  c  why\n\n\
              Isolation level \"namespaces\" is available.\nIsolation level \"gvisor\" is not available.\n"
         );
+    }
+
+    #[test]
+    fn a_server_needs_what_it_requires_and_a_level() {
+        let lacking = [finding("space", false, true)];
+        let fine = [finding("space", true, true), finding("clock", false, false)];
+        let verdict = |level, server: &[Finding]| {
+            let examined = examined(level, false);
+            let text = report(&examined, Some(server));
+            let json = as_json(&examined, Some(server));
+            assert_eq!(json["server"]["ready"], text.ends_with("A server can run here.\n"));
+            json["server"]["ready"].as_bool().unwrap()
+        };
+        assert!(verdict(true, &fine));
+        assert!(!verdict(true, &lacking) && !verdict(false, &fine));
+        let none = as_json(&examined(true, true), None);
+        assert!(none["server"].is_null() && none["levels"][1]["available"] == true, "{none}");
     }
 
     #[test]

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cofferdam_server::{Config, FirstToken, Options};
+use cofferdam_server::{FirstToken, Options};
 
-pub(crate) use arguments::{OrganizationArgs, OrganizationCommand, ServerArgs};
+pub(crate) use arguments::{DataArgs, OrganizationArgs, OrganizationCommand, ServerArgs};
 
 /// The configuration that is read when no other is named; it need not exist.
-const CONFIG: &str = "/etc/cofferdam/server.toml";
+pub(crate) const CONFIG: &str = "/etc/cofferdam/server.toml";
 
 /// Serves until told to stop.
 pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
@@ -45,15 +45,13 @@ fn announce(address: SocketAddr, secure: bool, first: Option<FirstToken>) {
     }
     writeln!(out, "cofferdam server listens on {scheme}://{address}").ok();
     out.flush().ok();
+    cofferdam_server::notify(&format!("READY=1\nSTATUS=listens on {scheme}://{address}"));
 }
 
 /// Makes a further organization.
 pub(crate) fn organization(args: OrganizationArgs) -> anyhow::Result<ExitCode> {
-    let OrganizationCommand::Create { name, data_dir, config } = args.command;
-    let data_dir = match data_dir {
-        Some(data_dir) => data_dir,
-        None => arguments::configuration(config.as_deref())?.data_dir,
-    };
+    let OrganizationCommand::Create { name, data } = args.command;
+    let data_dir = data.directory()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let first = runtime
         .block_on(cofferdam_server::create_organization(&data_dir, &name))

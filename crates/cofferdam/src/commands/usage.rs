@@ -1,16 +1,19 @@
-//! `cofferdam usage`: what was built in a window of time, by project.
+//! `cofferdam usage`: what was built in a window of time, by project, and what is kept of it.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use clap::Args;
-use cofferdam_apiclient::{ApiClient, PageRequest, ProjectUsage, Usage, Window};
+use cofferdam_apiclient::{
+    ApiClient, ApiError, DiskUse, ErrorCode, PageRequest, ProjectStorage, ProjectUsage, Usage,
+    Window,
+};
 use serde::Serialize;
 
 use crate::paging;
 use crate::remote::{self, AnswerArgs, RemoteArgs};
-use crate::terminal::{Table, duration, note, print, print_json};
+use crate::terminal::{Table, bytes, duration, note, print, print_json};
 
 /// Projects asked for at once.
 const PART: i32 = 250;
@@ -43,6 +46,9 @@ struct Report {
     #[serde(flatten)]
     window: Window,
     projects: Vec<ProjectUsage>,
+    /// What the projects take of the server's disk; absent where the server cannot tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<Vec<ProjectStorage>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     organization: Option<Usage>,
 }
@@ -56,6 +62,7 @@ pub(crate) fn run(args: UsageArgs) -> anyhow::Result<ExitCode> {
             Some(project) => Report {
                 window,
                 projects: vec![client.project_usage(project, window).await?],
+                storage: storage(&client, Some(project)).await?,
                 organization: None,
             },
             None => of_organization(&client, window).await?,
@@ -74,8 +81,26 @@ pub(crate) fn run(args: UsageArgs) -> anyhow::Result<ExitCode> {
 async fn of_organization(client: &ApiClient, window: Window) -> anyhow::Result<Report> {
     let fetch = async |page: PageRequest| client.project_usages(window, page).await;
     let projects = paging::all(PART, fetch).await?;
+    let storage = storage(client, None).await?;
     let organization = Some(client.usage(window).await?);
-    Ok(Report { window, projects, organization })
+    Ok(Report { window, projects, storage, organization })
+}
+
+/// What projects take of the disk. Depot's own service and older servers know only of whole GB of cache, which usage has.
+async fn storage(
+    client: &ApiClient,
+    project: Option<&str>,
+) -> anyhow::Result<Option<Vec<ProjectStorage>>> {
+    let known = |error: &anyhow::Error| match error.downcast_ref::<ApiError>() {
+        Some(error) => error.code() != Some(ErrorCode::Unimplemented),
+        None => true,
+    };
+    let fetch = async |page: PageRequest| client.storage(project, page).await;
+    match paging::all(PART, fetch).await {
+        Ok(storage) => Ok(Some(storage)),
+        Err(error) if !known(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn window(start: Option<&str>, end: Option<&str>, now: DateTime<Utc>) -> anyhow::Result<Window> {
@@ -102,13 +127,16 @@ fn midnight(day: NaiveDate) -> DateTime<Utc> {
 }
 
 fn words(report: &Report) -> String {
-    let mut table = Table::new(&["PROJECT", "BUILDS", "BUILD TIME", "CACHE"]);
+    let mut table = Table::new(&["PROJECT", "BUILDS", "BUILD TIME", "CACHE", "IMAGES", "LOGS"]);
     for usage in &report.projects {
+        let [cache, images, logs] = kept(report.storage.as_deref(), usage);
         table.row([
             usage.project.clone(),
             usage.builds.to_string(),
             duration(f64::from(usage.duration_seconds)),
-            format!("{} GB", usage.cache_gb),
+            cache,
+            images,
+            logs,
         ]);
     }
     let mut text = table.take();
@@ -123,6 +151,19 @@ fn words(report: &Report) -> String {
         duration(saved)
     ));
     text
+}
+
+/// What a project's cache, images and logs take, as far as that is known.
+fn kept(storage: Option<&[ProjectStorage]>, usage: &ProjectUsage) -> [String; 3] {
+    let unknown = || "-".to_owned();
+    let Some(storage) = storage else {
+        return [format!("{} GB", usage.cache_gb), unknown(), unknown()];
+    };
+    let own = storage.iter().find(|storage| storage.project == usage.project);
+    let shown = |figure: fn(&ProjectStorage) -> &Option<DiskUse>| {
+        own.and_then(|own| figure(own).as_ref()).map_or_else(unknown, |known| bytes(known.bytes))
+    };
+    [shown(|own| &own.cache), shown(|own| &own.registry), shown(|own| &own.logs)]
 }
 
 #[cfg(test)]
@@ -169,14 +210,27 @@ mod tests {
             }],
             storage: vec![],
         };
-        let report = Report {
+        let mut report = Report {
             window: Window { start: now, end: now },
             projects: vec![usage("n9548n2qqx", 2, 90), usage("b", 1, 5)],
+            storage: None,
             organization: Some(organization),
         };
         let text = words(&report);
-        assert!(text.starts_with("PROJECT     BUILDS  BUILD TIME  CACHE\n"), "{text}");
-        assert!(text.contains("n9548n2qqx  2       1m30s       3 GB\n"), "{text}");
+        assert!(
+            text.starts_with("PROJECT     BUILDS  BUILD TIME  CACHE  IMAGES  LOGS\n"),
+            "{text}"
+        );
+        assert!(text.contains("n9548n2qqx  2       1m30s       3 GB   -       -\n"), "{text}");
         assert!(text.ends_with("\n3 builds took 1m35s; the cache saved 1m30s.\n"), "{text}");
+        report.storage = Some(vec![ProjectStorage {
+            project: "n9548n2qqx".into(),
+            cache: Some(DiskUse { bytes: 2_345_678_901, measured_at: Some(now) }),
+            registry: Some(DiskUse { bytes: 0, measured_at: Some(now) }),
+            logs: None,
+        }]);
+        let text = words(&report);
+        assert!(text.contains("n9548n2qqx  2       1m30s       2.3 GB  0 B     -\n"), "{text}");
+        assert!(text.contains("b           1       5.0s        -       -       -\n"), "{text}");
     }
 }

@@ -167,7 +167,12 @@ pub(crate) async fn convert(
     converter.add_stages(&dockerfile, warnings)?;
     let target = converter.target()?;
     converter.link_stages()?;
-    converter.resolve(target, warnings).await?;
+    // The ignore file comes from the client while registries are asked. What went wrong with it is told when it is wanted.
+    let contexts = request.contexts;
+    let (resolved, _) =
+        futures::future::join(converter.resolve(target, warnings), contexts.ignore_patterns())
+            .await;
+    resolved?;
     converter.load_ignore().await?;
     converter.dispatch_stages(target, warnings)?;
     if let Some(failure) = warnings.failure() {

@@ -71,6 +71,28 @@ async fn what_lost_its_name_goes_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_index_listed_has_an_age_of_its_own() {
+    let server = Server::start().await;
+    let child = Image::new("child", 500);
+    let child_digest = server.push("/app", &child, &child.digest()).await;
+    server.push_manifest("/app", &index(&[(&child, "amd64")]), "all").await.expect(201);
+    let project = server.project.clone();
+    let manifest = format!("/app/manifests/{child_digest}");
+    let limits = Limits { untagged: Some(Duration::ZERO), ..Limits::default() };
+    let server = server.restart(limits).await;
+    assert_eq!(server.registry.collect(&project).await.unwrap().manifests, 0);
+    server.ask("DELETE", "/app/manifests/all", &[], Body::empty()).await.expect(202);
+    // The index goes, and what it listed lost its name with that.
+    assert_eq!(server.registry.collect(&project).await.unwrap().manifests, 1);
+    server.get(&manifest).await.expect(200);
+    assert_eq!(server.registry.collect(&project).await.unwrap().manifests, 1);
+    server.get(&manifest).await.expect(404);
+    age(&server);
+    // Two manifests, a config and a layer.
+    assert_eq!(server.registry.collect(&project).await.unwrap().blobs, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_the_disk_is_measured_and_bounded() {
     let server = Server::start().await;
     let project = server.project.clone();

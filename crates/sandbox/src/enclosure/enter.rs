@@ -101,7 +101,9 @@ fn walk(
     lifeline: &OwnedFd,
 ) -> Result<(Delegation, Option<OwnedFd>), EnclosureError> {
     for group in &plan.join {
-        write_file(&format!("{}/cgroup.procs", group.display()), b"0")
+        // By thread, of which there is one: `cgroup.procs` waits until every processor has passed a quiet state, which takes
+        // longer than all else here.
+        write_file(&format!("{}/tasks", group.display()), b"0")
             .map_err(EnclosureError::mechanism(format!("join cgroup {}", group.display())))?;
     }
     let (ours, theirs) = descriptors::pair().map_err(EnclosureError::mechanism("make a socket"))?;

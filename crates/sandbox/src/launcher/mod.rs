@@ -153,6 +153,8 @@ struct Shared {
     ids: StepIds,
     gvisor: bool,
     next: AtomicU64,
+    /// Whether the nursery is gone.
+    lost: tokio::sync::watch::Sender<bool>,
 }
 
 impl Launcher {
@@ -195,6 +197,13 @@ impl Launcher {
             );
         }
         Ok(Preforked { nursery, helpers, equipment })
+    }
+
+    /// Resolves when no step can be started any more: what replaces launch helpers is gone, and the helpers with it.
+    pub async fn lost(&self) {
+        let mut lost = self.shared.lost.subscribe();
+        // The other end is here: there is no error.
+        lost.wait_for(|lost| *lost).await.ok();
     }
 
     /// Starts a step and returns when its command has been executed.
@@ -345,7 +354,8 @@ impl Preforked {
         let Equipment { ids, cgroups, runsc, .. } = self.equipment;
         let gvisor = runsc.is_some();
         let helpers = Mutex::new(helpers);
-        let shared = Arc::new(Shared { helpers, cgroups, ids, gvisor, next: AtomicU64::new(1) });
+        let (next, lost) = (AtomicU64::new(1), tokio::sync::watch::Sender::new(false));
+        let shared = Arc::new(Shared { helpers, cgroups, ids, gvisor, next, lost });
         let nursery = watched(self.nursery).map_err(failed)?;
         tokio::spawn(replace_helpers(nursery, Arc::downgrade(&shared)));
         Ok(Launcher { shared })
@@ -358,7 +368,12 @@ async fn replace_helpers(nursery: AsyncFd<OwnedFd>, shared: std::sync::Weak<Shar
         let received = nursery
             .async_io(Interest::READABLE, |fd| Ok(receive_helper(fd, RecvFlags::DONTWAIT)?))
             .await;
-        let (Ok((number, socket)), Some(shared)) = (received, shared.upgrade()) else { return };
+        let Some(shared) = shared.upgrade() else { return };
+        let Ok((number, socket)) = received else {
+            // Its helpers end with it, and nobody replaces them.
+            shared.lost.send_replace(true);
+            return;
+        };
         tracing::warn!(helper = number, "a launch helper was lost and has been replaced");
         let Ok(connection) = Connection::open(socket) else { return };
         let mut helpers = shared.helpers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use buffa::MessageField;
 use cofferdam_access::{Action, Resource};
+use cofferdam_records::{Build, BuildStatus};
 use cofferdam_wire::depot::buildkit::v1 as wire;
 use cofferdam_wire::depot::buildkit::v1::BuildKitService;
 use connectrpc::{
@@ -15,11 +16,13 @@ use futures::StreamExt;
 use wire::__buffa::oneof::get_endpoint_response::Connection;
 
 use super::cli_build::no_endpoint;
-use super::{Api, origin};
+use super::{Api, failed, origin};
 use crate::builds::{EndpointError, Outcome};
 
 /// How often a client is told that it still has to wait.
 const STILL_WAITING: Duration = Duration::from_secs(1);
+/// Most characters of the reason that a client is told for an end it does not know of.
+const MAX_REASON: usize = 500;
 
 /// The service.
 pub(super) struct BuildKitApi(pub(super) Arc<Api>);
@@ -124,11 +127,73 @@ impl Api {
         }
     }
 
-    /// Ends a build that the caller may end; one that has ended stays as it is.
+    /// Ends a build that the caller may end. One that has ended stays as it is, and the caller is told when that is not what it
+    /// says.
     pub(super) async fn finish(&self, build: &str, outcome: Outcome) -> Result<(), ConnectError> {
+        let said = outcome.status();
         if let Some(live) = self.builds.get(build) {
             self.builds.end(&live, outcome).await;
         }
-        Ok(())
+        // One that is gone with its project has no end to differ from.
+        let recorded = self.records.build(build).await.map_err(failed)?;
+        recorded.map_or(Ok(()), |recorded| agrees(said, &recorded))
+    }
+}
+
+/// Whether a build has ended as its client says. What a client takes for a failure can be a builder that was lost: to both of
+/// them the build came to nothing.
+fn agrees(said: BuildStatus, recorded: &Build) -> Result<(), ConnectError> {
+    let how = match recorded.status {
+        // Its end could not be recorded at once, and is as soon as it can be.
+        BuildStatus::Running => return Ok(()),
+        status if status == said => return Ok(()),
+        BuildStatus::Error if said == BuildStatus::Failed => return Ok(()),
+        BuildStatus::Success => "a success",
+        BuildStatus::Failed => "failed",
+        BuildStatus::Error => "broken off",
+        BuildStatus::Canceled => "canceled",
+    };
+    let why = recorded.error.as_deref().and_then(|error| error.lines().next()).unwrap_or_default();
+    let why: String = why.chars().take(MAX_REASON).collect();
+    let colon = if why.is_empty() { "" } else { ": " };
+    let id = &recorded.id;
+    let message = format!("build {id} had ended already and is recorded as {how}{colon}{why}");
+    Err(ConnectError::failed_precondition(message))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use cofferdam_records::{NewBuild, Records};
+    use connectrpc::ErrorCode;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn another_end_than_the_recorded_one_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).await.unwrap();
+        let new = NewBuild {
+            id: None,
+            project: "project".to_owned(),
+            organization: "organization".to_owned(),
+            token: None,
+            command: 1,
+            options: "[]".to_owned(),
+        };
+        let id = records.create_build(new).await.unwrap().id;
+        let lost = Some("the builder is gone\nand more");
+        records.finish_build(&id, BuildStatus::Error, lost, chrono::Utc::now()).await.unwrap();
+        let recorded = records.build(&id).await.unwrap().unwrap();
+        agrees(BuildStatus::Error, &recorded).unwrap();
+        agrees(BuildStatus::Failed, &recorded).unwrap();
+        for said in [BuildStatus::Success, BuildStatus::Canceled] {
+            let error = agrees(said, &recorded).unwrap_err();
+            assert_eq!(error.code, ErrorCode::FailedPrecondition);
+            let message = error.message.unwrap();
+            assert!(message.ends_with("recorded as broken off: the builder is gone"), "{message}");
+        }
+        let running = Build { status: BuildStatus::Running, ..recorded };
+        agrees(BuildStatus::Success, &running).unwrap();
     }
 }

@@ -151,7 +151,12 @@ impl BuildService for CliBuildApi {
                 },
             )),
             Err(EndpointError::Wait(reason)) => {
-                tracing::debug!(build = id, reason, "a client waits for its builder");
+                tracing::debug!(
+                    project = self.0.builds.get(id).map(|live| live.project_id().to_owned()),
+                    build = id,
+                    reason,
+                    "a client waits for its builder"
+                );
                 connection::Connection::Pending(Box::new(
                     wire::get_build_kit_connection_response::PendingConnection {
                         wait_ms: ASK_AGAIN,
@@ -348,18 +353,12 @@ pub(super) fn no_endpoint(error: EndpointError) -> ConnectError {
         EndpointError::Records(error) => failed(error),
         EndpointError::Wait(_) => ConnectError::unavailable(error.to_string()),
         EndpointError::Walls(_) => ConnectError::failed_precondition(error.to_string()),
-        EndpointError::Level { .. } => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a level cannot be had");
-            ConnectError::failed_precondition(format!(
-                "{error}: its log says why, and `cofferdam doctor` there what to install"
-            ))
-        }
-        EndpointError::Fleet(_) | EndpointError::Authority(_) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a builder cannot be had");
-            ConnectError::unavailable(
-                "the builder of this project cannot be started: see the server's log",
-            )
-        }
+        EndpointError::Level { .. } => ConnectError::failed_precondition(format!(
+            "{error}: its log says why, and `cofferdam doctor` there what to install"
+        )),
+        EndpointError::Fleet(_) | EndpointError::Authority(_) => ConnectError::unavailable(
+            "the builder of this project cannot be started: see the server's log",
+        ),
     }
 }
 

@@ -6,6 +6,8 @@ use cofferdam_access::{Denied, Unavailable};
 use cofferdam_records::RecordsError;
 use connectrpc::ConnectError;
 
+use crate::metrics::ERRORS;
+
 /// A refusal of the authorization function.
 pub(crate) fn denied(denied: Denied) -> ConnectError {
     match &denied {
@@ -13,6 +15,7 @@ pub(crate) fn denied(denied: Denied) -> ConnectError {
         Denied::NotFound { .. } => ConnectError::not_found(denied.to_string()),
         Denied::Forbidden { .. } => ConnectError::permission_denied(denied.to_string()),
         Denied::Unavailable(error) => {
+            ERRORS.count("records", 1);
             tracing::error!(error = error as &dyn std::error::Error, "cannot authorize");
             let why = match error {
                 // Whose keys cannot be had is no secret, and who waits for them should know.
@@ -30,6 +33,7 @@ pub(crate) fn failed(error: RecordsError) -> ConnectError {
     if error.is_bad_request() {
         return ConnectError::invalid_argument(error.to_string());
     }
+    ERRORS.count("records", 1);
     tracing::error!(error = &error as &dyn std::error::Error, "records failed");
     ConnectError::unavailable("the server cannot reach its records right now: try again")
 }

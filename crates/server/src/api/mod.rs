@@ -100,5 +100,5 @@ pub(crate) fn service(api: &Arc<Api>) -> ConnectRpcService<Router> {
     let limits = Limits::default()
         .with_max_request_body_size(MAX_MESSAGE)
         .with_max_message_size(MAX_MESSAGE);
-    ConnectRpcService::new(router).with_limits(limits)
+    ConnectRpcService::new(router).with_limits(limits).with_interceptor(crate::metrics::Calls)
 }

@@ -1,4 +1,4 @@
-//! `cofferdam.server.v1.ProjectService`: what a project says about its walls.
+//! `cofferdam.server.v1.ProjectService`: what a project says about its walls. What it takes of the disk is told with its usage.
 
 use std::sync::Arc;
 
@@ -57,6 +57,14 @@ impl ProjectService for SettingsApi {
             settings: Some(self.settings(&changed.walls)?).into(),
             ..Default::default()
         })
+    }
+
+    async fn list_storage(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::ListStorageRequest>,
+    ) -> ServiceResult<wire::ListStorageResponse> {
+        self.0.list_storage(&context, request.to_owned_message()).await
     }
 }
 

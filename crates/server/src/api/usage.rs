@@ -1,4 +1,5 @@
-//! `depot.core.v1.UsageService`: what was built, how long it took, what the cache saved and holds.
+//! `depot.core.v1.UsageService`: what was built, how long it took, what the cache saved and holds. And what projects take of the
+//! disk, to the byte, which Depot's API has no words for.
 
 use std::sync::Arc;
 
@@ -6,12 +7,14 @@ use buffa_types::google::protobuf::Timestamp;
 use chrono::{DateTime, Utc};
 use cofferdam_access::{Action, Resource};
 use cofferdam_records::{PageRequest, ProjectUsage};
+use cofferdam_wire::cofferdam::server::v1 as own;
 use cofferdam_wire::depot::core::v1 as wire;
 use cofferdam_wire::depot::core::v1::UsageService;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 
 use super::convert::at;
 use super::{Api, failed};
+use crate::builds::{CACHE, Figure, Look, REGISTRY};
 
 /// Bytes of a GB.
 const GB: u64 = 1 << 30;
@@ -37,7 +40,7 @@ impl UsageService for UsageApi {
         let page = page.map_err(failed)?;
         let mut usage = Vec::with_capacity(page.items.len());
         for item in page.items {
-            usage.push(self.project(item).await);
+            usage.push(self.project(item, Look::Kept).await?);
         }
         Response::ok(wire::ListProjectUsageResponse {
             usage,
@@ -57,7 +60,7 @@ impl UsageService for UsageApi {
         let (start, end) = window(request.start_at.as_option(), request.end_at.as_option())?;
         let usage = self.0.records.project_usage(id, start, end).await.map_err(failed)?;
         let usage = match usage {
-            Some(usage) => Some(self.project(usage).await),
+            Some(usage) => Some(self.project(usage, Look::Now).await?),
             None => None,
         };
         Response::ok(wire::GetProjectUsageResponse { usage: usage.into(), ..Default::default() })
@@ -75,8 +78,10 @@ impl UsageService for UsageApi {
         let projects = self.everything(&grant.organization, start, end).await?;
         let (mut cache, mut registry) = (0, 0);
         for project in &projects {
-            cache += self.0.builds.cache_bytes(&project.project).await.unwrap_or(0);
-            registry += self.0.records.registry_bytes(&project.project).await.map_err(failed)?;
+            let figures = self.0.builds.storage(&project.project, Look::Kept).await;
+            let figures = figures.map_err(failed)?;
+            cache += Figure::bytes_of(&figures, CACHE);
+            registry += Figure::bytes_of(&figures, REGISTRY);
         }
         Response::ok(wire::GetUsageResponse {
             period_start: at(start),
@@ -110,15 +115,67 @@ impl UsageApi {
         }
     }
 
-    async fn project(&self, usage: ProjectUsage) -> wire::ProjectUsage {
-        let cache = self.0.builds.cache_bytes(&usage.project).await.unwrap_or(0);
-        wire::ProjectUsage {
+    async fn project(
+        &self,
+        usage: ProjectUsage,
+        look: Look,
+    ) -> Result<wire::ProjectUsage, ConnectError> {
+        let figures = self.0.builds.storage(&usage.project, look).await.map_err(failed)?;
+        let cache = Figure::bytes_of(&figures, CACHE);
+        Ok(wire::ProjectUsage {
             build_count: i32::try_from(usage.builds).unwrap_or(i32::MAX),
             build_duration_seconds: i32::try_from(usage.duration.as_secs()).unwrap_or(i32::MAX),
             layer_cache_size_gb: i32::try_from(cache.div_ceil(GB)).unwrap_or(i32::MAX),
             project_id: usage.project,
             ..Default::default()
+        })
+    }
+}
+
+impl Api {
+    /// What one project, or each of the caller's organization, takes of the disk.
+    pub(super) async fn list_storage(
+        &self,
+        context: &RequestContext,
+        request: own::ListStorageRequest,
+    ) -> ServiceResult<own::ListStorageResponse> {
+        if let Some(id) = request.project_id.as_deref().filter(|id| !id.is_empty()) {
+            self.authorize(context, Action::Usage, Resource::Project(id)).await?;
+            let projects = vec![self.project_storage(id, Look::Now).await?];
+            return Response::ok(own::ListStorageResponse { projects, ..Default::default() });
         }
+        let resource = Resource::Organization(None);
+        let grant = self.authorize(context, Action::Usage, resource).await?;
+        let page = PageRequest { size: request.page_size, token: request.page_token.as_deref() };
+        let page = self.records.projects(&grant.organization, None, page).await.map_err(failed)?;
+        let mut projects = Vec::with_capacity(page.items.len());
+        for project in page.items {
+            projects.push(self.project_storage(&project.id, Look::Kept).await?);
+        }
+        Response::ok(own::ListStorageResponse {
+            projects,
+            next_page_token: page.next.unwrap_or_default(),
+            ..Default::default()
+        })
+    }
+
+    async fn project_storage(
+        &self,
+        id: &str,
+        look: Look,
+    ) -> Result<own::ProjectStorage, ConnectError> {
+        let figures = self.builds.storage(id, look).await.map_err(failed)?;
+        let figures = figures.into_iter().map(|figure| own::StorageFigure {
+            kind: figure.kind.to_owned(),
+            bytes: figure.bytes,
+            measured_at: at(figure.at),
+            ..Default::default()
+        });
+        Ok(own::ProjectStorage {
+            project_id: id.to_owned(),
+            figures: figures.collect(),
+            ..Default::default()
+        })
     }
 }
 

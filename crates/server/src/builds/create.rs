@@ -8,6 +8,7 @@ use cofferdam_fleet::Isolation;
 use cofferdam_records::{Build, NewBuild, NewToken, Project, RecordsError};
 
 use super::{Builds, LiveBuild};
+use crate::metrics::{ALL, BUILDS_BEGUN};
 
 /// How long the token of a build is accepted.
 const TOKEN_LIFE: TimeDelta = TimeDelta::hours(24);
@@ -84,8 +85,8 @@ impl Builds {
         let live = LiveBuild::new(build.clone(), project, demanded);
         self.add(Arc::clone(&live));
         self.follow_token(&live, &record.id);
-        metrics::gauge!(crate::metrics::BUILDS_RUNNING).increment(1.0);
-        tracing::info!(build = build.id, project = build.project, "a build began");
+        BUILDS_BEGUN.count(ALL, 1);
+        live.span().in_scope(|| tracing::info!("a build began"));
         Ok(Created { build, token })
     }
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cofferdam_records::{BuildStatus, Records, RecordsError};
+use tracing::Instrument;
 
 use super::{Builds, LiveBuild};
+use crate::metrics::{BUILD_SECONDS, BUILDS_ENDED, ERRORS};
 
 /// How long clients have to read why their build ended before their connections are cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -31,7 +33,8 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    const fn status(&self) -> BuildStatus {
+    /// What is recorded of it.
+    pub(crate) const fn status(&self) -> BuildStatus {
         match self {
             Self::Success => BuildStatus::Success,
             Self::Failed(_) => BuildStatus::Failed,
@@ -73,12 +76,10 @@ impl End {
             tokio::time::sleep(pause).await;
             match attempt().await {
                 Ok(()) => break,
-                Err(error) => {
-                    tracing::error!(build = self.build, %error, "the end of a build could not be recorded");
-                }
+                Err(error) => tracing::error!(%error, "the end of a build could not be recorded"),
             }
         }
-        tracing::info!(build = self.build, "the end of a build is recorded after all");
+        tracing::info!("the end of a build is recorded after all");
     }
 }
 
@@ -103,7 +104,9 @@ impl Builds {
         }
         // In a task of its own: the caller may be a request whose client goes away.
         let (builds, live) = (Arc::clone(self), Arc::clone(live));
-        let ending = tokio::spawn(async move { builds.carry_out(&live, outcome).await });
+        let span = live.span().clone();
+        let carried_out = async move { builds.carry_out(&live, outcome).await };
+        let ending = tokio::spawn(carried_out.instrument(span));
         if let Err(error) = ending.await {
             tracing::error!(%error, "ending a build failed");
         }
@@ -123,19 +126,21 @@ impl Builds {
         let recorded = end.record(&self.records).await;
         if let Err(error) = recorded {
             // A full disk may stay full for hours: nobody is kept waiting for it, neither clients nor a server that is to stop.
-            tracing::error!(build = live.id(), %error, "the end of a build could not be recorded");
+            ERRORS.count("end", 1);
+            tracing::error!(%error, "the end of a build could not be recorded");
             let records = self.records.clone();
-            tokio::spawn(async move { end.insist(RETRY, || end.record(&records)).await });
+            let insisting = async move { end.insist(RETRY, || end.record(&records)).await };
+            tokio::spawn(insisting.in_current_span());
         }
-        tracing::info!(
-            build = live.id(),
-            project = live.project_id(),
-            status = label,
-            error,
-            "a build ended"
-        );
-        metrics::counter!(crate::metrics::BUILDS_ENDED, "status" => label).increment(1);
-        metrics::gauge!(crate::metrics::BUILDS_RUNNING).decrement(1.0);
+        tracing::info!(status = label, error, "a build ended");
+        BUILDS_ENDED.count(label, 1);
+        BUILD_SECONDS.observe(label, live.age().as_secs_f64());
+        if label == "error" {
+            ERRORS.count("lost", 1);
+        }
+        if let Some(collector) = self.collector.get() {
+            collector.send(live.trace().finish(live.project_id(), label));
+        }
         live.set_ended();
         self.ended.notify_waiters();
         let (builds, live) = (Arc::clone(self), Arc::clone(live));
@@ -163,11 +168,11 @@ impl Builds {
             Err(error) => Err(error),
         };
         if let Err(error) = &told {
-            tracing::debug!(build = live.id(), %error, "the builder cannot be told that a build ended");
+            tracing::debug!(%error, "the builder cannot be told that a build ended");
         }
         let tap = live.tap().take();
         let gone = match tap {
-            Some(tap) => tap.finish(LAST_REPORT).await,
+            Some(tap) => tap.finish(LAST_REPORT, told.is_ok()).await,
             None => None,
         };
         drop(lease);

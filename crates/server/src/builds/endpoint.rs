@@ -1,15 +1,18 @@
 //! A build's builder: started when first asked for, reached through the gateway.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chrono::Utc;
 use cofferdam_fleet::{FleetError, Isolation, Lease, ProjectSpec};
 use cofferdam_records::{Project, RecordsError};
 use tokio::net::UnixStream;
+use tracing::Instrument;
 
 use super::tap::Tap;
 use super::{Builds, LiveBuild};
 use crate::gateway::{AuthorityError, server_name};
+use crate::metrics::{ALL, CONNECTIONS, ERRORS};
 use crate::walls::{self, WallsError};
 
 /// What a client needs to reach its builder.
@@ -64,6 +67,17 @@ impl Builds {
         self: &Arc<Self>,
         live: &Arc<LiveBuild>,
     ) -> Result<Connection, EndpointError> {
+        let connection = self.give_endpoint(live).instrument(live.span().clone()).await;
+        if let Err(error) = &connection {
+            live.span().in_scope(|| tell(error));
+        }
+        connection
+    }
+
+    async fn give_endpoint(
+        self: &Arc<Self>,
+        live: &Arc<LiveBuild>,
+    ) -> Result<Connection, EndpointError> {
         live.asked();
         self.lease(live).await?;
         let certificate = match live.certificate() {
@@ -86,7 +100,7 @@ impl Builds {
     ) -> Result<UnixStream, EndpointError> {
         let lease = self.lease(live).await?;
         let stream = lease.connect(live.id()).await?;
-        metrics::counter!(crate::metrics::CONNECTIONS).increment(1);
+        CONNECTIONS.count(ALL, 1);
         Ok(stream)
     }
 
@@ -99,17 +113,23 @@ impl Builds {
             return Ok(Arc::clone(lease));
         }
         let project = self.cache_is_there(live).await?;
-        let spec = spec(&project, live, self.least())?;
-        let lease = self.fleet.lease(&spec).await.map_err(|error| unstarted(error, &spec))?;
-        let lease = Arc::new(lease);
+        let spec = spec(&project, live.demanded(), self.least())?;
+        let (asking, from) = (live.ask(), SystemTime::now());
+        let lease = self.fleet.lease(&spec).await.map_err(|error| unstarted(error, &spec));
+        match &lease {
+            Ok(lease) => live.trace().got_builder(from, lease.timing()),
+            Err(_) => live.trace().got_no_builder(from),
+        }
+        let lease = Arc::new(lease?);
         // Before the client gets there: nothing that happens may be missed.
         let events = lease.watch(live.id()).await?;
         let level = spec.isolation.name();
         if let Err(error) = self.records.start_build(live.id(), Utc::now(), level).await {
-            tracing::warn!(build = live.id(), %error, "the start of a build was not recorded");
+            tracing::warn!(%error, "the start of a build was not recorded");
         }
         *live.tap() = Some(Tap::start(self, live, &lease, events));
         *held = Some(Arc::clone(&lease));
+        asking.done();
         Ok(lease)
     }
 
@@ -123,6 +143,17 @@ impl Builds {
     }
 }
 
+/// Puts into the log why a builder cannot be had, which clients are not told.
+fn tell(error: &EndpointError) {
+    let what = match error {
+        EndpointError::Level { .. } => "a level cannot be had",
+        EndpointError::Fleet(_) | EndpointError::Authority(_) => "a builder cannot be had",
+        _ => return,
+    };
+    ERRORS.count("builder", 1);
+    tracing::error!(error = error as &dyn std::error::Error, "{what}");
+}
+
 /// The first level is the machine's own; others may be missing altogether, which is no passing trouble.
 fn unstarted(error: FleetError, spec: &ProjectSpec) -> EndpointError {
     match error {
@@ -134,12 +165,16 @@ fn unstarted(error: FleetError, spec: &ProjectSpec) -> EndpointError {
 }
 
 /// What the builder of a build is started with: nothing about its walls is weaker than what server, project and client demand.
-fn spec(project: &Project, live: &LiveBuild, least: Isolation) -> Result<ProjectSpec, WallsError> {
+pub(super) fn spec(
+    project: &Project,
+    demanded: Isolation,
+    least: Isolation,
+) -> Result<ProjectSpec, WallsError> {
     let built = walls::built(project, least)?;
     Ok(ProjectSpec {
         project: project.id.clone(),
         slot: project.slot,
-        isolation: built.isolation.max(live.demanded()),
+        isolation: built.isolation.max(demanded),
         network: built.network,
         limits: built.limits,
         resources: crate::hardware::resources(project.hardware),

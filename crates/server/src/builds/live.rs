@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use cofferdam_fleet::{Isolation, Lease};
 use cofferdam_records::{Build, Project};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::tap::Tap;
+use super::trace::Trace;
 use crate::gateway::ClientCertificate;
 
 /// How long a client that reports its health, or broke off in the middle of work, may be gone before its build is given up.
@@ -32,6 +34,39 @@ pub(crate) struct LiveBuild {
     tap: Mutex<Option<Tap>>,
     signs: Mutex<Signs>,
     solves: Mutex<Solves>,
+    stage: Mutex<Stage>,
+    /// What messages about it say: whose and which it is.
+    span: Span,
+    trace: Trace,
+}
+
+/// How far a build that has not ended has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nobody has asked for its builder.
+    Created,
+    /// Its builder is asked for.
+    Asking,
+    /// It has a builder.
+    Running,
+}
+
+/// A build that asks for its builder, until dropped.
+pub(super) struct Asking<'a>(&'a LiveBuild);
+
+impl Asking<'_> {
+    /// It has one.
+    pub(super) fn done(self) {
+        self.0.set_stage(Stage::Running);
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.0.stage() == Stage::Asking {
+            self.0.set_stage(Stage::Created);
+        }
+    }
 }
 
 /// What became of the build's solves so far.
@@ -70,7 +105,13 @@ impl Drop for Sign {
 
 impl LiveBuild {
     pub(super) fn new(build: Build, project: Project, demanded: Isolation) -> Arc<Self> {
+        let (whose, id) = (project.id.as_str(), build.id.as_str());
+        // Of the highest level, so that every message has it; below no request, which the build outlives.
+        let span = tracing::error_span!(parent: None, "build", project = whose, build = id);
         Arc::new(Self {
+            trace: Trace::new(id),
+            span,
+            stage: Mutex::new(Stage::Created),
             build,
             project,
             demanded,
@@ -128,6 +169,34 @@ impl LiveBuild {
 
     fn signs(&self) -> MutexGuard<'_, Signs> {
         self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Around everything that is done for it.
+    pub(crate) const fn span(&self) -> &Span {
+        &self.span
+    }
+
+    pub(crate) const fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    /// It asks for its builder now.
+    pub(super) fn ask(&self) -> Asking<'_> {
+        self.set_stage(Stage::Asking);
+        Asking(self)
+    }
+
+    /// How long ago it began.
+    pub(super) fn age(&self) -> Duration {
+        self.signs().created.elapsed()
     }
 
     /// Whether nobody has begun to end it.

@@ -4,30 +4,38 @@
 //! finds nobody at the other end any more. What a builder reports is recorded while the build runs; a build is reported as ended
 //! only after its steps are complete.
 
+mod counts;
 mod create;
 mod end;
 mod endpoint;
 mod house;
+mod keeper;
 mod live;
 mod projects;
+mod storage;
 mod tap;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cofferdam_access::Access;
 use cofferdam_fleet::{Fleet, Isolation};
 use cofferdam_records::Records;
 use cofferdam_registry::Registry;
+use cofferdam_telemetry::Collector;
 use tokio::sync::Notify;
 
+use self::live::Stage;
 use crate::gateway::{Authority, Fingerprint};
+use crate::metrics::{ALL, BUILDERS, BUILDS, BUILDS_RUNNING, CACHE_BYTES, QUEUE_LENGTH};
 
 pub(crate) use create::CreateError;
 pub(crate) use end::Outcome;
 pub(crate) use endpoint::{Connection, EndpointError};
 pub(crate) use live::LiveBuild;
+pub(crate) use storage::{CACHE, Figure, Look, REGISTRY};
 
 /// All builds of this server that have not ended, and those that just did.
 pub(crate) struct Builds {
@@ -42,6 +50,8 @@ pub(crate) struct Builds {
     /// Told when a build has ended.
     ended: Notify,
     draining: AtomicBool,
+    /// Where traces go, if anywhere.
+    collector: OnceLock<Collector>,
 }
 
 #[derive(Default)]
@@ -69,11 +79,34 @@ impl Builds {
             live: Mutex::default(),
             ended: Notify::new(),
             draining: AtomicBool::new(false),
+            collector: OnceLock::new(),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on traces of builds go there. Only the first place counts.
+    pub(crate) fn trace_to(&self, collector: Collector) {
+        // A server has one.
+        let _ = self.collector.set(collector);
+    }
+
+    /// Brings figures up to date that are so many at the moment.
+    pub(crate) fn measure(&self) {
+        let queue = self.fleet.waiting();
+        let stages: Vec<Stage> = self.running().iter().map(|live| live.stage()).collect();
+        let at = |stage: Stage| stages.iter().filter(|one| **one == stage).count();
+        let (asking, queued) = (at(Stage::Asking), queue.min(at(Stage::Asking)));
+        BUILDS_RUNNING.set(ALL, stages.len() as u64);
+        BUILDS.set("created", at(Stage::Created) as u64);
+        BUILDS.set("queued", queued as u64);
+        BUILDS.set("starting", (asking - queued) as u64);
+        BUILDS.set("running", at(Stage::Running) as u64);
+        QUEUE_LENGTH.set(ALL, queue as u64);
+        BUILDERS.set(ALL, self.fleet.builders() as u64);
+        CACHE_BYTES.set(ALL, self.fleet.known_bytes());
     }
 
     /// The level of isolation that this server demands.
@@ -128,10 +161,5 @@ impl Builds {
             }
             ended.await;
         }
-    }
-
-    /// How much cache a project has on disk, where that is known.
-    pub(crate) async fn cache_bytes(&self, project: &str) -> Option<u64> {
-        self.fleet.cache_bytes(project).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cofferdam_records::{ProjectState, RecordsError};
 
-use super::Builds;
+use super::{Builds, CACHE};
 
 /// How long to wait before trying again to remove something.
 const RETRY: Duration = Duration::from_secs(5);
@@ -58,6 +58,7 @@ impl Builds {
 
     async fn finish_reset(&self, project: &str) {
         self.discard(project).await;
+        self.note(project, CACHE, 0).await;
         while let Err(error) = self.records.finish_reset(project).await {
             tracing::error!(project, %error, "a reset could not be recorded");
             tokio::time::sleep(RETRY).await;

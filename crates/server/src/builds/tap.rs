@@ -15,8 +15,11 @@ use cofferdam_wire::moby::buildkit::v1::{StatusResponse, Vertex};
 use futures::StreamExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
+use super::counts::{self, Counts};
 use super::{Builds, LiveBuild, Outcome};
+use crate::metrics::ERRORS;
 
 /// Reports are written together when this many have come or this long has passed.
 const BATCH: usize = 256;
@@ -30,6 +33,8 @@ const MAX_TEXT: usize = 16 << 10;
 pub(crate) struct Tap {
     task: JoinHandle<Option<String>>,
     stop: oneshot::Sender<()>,
+    /// Resolves when the report is at its end and written.
+    written: oneshot::Receiver<()>,
 }
 
 impl Tap {
@@ -41,9 +46,11 @@ impl Tap {
         events: Watch,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
+        let (writing, written) = oneshot::channel();
         let gone = lease.ended();
         let (builds, live) = (Arc::clone(builds), Arc::clone(live));
-        let task = tokio::spawn(async move {
+        let span = live.span().clone();
+        let recording = async move {
             let mut recorder = Recorder::new(builds.records.clone(), Arc::clone(&live));
             let record = async {
                 let batches = tokio_stream::StreamExt::chunks_timeout(events, BATCH, BATCH_TIME);
@@ -53,7 +60,7 @@ impl Tap {
                 }
             };
             tokio::select! {
-                () = record => {}
+                () = record => drop::<oneshot::Sender<()>>(writing),
                 // The last report has had its time.
                 _ = stopped => return None,
             }
@@ -65,14 +72,16 @@ impl Tap {
                 tokio::spawn(async move { builds.end(&live, outcome).await });
             }
             Some(why)
-        });
-        Self { task, stop }
+        };
+        Self { task: tokio::spawn(recording.instrument(span)), stop, written }
     }
 
-    /// Waits for the rest of the report. Returns why the builder ended, if it did.
-    pub(super) async fn finish(self, patience: Duration) -> Option<String> {
-        let Self { mut task, stop } = self;
+    /// Waits for the rest of the report. Returns why the builder ended, if it did; one that `answers` has not, and nobody waits
+    /// to see whether it has.
+    pub(super) async fn finish(self, patience: Duration, answers: bool) -> Option<String> {
+        let Self { mut task, stop, written } = self;
         tokio::select! {
+            _ = written, if answers => None,
             gone = &mut task => gone.ok().flatten(),
             () = tokio::time::sleep(patience) => {
                 drop(stop);
@@ -89,12 +98,14 @@ struct Recorder {
     seen: HashSet<String>,
     /// Steps that were carried out and went well. A later solve of the same build finds them cached; the build did not.
     done: HashSet<String>,
+    counts: Counts,
 }
 
 impl Recorder {
     fn new(records: Records, live: Arc<LiveBuild>) -> Self {
         let build = live.id().to_owned();
-        Self { records, build, live, seen: HashSet::new(), done: HashSet::new() }
+        let (seen, done) = (HashSet::new(), HashSet::new());
+        Self { records, build, live, seen, done, counts: Counts::default() }
     }
 
     async fn record(
@@ -116,10 +127,12 @@ impl Recorder {
                 },
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::debug!(build = self.build, %error, "the report of a builder broke off");
+                    ERRORS.count("report", 1);
+                    tracing::debug!(%error, "the report of a builder broke off");
                 }
             }
         }
+        counts::connections(&connections);
         let written = async {
             if !steps.is_empty() {
                 self.records.record_steps(&self.build, &steps).await?;
@@ -133,7 +146,8 @@ impl Recorder {
             Ok::<_, cofferdam_records::RecordsError>(())
         };
         if let Err(error) = written.await {
-            tracing::error!(build = self.build, %error, "a report of a builder was not recorded");
+            ERRORS.count("report", 1);
+            tracing::error!(%error, "a report of a builder was not recorded");
         }
     }
 
@@ -163,8 +177,7 @@ impl Recorder {
             }
             self.seen.insert(update.digest.clone());
             if update.completed_at.is_some() {
-                let cached = if update.cached { "true" } else { "false" };
-                metrics::counter!(crate::metrics::STEPS, "cached" => cached).increment(1);
+                self.counts.step(&update);
                 if !update.cached && update.error.is_none() {
                     self.done.insert(update.digest.clone());
                 }

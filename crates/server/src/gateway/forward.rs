@@ -6,9 +6,11 @@ use std::time::Duration;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tracing::Instrument;
 
 use super::authority::fingerprint;
-use crate::builds::Builds;
+use crate::builds::{Builds, LiveBuild};
+use crate::metrics::ERRORS;
 
 /// Bytes in flight in each direction: a context is sent in messages of this order.
 const BUFFER: usize = 128 << 10;
@@ -16,7 +18,7 @@ const BUFFER: usize = 128 << 10;
 const CONNECT: Duration = Duration::from_secs(30);
 
 /// Carries a connection until either side ends it or the build does.
-pub(crate) async fn serve(mut stream: TlsStream<TcpStream>, builds: &Arc<Builds>) {
+pub(crate) async fn serve(stream: TlsStream<TcpStream>, builds: &Arc<Builds>) {
     // The verifier has seen that it is there and ours.
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let Some(build) = certificate.and_then(|found| builds.of_certificate(&fingerprint(found)))
@@ -25,25 +27,39 @@ pub(crate) async fn serve(mut stream: TlsStream<TcpStream>, builds: &Arc<Builds>
         return;
     };
     let Some(_connection) = build.connection() else { return };
-    let connect = tokio::time::timeout(CONNECT, builds.connect(&build));
+    let traced = build.trace().begin("connection");
+    let carried = carry(stream, builds, &build).instrument(build.span().clone()).await;
+    build.trace().end(traced, !carried);
+}
+
+/// Returns whether there was a builder at the other end.
+async fn carry(
+    mut stream: TlsStream<TcpStream>,
+    builds: &Arc<Builds>,
+    build: &Arc<LiveBuild>,
+) -> bool {
+    let connect = tokio::time::timeout(CONNECT, builds.connect(build));
     let mut builder = match connect.await {
         Ok(Ok(builder)) => builder,
         Ok(Err(error)) => {
-            tracing::warn!(build = build.id(), project = build.project_id(), %error, "cannot reach the builder");
-            return;
+            ERRORS.count("unreachable", 1);
+            tracing::warn!(%error, "cannot reach the builder");
+            return false;
         }
         Err(_) => {
-            tracing::warn!(build = build.id(), "the builder took too long to accept a connection");
-            return;
+            ERRORS.count("unreachable", 1);
+            tracing::warn!("the builder took too long to accept a connection");
+            return false;
         }
     };
     tokio::select! {
         // Clients just drop connections; that is no event.
         result = copy_bidirectional_with_sizes(&mut stream, &mut builder, BUFFER, BUFFER) => {
             if let Err(error) = result {
-                tracing::debug!(build = build.id(), %error, "a connection to a builder broke");
+                tracing::debug!(%error, "a connection to a builder broke");
             }
         }
         () = build.cut() => {}
     }
+    true
 }

@@ -39,10 +39,19 @@ pub(crate) fn router(api: &Arc<Api>, metrics: PrometheusHandle) -> Router {
         .route("/shared/{secret}/logs/{ordinal}", get(builds::shared_log))
         .layer(middleware::map_response(secure))
         .with_state(Arc::clone(api));
+    let measured = Arc::clone(api);
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/metrics", get(move || async move { metrics.render() }))
+        .route("/metrics", get(move || async move { figures(&measured, &metrics) }))
         .merge(pages)
+}
+
+/// All figures, in the text that Prometheus reads.
+fn figures(api: &Api, metrics: &PrometheusHandle) -> Response {
+    api.builds.measure();
+    crate::metrics::measure();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+        .into_response()
 }
 
 async fn secure(mut response: Response) -> Response {
@@ -117,6 +126,7 @@ impl Refused {
     fn failed(viewer: &Viewer, error: &cofferdam_records::RecordsError) -> Self {
         let bad = error.is_bad_request();
         if !bad {
+            crate::metrics::ERRORS.count("records", 1);
             tracing::error!(error = error as &dyn std::error::Error, "records failed");
         }
         let status = if bad { StatusCode::BAD_REQUEST } else { StatusCode::SERVICE_UNAVAILABLE };

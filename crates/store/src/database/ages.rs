@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use chrono::DateTime;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::schema::{DOCUMENT_USES, DOCUMENTS};
+use crate::clock::Jump;
 
 /// Kind and key of a document.
 pub(crate) type DocumentName = (String, String);
@@ -15,6 +17,8 @@ pub(crate) struct Ages {
     pub(crate) kinds: HashMap<String, usize>,
     /// Uses that are not in the database yet.
     pub(crate) noted: HashMap<DocumentName, i64>,
+    /// Jumps of the clock since the uses there were written.
+    pub(crate) jumps: Vec<Jump>,
     /// What no row tells of was used now.
     pub(crate) now: i64,
     /// What was not used after this goes.
@@ -39,7 +43,8 @@ pub(super) fn stamp(
             }
             let noted = ages.noted.get(&(kind.clone(), key.to_owned())).copied();
             let stored = uses.get((kind.as_str(), key))?.map(|row| row.value());
-            let used = noted.or(stored).unwrap_or(ages.now).min(ages.now);
+            let followed = stored.map(|used| followed(used, &ages.jumps));
+            let used = noted.or(followed).unwrap_or(ages.now).min(ages.now);
             if stored != Some(used) {
                 uses.insert((kind.as_str(), key), used)?;
             }
@@ -54,4 +59,10 @@ pub(super) fn stamp(
         }
     }
     Ok(going)
+}
+
+/// A stored use, in seconds, after jumps of the clock.
+fn followed(used: i64, jumps: &[Jump]) -> i64 {
+    let Some(stamp) = DateTime::from_timestamp(used, 0) else { return used };
+    jumps.iter().fold(stamp, |stamp, jump| jump.followed_by(stamp)).timestamp()
 }

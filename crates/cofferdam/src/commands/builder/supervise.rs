@@ -77,6 +77,7 @@ async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
     create_root(&settings)?;
     // Held to the end: two supervisors would hand one disk to two guests.
     let _alone = take_root(&settings.root)?;
+    cofferdam_server::layout::BUILDER.bring_up_to_date(&settings.root)?;
     let bound = listen::bind(&settings.addresses, settings.owner)?;
     let (ours, theirs) = control_pair()?;
     let mut gate = gate::start(theirs, &settings)?;
@@ -181,6 +182,9 @@ async fn watch(
         tokio::select! {
             exit = builder.exited() => {
                 let code = exit.context("watch the builder")?.code;
+                // A signal ends one that has not come so far as to watch for it.
+                let told = stopping && (code == 128 + libc::SIGTERM || code == 128 + libc::SIGINT);
+                let code = if told { 0 } else { code };
                 if code != 0 {
                     tracing::error!(code, "the builder failed");
                 }

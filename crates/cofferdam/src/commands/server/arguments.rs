@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use cofferdam_server::TlsFiles;
+use cofferdam_server::{Config, TlsFiles};
 
-use super::{CONFIG, Config};
+use super::CONFIG;
 use crate::logging::{Format, Level};
 
 /// Run the server: API, registry, pages and the builders of every project
@@ -55,13 +55,45 @@ pub(crate) enum OrganizationCommand {
     Create {
         /// Its name
         name: String,
-        /// The server's data directory
-        #[arg(long, value_name = "DIR", env = "COFFERDAM_DATA_DIR")]
-        data_dir: Option<PathBuf>,
-        /// The server's configuration file
-        #[arg(long, value_name = "FILE", env = "COFFERDAM_CONFIG")]
-        config: Option<PathBuf>,
+        #[command(flatten)]
+        data: DataArgs,
     },
+}
+
+/// Which server's data is meant.
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// The server's data directory
+    #[arg(long, value_name = "DIR", env = "COFFERDAM_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The server's configuration file
+    #[arg(long, value_name = "FILE", env = "COFFERDAM_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// Whether one is named.
+    pub(crate) fn is_named(&self) -> bool {
+        self.data_dir.is_some() || self.config.is_some()
+    }
+
+    /// The configuration, with the data directory that is named over it.
+    pub(crate) fn configuration(&self) -> anyhow::Result<Config> {
+        // Who names a directory may have no configuration at all.
+        let mut config = configuration(self.config.as_deref())?;
+        if let Some(data_dir) = &self.data_dir {
+            config.data_dir = std::path::absolute(data_dir)?;
+        }
+        Ok(config)
+    }
+
+    /// The data directory.
+    pub(crate) fn directory(&self) -> anyhow::Result<PathBuf> {
+        match &self.data_dir {
+            Some(data_dir) => Ok(std::path::absolute(data_dir)?),
+            None => Ok(configuration(self.config.as_deref())?.data_dir),
+        }
+    }
 }
 
 /// The file that is named, else the usual one if it exists, else nothing but defaults.

@@ -92,6 +92,8 @@ cofferdam.server.v1.BuildService
 cofferdam.server.v1.ProjectService
   GetSettings          {"projectId":"$project"}                             UUUU +- +- +-- +-- FF-- F--
   UpdateSettings       {"projectId":"$project","isolation":"gvisor"}        UUUU +- +- F-- F-- FF-- F--
+  ListStorage          {}                                                   UUUU ++ ++ FFF FFF FFFF FFF
+  ListStorage          {"projectId":"$project"}                             UUUU +- +- F-- F-- FF-- F--
 "#;
 
 /// A line of the table.

@@ -33,9 +33,10 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// The mode to make a file with that is finished at once: no special bit before the owner is right.
+    /// The mode to make a file with that is finished at once: no special bit before the owner is right, and
+    /// nothing that is in the way of its attributes.
     pub(super) fn mode_at_once(&self) -> Mode {
-        self.mode & Mode::from_raw_mode(0o777)
+        if self.xattrs.is_empty() { self.mode & Mode::from_raw_mode(0o777) } else { UNFINISHED }
     }
 }
 
@@ -288,12 +289,19 @@ pub(super) fn apply_attributes(fd: impl AsFd, attributes: &Attributes) -> io::Re
         rustix::fs::fchown(&fd, Some(uid), Some(gid))?;
         mode_is_right &= !attributes.mode.intersects(SET_ID);
     }
+    if !attributes.xattrs.is_empty() {
+        // The mode last: only those who may write to an entry may set its attributes, whatever it was opened for.
+        if !Mode::from_raw_mode(now.st_mode).contains(Mode::WUSR) {
+            rustix::fs::fchmod(&fd, attributes.mode | Mode::WUSR)?;
+            mode_is_right = false;
+        }
+        for (name, value) in &attributes.xattrs {
+            // File systems without user attributes lose them, as every copy tool accepts.
+            let _ = rustix::fs::fsetxattr(&fd, name.as_str(), value, XattrFlags::empty());
+        }
+    }
     if !mode_is_right {
         rustix::fs::fchmod(&fd, attributes.mode)?;
-    }
-    for (name, value) in &attributes.xattrs {
-        // File systems without user attributes lose them, as every copy tool accepts.
-        let _ = rustix::fs::fsetxattr(&fd, name.as_str(), value, XattrFlags::empty());
     }
     Ok(rustix::fs::futimens(&fd, &dir::times(attributes.mtime))?)
 }

@@ -2,16 +2,18 @@
 //!
 //! Content that is whole in one packet is kept until then, so that one call makes the file and another writes
 //! it, on whatever thread has time. What is longer goes to the disk as it comes. Names go through the
-//! descriptor of the file's directory and are made anew, so no link is ever followed.
+//! descriptor of the file's directory and are made anew, so no link is ever followed. A file whose place is taken
+//! has a random name until then: what a process that was killed left behind is in nobody's way. It is not looked for
+//! either, for nothing tells it from what another transfer into the same directory is at.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, Mode};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::ReceiveError;
 use super::apply::{Attributes, Disk, UNFINISHED, apply_attributes, failed};
@@ -23,6 +25,9 @@ const MAX_HELD: usize = 64 << 10;
 /// Directories that stay open for the files to come in them. Content comes about in the order of its
 /// announcement, so few are enough.
 const MAX_PARENTS: usize = 16;
+
+/// Random names that are tried before something else must be wrong.
+const MAX_NAMES: usize = 16;
 
 /// Directories that files arrived in lately. An announced directory keeps its place until the
 /// transfer ends, so a path leads to the same one throughout.
@@ -53,12 +58,62 @@ enum Content {
     #[default]
     Nothing,
     Held(Vec<u8>),
-    Open(File),
+    Open(File, Option<Beside>),
+}
+
+/// A file under a name of its own beside the one it is to have. Goes when it is dropped.
+struct Beside {
+    parent: Arc<OwnedFd>,
+    /// `None` once it has its place.
+    name: Option<String>,
+}
+
+impl Beside {
+    /// Makes such a file.
+    fn create(parent: &Arc<OwnedFd>, mode: Mode) -> io::Result<(File, Self)> {
+        let mut taken: io::Error = io::ErrorKind::AlreadyExists.into();
+        for _ in 0..MAX_NAMES {
+            let name = random_name()?;
+            match dir::create_child_file(parent, &name, mode) {
+                Ok(fd) => {
+                    let beside = Self { parent: Arc::clone(parent), name: Some(name) };
+                    return Ok((File::from(fd), beside));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(taken)
+    }
+
+    /// Gives the file its place, from whatever is there.
+    fn place(mut self, name: &str) -> io::Result<()> {
+        if let Some(beside) = &self.name {
+            rustix::fs::renameat(&self.parent, beside.as_str(), &self.parent, name)?;
+        }
+        self.name = None;
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // It is in nobody's way, so there is nothing to do when it stays.
+            let _ = rustix::fs::unlinkat(&self.parent, name.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+fn random_name() -> io::Result<String> {
+    let mut random = [0; 8];
+    // So few bytes come whole.
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    Ok(format!(".cofferdam-{:016x}", u64::from_ne_bytes(random)))
 }
 
 /// A file that is not whole.
 pub(super) struct FileInProgress {
-    id: u32,
     path: String,
     attributes: Attributes,
     /// Whether its place is taken until it is whole.
@@ -67,8 +122,8 @@ pub(super) struct FileInProgress {
 }
 
 impl FileInProgress {
-    pub(super) fn new(id: u32, path: &str, attributes: Attributes, beside: bool) -> Self {
-        Self { id, path: path.to_owned(), attributes, beside, content: Content::Nothing }
+    pub(super) fn new(path: &str, attributes: Attributes, beside: bool) -> Self {
+        Self { path: path.to_owned(), attributes, beside, content: Content::Nothing }
     }
 
     /// Its path.
@@ -83,7 +138,7 @@ impl FileInProgress {
 
     /// Whether it is on the disk already.
     pub(super) const fn is_open(&self) -> bool {
-        matches!(self.content, Content::Open(_))
+        matches!(self.content, Content::Open(..))
     }
 
     /// Takes in the next part of its content.
@@ -93,62 +148,61 @@ impl FileInProgress {
         disk: &Disk,
         parents: &mut Parents,
     ) -> Result<(), ReceiveError> {
-        let mut file = match std::mem::take(&mut self.content) {
+        let (mut file, beside) = match std::mem::take(&mut self.content) {
             Content::Nothing if data.len() <= MAX_HELD => {
                 self.content = Content::Held(data.to_vec());
                 return Ok(());
             }
-            Content::Open(file) => file,
+            Content::Open(file, beside) => (file, beside),
             content => {
                 let parent = parents.of(disk, &self.path)?;
                 // It may stay unfinished for long.
-                let mut file = self.create(&parent, UNFINISHED)?;
+                let (mut file, beside) = self.create(&parent, UNFINISHED)?;
                 if let Content::Held(held) = content {
                     file.write_all(&held).map_err(failed("write", &self.path))?;
                 }
-                file
+                (file, beside)
             }
         };
         file.write_all(data).map_err(failed("write", &self.path))?;
-        self.content = Content::Open(file);
+        self.content = Content::Open(file, beside);
         Ok(())
     }
 
     /// Makes it what was announced, in the directory it is in.
-    pub(super) fn finish(mut self, parent: &OwnedFd) -> Result<(), ReceiveError> {
+    pub(super) fn finish(mut self, parent: &Arc<OwnedFd>) -> Result<(), ReceiveError> {
         let content = std::mem::take(&mut self.content);
-        let file = if let Content::Open(file) = content {
-            file
+        let (file, beside) = if let Content::Open(file, beside) = content {
+            (file, beside)
         } else {
-            let mut file = self.create(parent, self.attributes.mode_at_once())?;
+            let (mut file, beside) = self.create(parent, self.attributes.mode_at_once())?;
             if let Content::Held(held) = content {
                 file.write_all(&held).map_err(failed("write", &self.path))?;
             }
-            file
+            (file, beside)
         };
         let apply = || -> io::Result<()> {
             apply_attributes(&file, &self.attributes)?;
-            if self.beside {
-                let (_, name) = order::split(&self.path);
-                rustix::fs::renameat(parent, &*self.name(), parent, name)?;
+            match beside {
+                Some(beside) => beside.place(order::split(&self.path).1),
+                None => Ok(()),
             }
-            Ok(())
         };
         apply().map_err(failed("finish", &self.path))
     }
 
-    /// The name it has until it is finished.
-    fn name(&self) -> Cow<'_, str> {
-        if self.beside {
-            Cow::Owned(format!(".cofferdam-{}-{}", self.id, std::process::id()))
+    /// Makes the file, under its own name where that is free.
+    fn create(
+        &self,
+        parent: &Arc<OwnedFd>,
+        mode: Mode,
+    ) -> Result<(File, Option<Beside>), ReceiveError> {
+        let made = if self.beside {
+            Beside::create(parent, mode).map(|(file, beside)| (file, Some(beside)))
         } else {
-            Cow::Borrowed(order::split(&self.path).1)
-        }
-    }
-
-    fn create(&self, parent: &OwnedFd, mode: Mode) -> Result<File, ReceiveError> {
-        dir::create_child_file(parent, &self.name(), mode)
-            .map(File::from)
-            .map_err(failed("create", &self.path))
+            let (_, name) = order::split(&self.path);
+            dir::create_child_file(parent, name, mode).map(|fd| (File::from(fd), None))
+        };
+        made.map_err(failed("create", &self.path))
     }
 }

@@ -400,7 +400,7 @@ impl Receiver {
         {
             self.disk.remove_existing(top, path, name, existing)?;
         }
-        self.pending.insert(id, FileInProgress::new(id, path, attributes, keep_until_done));
+        self.pending.insert(id, FileInProgress::new(path, attributes, keep_until_done));
         self.received.requested += 1;
         Ok(Step::Request(id))
     }

@@ -82,7 +82,7 @@ impl Receiver {
         let stat = StatView::decode_view(&stat)
             .map_err(|_| invalid("the list cannot be described".to_owned()))?;
         let attributes = self.disk.attributes(&stat, GoMode(stat.mode))?;
-        let mut file = FileInProgress::new(0, LIST, attributes, false);
+        let mut file = FileInProgress::new(LIST, attributes, false);
         if !described.list.is_empty() {
             file.add(&described.list, &self.disk, &mut self.parents)?;
         }

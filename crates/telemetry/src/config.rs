@@ -17,6 +17,8 @@ pub struct Otel {
     pub headers: BTreeMap<String, String>,
     /// Whether the endpoint is the whole address, to which no path is added. Our own.
     pub whole: bool,
+    /// What every span says of where it comes from, besides the name of the service. Our own.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// How a collector is spoken to.

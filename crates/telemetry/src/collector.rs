@@ -7,14 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buffa::Message;
+use buffa::{Message, MessageField};
 use cofferdam_wire::opentelemetry::proto::collector::trace::v1::ExportTraceServiceRequest;
+use cofferdam_wire::opentelemetry::proto::common::v1::KeyValue;
 use cofferdam_wire::opentelemetry::proto::trace::v1::ResourceSpans;
 use http::{HeaderName, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::config::{Otel, OtelProtocol};
-use crate::failure::Failure;
+use crate::spans::text;
 
 /// Batches that wait for a slow collector; each is one request of a client or one build.
 const QUEUE: usize = 256;
@@ -25,14 +26,30 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const HTTP_PATH: &str = "/v1/traces";
 
+/// Why a collector cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// Its address is none.
+    #[error("[otel] endpoint")]
+    Endpoint(#[from] url::ParseError),
+    /// A header has a name or a value that no header has.
+    #[error("[otel] headers")]
+    Header(#[from] http::Error),
+    /// The client cannot be made.
+    #[error("[otel] make a client")]
+    Client(#[from] reqwest::Error),
+}
+
 /// Where spans go; the default is nowhere.
 #[derive(Default)]
-pub(crate) struct Collector(Option<Queue>);
+pub struct Collector(Option<Queue>);
 
 /// What waits to be sent.
 struct Queue {
     batches: mpsc::Sender<Batch>,
     room: Arc<Semaphore>,
+    /// What is said of whoever sends, whatever the spans say of it.
+    attributes: Vec<KeyValue>,
 }
 
 /// Spans, and the room that they take until they are sent.
@@ -42,35 +59,52 @@ struct Batch {
 }
 
 impl Queue {
-    fn new() -> (Self, mpsc::Receiver<Batch>) {
+    fn new(attributes: Vec<KeyValue>) -> (Self, mpsc::Receiver<Batch>) {
         let (batches, waiting) = mpsc::channel(QUEUE);
-        (Self { batches, room: Arc::new(Semaphore::new(ROOM)) }, waiting)
+        (Self { batches, room: Arc::new(Semaphore::new(ROOM)), attributes }, waiting)
     }
 
     /// Whether there was room.
-    fn add(&self, spans: Vec<ResourceSpans>) -> bool {
+    fn add(&self, mut spans: Vec<ResourceSpans>) -> bool {
+        spans.iter_mut().for_each(|one| self.sign(one));
         let bytes: u64 = spans.iter().map(|one| u64::from(one.encoded_len())).sum();
         let room = u32::try_from(bytes)
             .ok()
             .and_then(|bytes| Arc::clone(&self.room).try_acquire_many_owned(bytes).ok());
         room.is_some_and(|room| self.batches.try_send(Batch { spans, room }).is_ok())
     }
+
+    /// Says whose spans they are: what clients say of that does not count.
+    fn sign(&self, spans: &mut ResourceSpans) {
+        if self.attributes.is_empty() {
+            return;
+        }
+        let mut resource = spans.resource.as_option().cloned().unwrap_or_default();
+        let own = |said: &KeyValue| self.attributes.iter().any(|own| own.key == said.key);
+        resource.attributes.retain(|said| !own(said));
+        resource.attributes.extend(self.attributes.iter().cloned());
+        spans.resource = MessageField::some(resource);
+    }
 }
 
 impl Collector {
-    /// Begins to send to the collector of the configuration, if it names one.
-    pub(crate) fn start(config: &Otel) -> Result<Self, Failure> {
+    /// Begins to send to the collector of the configuration, if it names one. To be called within a runtime, which sends.
+    ///
+    /// # Errors
+    /// The configuration names a collector that cannot be one.
+    pub fn start(config: &Otel) -> Result<Self, CollectorError> {
         if config.endpoint.is_empty() {
             return Ok(Self::default());
         }
         let sender = Sender::new(config)?;
-        let (queue, waiting) = Queue::new();
+        let attributes = config.attributes.iter().map(|(key, value)| text(key, value)).collect();
+        let (queue, waiting) = Queue::new(attributes);
         tokio::spawn(sender.run(waiting));
         Ok(Self(Some(queue)))
     }
 
     /// Sends spans, now or never.
-    pub(crate) fn send(&self, spans: Vec<ResourceSpans>) {
+    pub fn send(&self, spans: Vec<ResourceSpans>) {
         if let Some(queue) = &self.0
             && !spans.is_empty()
             && !queue.add(spans)
@@ -88,8 +122,7 @@ struct Sender {
 }
 
 impl Sender {
-    fn new(config: &Otel) -> Result<Self, Failure> {
-        let named = |error: &dyn std::fmt::Display| Failure::invalid(format!("[otel] {error}"));
+    fn new(config: &Otel) -> Result<Self, CollectorError> {
         let base = config.endpoint.trim_end_matches('/');
         let grpc = config.protocol == OtelProtocol::Grpc;
         let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
@@ -98,7 +131,7 @@ impl Sender {
             (false, true) => base,
             (false, false) => format!("{base}{HTTP_PATH}"),
         };
-        url::Url::parse(&url).map_err(|error| named(&format!("endpoint: {error}")))?;
+        url::Url::parse(&url)?;
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("cofferdam/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
@@ -108,12 +141,12 @@ impl Sender {
         }
         let mut headers = http::HeaderMap::new();
         for (name, value) in &config.headers {
-            let name = HeaderName::try_from(name).map_err(|error| named(&error))?;
-            let mut value = HeaderValue::try_from(value).map_err(|error| named(&error))?;
+            let name = HeaderName::try_from(name).map_err(http::Error::from)?;
+            let mut value = HeaderValue::try_from(value).map_err(http::Error::from)?;
             value.set_sensitive(true);
             headers.insert(name, value);
         }
-        Ok(Self { http: client.build().map_err(Failure::of)?, url, grpc, headers })
+        Ok(Self { http: client.build()?, url, grpc, headers })
     }
 
     async fn run(self, mut waiting: mpsc::Receiver<Batch>) {
@@ -162,6 +195,7 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::Pin;
 
+    use cofferdam_wire::opentelemetry::proto::resource::v1::Resource;
     use hyper::body::{Body, Incoming};
     use hyper::service::service_fn;
     use hyper::{Request, Response};
@@ -234,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_in_bytes() {
-        let (queue, mut waiting) = Queue::new();
+        let (queue, mut waiting) = Queue::new(Vec::new());
         assert!(!queue.add(spans(ROOM)), "with its frame it is larger than the room");
         assert!(queue.add(spans(ROOM / 2)));
         assert!(!queue.add(spans(ROOM / 2)));
@@ -242,5 +276,23 @@ mod tests {
         // What was sent makes room.
         drop(waiting.try_recv().unwrap());
         assert!(queue.add(spans(ROOM / 2)));
+    }
+
+    #[tokio::test]
+    async fn nobody_else_says_whose_spans_they_are() {
+        let own = text("cofferdam.project", "own");
+        let (queue, mut waiting) = Queue::new(vec![own.clone()]);
+        let other = text("host.name", "laptop");
+        let resource = Resource {
+            attributes: vec![text("cofferdam.project", "foreign"), other.clone()],
+            ..Resource::default()
+        };
+        let resource = MessageField::some(resource);
+        assert!(queue.add(vec![ResourceSpans { resource, ..ResourceSpans::default() }]));
+        assert!(queue.add(spans(1)));
+        let sent = waiting.recv().await.unwrap().spans;
+        assert_eq!(sent[0].resource.as_option().unwrap().attributes, [other, own.clone()]);
+        let sent = waiting.recv().await.unwrap().spans;
+        assert_eq!(sent[0].resource.as_option().unwrap().attributes, [own]);
     }
 }

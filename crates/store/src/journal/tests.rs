@@ -1,0 +1,164 @@
+//! A process that is killed: what was secured is there afterwards, and nothing that was removed.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::document::Document;
+use crate::{Options, PruneOptions, RecordType, Tree};
+
+fn open(root: &Path) -> Arc<Store> {
+    Store::open(root, Options::default()).unwrap()
+}
+
+fn blob(store: &Arc<Store>, bytes: &[u8]) -> Digest {
+    let mut writer = store.blob_writer(None).unwrap();
+    writer.write_all(bytes).unwrap();
+    writer.commit().unwrap().digest()
+}
+
+/// A record of a layer and a blob that only the record keeps.
+fn build(store: &Arc<Store>, key: &str) {
+    let active = store.new_layer(key, RecordType::Regular).unwrap();
+    std::fs::write(active.dir().join("file"), key).unwrap();
+    let mut record = Record::new(Digest::of(key), &[Tree::from(active.commit().unwrap())]);
+    record.blobs = vec![blob(store, key.as_bytes())];
+    record.aliases = vec![Digest::of(format!("alias of {key}"))];
+    store.put_record(record).unwrap();
+}
+
+fn is_there(store: &Arc<Store>, key: &str) -> bool {
+    let Some((record, trees)) = store.record(&Digest::of(format!("alias of {key}"))) else {
+        return false;
+    };
+    let file = std::fs::read_to_string(trees[0].layers()[0].dir().join("file")).unwrap();
+    assert_eq!(file, key);
+    assert!(store.check_blob(&record.blobs[0]).unwrap());
+    true
+}
+
+fn document(key: &str, bytes: &[u8]) -> Document {
+    Document { key: key.into(), bytes: bytes.to_vec(), blobs: Vec::new() }
+}
+
+fn has_journal(root: &Path) -> bool {
+    root.join(FILE).exists()
+}
+
+/// What a kill at this moment would leave.
+fn copy(root: &Path) -> (tempfile::TempDir, std::path::PathBuf) {
+    let temp = tempfile::tempdir().unwrap();
+    let copy = temp.path().join("root");
+    let copied = std::process::Command::new("cp").args(["-a", "--"]).arg(root).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    (temp, copy)
+}
+
+#[test]
+fn what_was_secured_survives_and_what_came_later_does_not() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    store.secure().unwrap();
+    assert!(!has_journal(temp.path()), "nothing waits");
+    build(&store, "durable");
+    store.flush().unwrap();
+    // From here on nothing is written in the background.
+    let turn = lock(&store.writer);
+    let mirror = store.mirror("context").unwrap();
+    std::fs::write(mirror.dir().join("mirrored"), "yes").unwrap();
+    drop(mirror);
+    build(&store, "secured");
+    let logs = blob(&store, b"logs");
+    let record = Document { blobs: vec![logs], ..document("k", b"a\nrecord\0") };
+    store.promise_document("history", record.clone());
+    assert_eq!(store.document("history", "k").unwrap(), None);
+    store.secure().unwrap();
+    build(&store, "later");
+
+    let (_temp, root) = copy(temp.path());
+    for _ in 0..2 {
+        let after = open(&root);
+        assert!(!has_journal(&root));
+        assert!(is_there(&after, "durable") && is_there(&after, "secured"));
+        assert!(!is_there(&after, "later"));
+        assert_eq!(after.document("history", "k").unwrap(), Some(record.clone()));
+        assert!(after.check_blob(&logs).unwrap());
+        let mirror = after.mirror("context").unwrap();
+        assert_eq!(std::fs::read_to_string(mirror.dir().join("mirrored")).unwrap(), "yes");
+        drop(mirror);
+        assert_eq!(after.verify(false).unwrap(), [] as [crate::Trouble; 0]);
+        // What a killed process left is durable once it was taken over.
+        let (_temp, killed_again) = copy(&root);
+        assert!(is_there(&open(&killed_again), "secured"));
+    }
+    drop(turn);
+}
+
+#[test]
+fn a_batch_takes_the_place_of_the_journal() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let turn = lock(&store.writer);
+    build(&store, "one");
+    store.secure().unwrap();
+    assert!(has_journal(temp.path()));
+    drop(turn);
+    store.flush().unwrap();
+    assert!(!has_journal(temp.path()));
+    store.promise_document("history", document("k", b"1"));
+    store.secure().unwrap();
+    build(&store, "two");
+    store.flush().unwrap();
+    assert!(has_journal(temp.path()), "a batch keeps no promise");
+    store.promise_document("history", document("k", b"2"));
+    store.put_document("history", &document("k", b"1")).unwrap();
+    assert!(has_journal(temp.path()), "nor does an older version");
+    store.put_document("history", &document("k", b"2")).unwrap();
+    assert!(!has_journal(temp.path()));
+}
+
+#[test]
+fn what_was_removed_does_not_come_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    build(&store, "evicted");
+    for key in ["broken", "removed", "kept"] {
+        store.promise_document("history", document(key, b"x"));
+    }
+    store.secure().unwrap();
+    store.prune(&PruneOptions { all: true, ..PruneOptions::default() }).unwrap();
+    store.break_promise("history", "broken");
+    store.put_document("history", &document("removed", b"x")).unwrap();
+    store.remove_document("history", "removed").unwrap();
+    let (_temp, root) = copy(temp.path());
+    let after = open(&root);
+    assert!(!is_there(&after, "evicted"));
+    assert_eq!(after.documents("history").unwrap(), [document("kept", b"x")]);
+    assert!(after.usage().is_empty());
+    assert!(after.blobs().unwrap().is_empty());
+}
+
+#[test]
+fn a_journal_of_another_run_of_the_machine_or_of_nobody_is_not_used() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let turn = lock(&store.writer);
+    build(&store, "one");
+    store.secure().unwrap();
+    let (_copy, killed) = copy(temp.path());
+    drop(turn);
+    let noted = std::fs::read_to_string(killed.join(FILE)).unwrap();
+    let other = noted.replace(&boot_id(), "00000000-0000-0000-0000-000000000000");
+    assert_ne!(other, noted);
+    let cut = &noted[..noted.len() / 2];
+    for journal in [other.as_str(), cut, "", "nonsense\n"] {
+        let (_temp, root) = copy(&killed);
+        std::fs::write(root.join(FILE), journal).unwrap();
+        let after = open(&root);
+        assert!(!is_there(&after, "one"));
+        assert!(!has_journal(&root));
+        assert!(after.usage().is_empty());
+    }
+    assert!(is_there(&open(&killed), "one"), "the control");
+}

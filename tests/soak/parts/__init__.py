@@ -1,0 +1,1 @@
+"""What `tests/soak/run` is made of."""
