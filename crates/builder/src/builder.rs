@@ -1,11 +1,13 @@
 //! A running builder: its parts, and the builds it has.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cofferdam_digest::Digest;
 use cofferdam_solver::{Job, Solver};
+use connectrpc::ErrorCode;
 use tokio::sync::Notify;
 
 use crate::admission::Admission;
@@ -18,6 +20,8 @@ use crate::worker::Worker;
 
 /// How long a finished build can still be asked for its events.
 const LINGER: Duration = Duration::from_secs(10);
+/// What clients are told of a builder that ends in good order.
+pub(crate) const STOPPING: &str = "the builder is stopping";
 
 /// A running builder.
 pub(crate) struct Builder {
@@ -33,6 +37,8 @@ pub(crate) struct Builder {
     pub(crate) admission: Admission,
     builds: Mutex<HashMap<String, Build>>,
     arrived: Notify,
+    /// Set with `builds` locked, so that none comes in behind those that are cancelled.
+    stopping: AtomicBool,
 }
 
 struct Build {
@@ -57,6 +63,7 @@ impl Builder {
             admission,
             builds: Mutex::default(),
             arrived: Notify::new(),
+            stopping: AtomicBool::new(false),
         })
     }
 
@@ -68,6 +75,7 @@ impl Builder {
     pub(crate) fn add(&self, job: Arc<Job<OpRuntime>>, bridge: Arc<Bridge>) -> Result<(), Failure> {
         let id = job.id().to_owned();
         let mut builds = self.lock();
+        self.check_open()?;
         if builds.contains_key(&id) {
             return Err(Failure::unknown(format!("job ID {id} exists")));
         }
@@ -138,10 +146,25 @@ impl Builder {
             .map_err(|_| Failure::not_found(format!("no such job {id}")))
     }
 
-    /// Cancels every build, for the end of the process.
-    pub(crate) fn cancel_all(&self) {
-        for build in self.lock().values() {
+    /// Cancels every build and takes no more, for the end of the process.
+    pub(crate) fn stop(&self) {
+        let builds = self.lock();
+        self.stopping.store(true, Ordering::SeqCst);
+        for build in builds.values() {
             build.job.cancel();
+        }
+    }
+
+    /// Whether it takes no more builds.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Refuses a build that comes while the builder ends.
+    pub(crate) fn check_open(&self) -> Result<(), Failure> {
+        match self.is_stopping() {
+            true => Err(Failure::new(ErrorCode::Unavailable, STOPPING)),
+            false => Ok(()),
         }
     }
 

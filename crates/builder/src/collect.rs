@@ -27,6 +27,12 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_secs(20);
 /// Between two looks whether much has come in, while builds run. A look is two numbers.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long that goes on after the last build: what it left is counted, and let go, a moment after its end.
+const LINGER: Duration = Duration::from_secs(5);
+/// After a collection there is none for this many times as long as it took, but for no more than `LONGEST_REST`: builds are not to
+/// wait for the disk all the time because more is held than a limit allows.
+const REST: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_secs(10);
 /// A limit is looked at again when so much of it has come in, or so many bytes: a small limit is kept closely, and a large one does
 /// not have the store counted all the time.
 const SHARE: u64 = 32;
@@ -46,8 +52,21 @@ pub(crate) struct Garbage {
     running: AtomicUsize,
     /// Rung when one begins or ends.
     wake: Notify,
-    /// How much there was at the last collection.
-    mark: Mutex<Mark>,
+    /// What the last collection came to.
+    seen: Mutex<Seen>,
+}
+
+/// What is known since the last collection.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// How much there was as it began.
+    mark: Mark,
+    /// There is none before this.
+    rest: Instant,
+    /// It left more than a limit allows, because that was held: when to look again, whatever comes in.
+    again: Option<Instant>,
+    /// How long was waited for that.
+    pause: Duration,
 }
 
 /// A running build, for as long as this lives.
@@ -68,6 +87,12 @@ pub(crate) struct Collected {
     pub(crate) left: u64,
     /// Bytes of disk that are free again.
     pub(crate) freed: u64,
+}
+
+impl Seen {
+    fn new(mark: Mark) -> Self {
+        Self { mark, rest: Instant::now(), again: None, pause: Duration::ZERO }
+    }
 }
 
 impl Mark {
@@ -105,7 +130,7 @@ impl Garbage {
             turn: Arc::default(),
             running: AtomicUsize::new(0),
             wake: Notify::new(),
-            mark: Mutex::new(Mark::of(store)),
+            seen: Mutex::new(Seen::new(Mark::of(store))),
         }
     }
 
@@ -114,6 +139,11 @@ impl Garbage {
         self.running.fetch_add(1, Ordering::SeqCst);
         self.wake.notify_one();
         Running(self)
+    }
+
+    /// Whether no build runs, also none that only has to be recorded and answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.load(Ordering::SeqCst) == 0
     }
 
     /// Takes what `options` allow; gives what went.
@@ -137,11 +167,12 @@ impl Garbage {
         })?;
         let store = Arc::clone(&self.store);
         let work = move || {
-            let _turn = turn;
             let before = store.disk().map_err(Failure::store)?.total();
             for options in asked(max_bytes, keep_seconds) {
                 store.prune(&options).map_err(Failure::store)?;
             }
+            // Others need not wait for the files to be gone.
+            drop(turn);
             store.wait_for_deletions();
             let left = store.disk().map_err(Failure::store)?.total();
             let freed = before.saturating_sub(left);
@@ -151,43 +182,76 @@ impl Garbage {
         blocking(work).await?
     }
 
-    fn mark(&self) -> std::sync::MutexGuard<'_, Mark> {
-        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether so much came in since the last collection that a limit may be passed.
     fn has_grown(&self) -> bool {
         let Some(step) = step(&self.rules, disk_size(&self.store)) else { return false };
         let now = Mark::of(&self.store);
-        let mut mark = self.mark();
+        let mut seen = self.seen();
         // What others on this disk gave back is not room for this store to hide in.
-        mark.free = mark.free.max(now.free);
-        mark.is_passed(now, step)
+        seen.mark.free = seen.mark.free.max(now.free);
+        seen.mark.is_passed(now, step)
     }
 
-    /// Waits until it is time for all rules, or until much has come in; `true` for the former.
+    /// Waits until it is time for all rules, or until much has come in or may have been let go; `true` for the former.
     async fn wait(&self, due: Instant) -> bool {
+        let mut lively = Instant::now() + LINGER;
         loop {
-            let look = async {
-                if self.running.load(Ordering::SeqCst) == 0 {
-                    std::future::pending::<()>().await;
-                }
-                tokio::time::sleep(LOOK).await;
-            };
-            tokio::select! {
-                () = tokio::time::sleep_until(due) => return true,
-                () = look => {}
-                () = self.wake.notified() => {}
+            let Seen { rest, again, .. } = *self.seen();
+            let now = Instant::now();
+            if !self.is_idle() {
+                lively = now + LINGER;
             }
-            if self.has_grown() {
+            let look = (now < lively).then(|| now + LOOK);
+            let next = look.into_iter().chain(again).min();
+            let next = next.map_or(due, |next| next.max(rest).min(due));
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = self.wake.notified() => {
+                    lively = Instant::now() + LINGER;
+                    self.look_soon();
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            if now >= due {
+                return true;
+            }
+            if again.is_some_and(|again| again <= now) || self.has_grown() {
                 return false;
             }
         }
     }
 
+    /// A build began or ended: what was held may be held no more.
+    fn look_soon(&self) {
+        let mut seen = self.seen();
+        if seen.again.is_some() {
+            (seen.again, seen.pause) = (Some(Instant::now() + LOOK), Duration::ZERO);
+        }
+    }
+
+    /// Notes that the rules were applied, and whether a limit is passed nevertheless.
+    fn applied(&self, mark: Mark, begun: Instant, over: bool) {
+        let now = Instant::now();
+        let took = now.duration_since(begun);
+        let mut seen = self.seen();
+        let pause = if over { (seen.pause * 2).clamp(LOOK, INTERVAL) } else { Duration::ZERO };
+        *seen = Seen {
+            mark,
+            rest: now + took.saturating_mul(REST).clamp(LOOK, LONGEST_REST),
+            again: over.then(|| now + pause),
+            pause,
+        };
+    }
+
     /// Applies the rules: `all` of them, or those whose limit of size is passed.
     async fn apply(&self, all: bool) {
-        let mark = Mark::of(&self.store);
+        let (begun, mark) = (Instant::now(), Mark::of(&self.store));
+        let mut over = false;
         for rule in &self.rules {
             let options = match options(rule, disk_size(&self.store)) {
                 Ok(options) => options,
@@ -198,16 +262,22 @@ impl Garbage {
             };
             let turn = Arc::clone(&self.turn).lock_owned().await;
             let store = Arc::clone(&self.store);
-            let work = move || match all || store.exceeds(&options) {
-                true => pruned(&store, &options, turn),
-                false => Ok(Vec::new()),
+            let work = move || {
+                if !all && !store.exceeds(&options) {
+                    return Ok(false);
+                }
+                pruned(&store, &options, turn)?;
+                Ok::<_, Failure>(store.exceeds(&options))
             };
-            let result = blocking(work).await;
-            if let Err(failure) = result.and_then(identity) {
-                tracing::warn!(%failure, "garbage collection failed");
+            match blocking(work).await.and_then(identity) {
+                Ok(still) => over |= still,
+                Err(failure) => {
+                    over = true;
+                    tracing::warn!(%failure, "garbage collection failed");
+                }
             }
         }
-        *self.mark() = mark;
+        self.applied(mark, begun, over);
     }
 }
 

@@ -73,9 +73,13 @@ fn code_of_one(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
         Some(RegistryError::Mismatch { .. }) => return Some(ErrorCode::DataLoss),
         _ => {}
     }
-    let content = error.downcast_ref::<ContentError>();
-    if matches!(content, Some(ContentError::Digest { .. } | ContentError::Size { .. })) {
-        return Some(ErrorCode::DataLoss);
+    match error.downcast_ref::<ContentError>() {
+        Some(ContentError::Digest { .. }) => return Some(ErrorCode::DataLoss),
+        // Too few bytes are a transfer that broke off; what there is of them may be right.
+        Some(ContentError::Size { size, found, .. }) if found > size => {
+            return Some(ErrorCode::DataLoss);
+        }
+        _ => {}
     }
     let errno = error
         .downcast_ref::<Errno>()
@@ -334,7 +338,9 @@ mod tests {
         let wrong = ContentError::Digest { expected: digest, found };
         assert_eq!(Failure::store(wrong).code(), ErrorCode::DataLoss);
         let short = ContentError::Size { expected: digest, size: 2, found: 1 };
-        assert_eq!(Failure::store(short).code(), ErrorCode::DataLoss);
+        assert_eq!(Failure::store(short).code(), ErrorCode::Unknown);
+        let long = ContentError::Size { expected: digest, size: 1, found: 2 };
+        assert_eq!(Failure::store(long).code(), ErrorCode::DataLoss);
         let (url, reason) = (String::new(), "it is too short");
         let mismatch = RegistryError::Mismatch { url, expected: digest, reason };
         assert_eq!(Failure::of(mismatch).code(), ErrorCode::DataLoss);

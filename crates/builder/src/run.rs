@@ -131,9 +131,9 @@ async fn serve(parts: Parts) -> Result<(), RunError> {
         () = steps.lost() => Err(RunError::Helpers),
     };
     tracing::info!("builder is stopping");
-    builder.cancel_all();
+    builder.stop();
     let idle = async {
-        while !builder.is_idle() {
+        while !(builder.is_idle() && context.garbage.is_idle()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

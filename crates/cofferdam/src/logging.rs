@@ -102,6 +102,9 @@ impl FromStr for Format {
 pub(crate) fn start(level: Level, format: Format) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level.filter()))
+        // A message that cannot be written, to a full disk as a rule, is lost. Complaining about it in the same place would fail too,
+        // and end whatever had something to say.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {
         Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),

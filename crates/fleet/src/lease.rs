@@ -82,6 +82,8 @@ impl Lease {
     /// # Errors
     /// The builder is gone, or the id makes no sense.
     pub async fn watch(&self, build: &str) -> Result<Watch, FleetError> {
+        // First: the builder may say something of it at once.
+        self.running.given().begin(build);
         self.running.or_end(control::watch(self.running.run(), build).await).await
     }
 
@@ -98,7 +100,9 @@ impl Lease {
     /// # Errors
     /// The builder is gone.
     pub async fn close(&self, build: &str) -> Result<(), FleetError> {
-        self.running.or_end(self.running.control().close(build).await).await
+        let closed = self.running.control().close(build).await;
+        self.running.given().end(build);
+        self.running.or_end(closed).await
     }
 
     pub(crate) fn running(&self) -> &Arc<Running> {

@@ -1,7 +1,7 @@
 //! What a builder writes to its standard error: kept a little of, passed on to the server's log, never believed.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -15,13 +15,57 @@ const MAX_LINE: usize = 8192;
 /// Lines kept for the report of a builder that ended badly.
 const KEPT_LINES: usize = 20;
 
+/// Builds that have ended of which a builder may still speak: what it said last is on its way.
+const ENDED_BUILDS: usize = 1000;
+
 /// How long the last words of a process that has ended may be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The builds that a builder was given. Of others it has nothing to say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Given(Arc<Mutex<Ids>>);
+
+#[derive(Debug, Default)]
+struct Ids {
+    known: HashSet<String>,
+    /// Those that have ended, the oldest first.
+    ended: VecDeque<String>,
+}
+
+impl Given {
+    fn ids(&self) -> MutexGuard<'_, Ids> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A build begins.
+    pub(crate) fn begin(&self, build: &str) {
+        self.ids().known.insert(build.to_owned());
+    }
+
+    /// A build has ended.
+    pub(crate) fn end(&self, build: &str) {
+        let mut ids = self.ids();
+        if !ids.known.contains(build) || ids.ended.iter().any(|ended| ended == build) {
+            return;
+        }
+        ids.ended.push_back(build.to_owned());
+        if ids.ended.len() > ENDED_BUILDS
+            && let Some(oldest) = ids.ended.pop_front()
+        {
+            ids.known.remove(&oldest);
+        }
+    }
+
+    fn contains(&self, build: &str) -> bool {
+        self.ids().known.contains(build)
+    }
+}
 
 /// The last messages of a builder.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Messages {
     kept: Arc<Mutex<VecDeque<String>>>,
+    given: Given,
     closed: CancellationToken,
 }
 
@@ -38,6 +82,11 @@ impl Messages {
             });
         }
         messages
+    }
+
+    /// The builds that it may speak of.
+    pub(crate) fn given(&self) -> Given {
+        self.given.clone()
     }
 
     async fn follow(self, mut stream: ChildStderr, project: String) {
@@ -65,7 +114,9 @@ impl Messages {
             return;
         }
         let Said { text, build, step } = said;
-        tracing::info!(project, build, step, "builder: {text}");
+        let build = build.filter(|build| self.given.contains(build));
+        // As a value: no text of a builder's looks like one of the server's own.
+        tracing::info!(project, build, step, said = text, "a builder says");
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_LINES {
             kept.pop_front();
@@ -98,5 +149,22 @@ mod tests {
         let last = messages.last();
         assert_eq!(last.lines().count(), KEPT_LINES);
         assert!(last.ends_with("line 49"));
+    }
+
+    #[test]
+    fn a_builder_speaks_of_its_own_builds_only() {
+        let given = Given::default();
+        given.begin("b");
+        given.end("other");
+        assert!(given.contains("b") && !given.contains("other"));
+        given.end("b");
+        given.end("b");
+        assert!(given.contains("b"), "its last words are on their way");
+        for number in 0..ENDED_BUILDS {
+            given.begin(&number.to_string());
+            given.end(&number.to_string());
+        }
+        assert!(!given.contains("b") && given.contains("0"));
+        assert_eq!(given.ids().known.len(), ENDED_BUILDS);
     }
 }

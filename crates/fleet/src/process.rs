@@ -18,7 +18,7 @@ use crate::control::Control;
 use crate::error::FleetError;
 use crate::fleet::Shared;
 use crate::leftovers::sweep_groups;
-use crate::messages::Messages;
+use crate::messages::{Given, Messages};
 use crate::observed::{Observed, Observer};
 use crate::places::{CONFIG, ProjectPlaces, SOCKET, failed};
 use crate::settings;
@@ -63,6 +63,7 @@ pub(crate) struct Running {
     supervisor: u32,
     run: OwnedFd,
     control: Control,
+    given: Given,
     crowd: Crowd,
     leases: Mutex<Leases>,
     /// Leases held, for the idle timer.
@@ -137,8 +138,14 @@ impl Running {
         &self.control
     }
 
+    /// The builds that it may speak of.
+    pub(crate) fn given(&self) -> &Given {
+        &self.given
+    }
+
     pub(crate) async fn usage(&self) -> Result<u64, FleetError> {
-        self.control.usage().await
+        // Sums of such numbers are kept where they have a sign.
+        Ok(self.control.usage().await?.min(i64::MAX.unsigned_abs()))
     }
 
     fn leases(&self) -> MutexGuard<'_, Leases> {
@@ -209,6 +216,11 @@ impl Running {
         }
     }
 
+    /// Whether it ends, or has ended, because the fleet told it to.
+    pub(crate) fn was_told(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.borrow().is_some()
     }
@@ -270,6 +282,7 @@ pub(crate) async fn start(
         clamped,
         run,
         control,
+        given: messages.given(),
         crowd: Arc::clone(&shared.crowd),
         leases: Mutex::new(Leases::default()),
         held: watch::Sender::new(0),

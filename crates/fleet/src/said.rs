@@ -1,6 +1,7 @@
 //! One line of a builder's standard error: a JSON object, where it comes from its log, or whatever a program says that ends badly.
 //!
-//! The builder is behind a wall: what it says is shortened, and an id is taken for one only if it looks like one.
+//! The builder is behind a wall: what it says is shortened, and an id is taken for one only if it looks like one. Whether it may
+//! speak of that build is for others to say.
 
 use serde_json::{Map, Value};
 
@@ -11,7 +12,7 @@ const MAX_ID: usize = 64;
 /// Length of a digest: the algorithm, a colon, 64 digits.
 const DIGEST: usize = 71;
 /// What the server's own log says of every message.
-const KNOWN: [&str; 6] = ["timestamp", "level", "target", "message", "build", "step"];
+const KNOWN: [&str; 7] = ["timestamp", "level", "target", "message", "project", "build", "step"];
 
 /// What a builder said.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ fn is_digest(id: &str) -> bool {
 
 /// A text as it can be shown: names of steps may hold anything, escape sequences of terminals for example.
 fn readable(text: &str) -> String {
-    let mut clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut clean: String = text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
     let mut end = clean.len().min(MAX_TEXT);
     while !clean.is_char_boundary(end) {
         end -= 1;
@@ -72,6 +73,13 @@ fn readable(text: &str) -> String {
     clean.truncate(end);
     clean.truncate(clean.trim_end().len());
     clean
+}
+
+/// What is not shown itself but changes how the rest is: where lines end, and in which direction they run.
+fn is_hidden(c: char) -> bool {
+    let marks = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}');
+    let ranges = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || marks || ranges
 }
 
 #[cfg(test)]
@@ -87,10 +95,21 @@ mod tests {
     }
 
     #[test]
+    fn what_turns_lines_around_is_not_shown() {
+        let hidden = "\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}";
+        for c in hidden.chars() {
+            let said = Said::in_line(format!("a{c}b").as_bytes());
+            assert_eq!(said.text, "a b", "{}", c.escape_unicode());
+        }
+        let shown = "\u{200d}\u{2010}\u{202f}\u{e9}";
+        assert_eq!(Said::in_line(shown.as_bytes()).text, shown);
+    }
+
+    #[test]
     fn ids_are_told_apart_from_the_text() {
         let step = format!("sha256:{}", "a".repeat(64));
         let line = format!(
-            r#"{{"timestamp":"t","level":"WARN","message":"it broke","build":"b1","step":"{step}","bytes":3}}"#
+            r#"{{"timestamp":"t","level":"WARN","message":"it broke","project":"p2","build":"b1","step":"{step}","bytes":3}}"#
         );
         let said = Said::in_line(line.as_bytes());
         assert_eq!(said.text, "it broke bytes=3");

@@ -6,6 +6,10 @@ use crate::spec::{ProjectSpec, Resources};
 
 /// Processes and threads of a builder and all its steps; some thousand make a large compilation, many more a fork bomb.
 const PIDS: i64 = 32_768;
+/// The most that a builder keeps of past builds where nothing is said.
+const HISTORY: i64 = 2 << 30;
+/// Part of the cache's size that past builds may have beside it.
+const HISTORY_PART: i64 = 10;
 /// Bytes of the unit that cache policies count in, as the API and its clients have it.
 const GB: i64 = 1 << 30;
 
@@ -22,6 +26,7 @@ pub(crate) fn of_project(
     config.remove("root");
     egress(&mut config, spec);
     limits(&mut config, spec);
+    history(&mut config, spec);
     let isolation = table(&mut config, "isolation");
     isolation.insert("level".to_owned(), Value::String(spec.isolation.name().to_owned()));
     isolation.insert("idsBase".to_owned(), Value::Integer(first_id.into()));
@@ -86,6 +91,15 @@ fn limits(config: &mut Table, spec: &ProjectSpec) {
         limits.insert("within".to_owned(), outer);
     }
     config.insert("limits".to_owned(), Value::Table(limits));
+}
+
+/// Records of past builds are no cache and no rule of it removes them: beside a small cache there are few, unless the operator has
+/// said how many.
+fn history(config: &mut Table, spec: &ProjectSpec) {
+    if spec.keep_gb > 0 {
+        let bytes = i64::from(spec.keep_gb).saturating_mul(GB / HISTORY_PART).min(HISTORY);
+        table(config, "history").entry("maxBytes").or_insert(Value::Integer(bytes));
+    }
 }
 
 /// A project's cache policy as rules of garbage collection.
@@ -217,11 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn past_builds_have_a_part_of_the_caches_size() {
+        let resources = Resources { cpus: 2, memory: 1 << 30 };
+        let most = |all: &str, keep_gb: u32| {
+            let spec = ProjectSpec { keep_gb, ..plain(resources) };
+            let config = of_project(&all.parse::<Table>().unwrap(), &spec, 1, resources);
+            config["history"]["maxBytes"].clone()
+        };
+        assert_eq!(most("", 5).as_integer(), Some(536_870_910));
+        assert_eq!(most("history.maxAge = 60", 500).as_integer(), Some(2 << 30));
+        assert_eq!(most("history.maxBytes = '9GB'", 5).as_str(), Some("9GB"));
+    }
+
+    #[test]
     fn without_a_policy_nothing_is_collected_for_it() {
         let resources = Resources { cpus: 2, memory: 1 << 30 };
         let spec = plain(resources);
         let config = of_project(&Table::new(), &spec, 1, resources);
         assert!(config["worker"]["oci"].get("gcpolicy").is_none());
+        assert!(config.get("history").is_none());
         let odd: Table = "isolation = 3".parse().unwrap();
         assert!(of_project(&odd, &spec, 1, resources)["isolation"].is_table());
     }

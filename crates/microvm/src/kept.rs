@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Mode;
+
 /// Characters of a digest that tell files apart.
 const NAME: usize = 24;
 /// Age of an unfinished file that nobody writes any more.
@@ -39,7 +41,10 @@ pub(crate) fn keep<E>(
 
 /// An empty file that the machine's process, which has ids of its own, can read.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
-    File::options().write(true).create(true).truncate(true).mode(0o644).open(path)
+    let file = File::options().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+    // Whatever mask this process was started with.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644))?;
+    Ok(file)
 }
 
 fn sweep(directory: &Path, prefix: &str, kept: &str) {
@@ -87,6 +92,17 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "identity");
         assert!(!there(".file-old.1") && !there("file-other"));
         assert!(there(".file-new.2") && there(".other-old.1"));
+    }
+
+    #[test]
+    fn others_can_read_what_is_made() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        // As one that another mask had narrowed.
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&path).unwrap();
+        let made = create(&path).unwrap();
+        assert_eq!(made.metadata().unwrap().permissions().mode() & 0o777, 0o644);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::error::RecordsError;
 use crate::page::{Asked, Bounds, Page, PageRequest};
 use crate::records::Records;
-use crate::row::{count, duration, micros, now, time};
+use crate::row::{count, duration, micros, now, time, written};
 
 const PAGES: Bounds = Bounds { default: 30, most: 100 };
 
@@ -148,9 +148,9 @@ impl Records {
         .bind(new.command)
         .bind(new.options)
         .bind(micros(now()))
-        .fetch_one(&self.write)
+        .fetch_all(&self.write)
         .await
-        .and_then(|row| read(&row))
+        .and_then(|rows| read(&written(rows).ok_or(sqlx::Error::RowNotFound)?))
         .map_err(RecordsError::database("create a build"))
     }
 

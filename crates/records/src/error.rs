@@ -1,9 +1,12 @@
 //! What can go wrong with records.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// The version of this program.
 pub(crate) const PROGRAM: &str = env!("CARGO_PKG_VERSION");
+/// SQLite's number for a write that found no room.
+const SQLITE_FULL: &str = "13";
 
 fn written_by(program: &str) -> String {
     if program.is_empty() { String::new() } else { format!(", written by cofferdam {program}") }
@@ -73,8 +76,49 @@ impl RecordsError {
         matches!(self, Self::PageSize | Self::PageToken)
     }
 
+    /// Whether the disk has no room for what was to be written.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::File { source, .. } | Self::Database { source: sqlx::Error::Io(source), .. } => {
+                matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            }
+            Self::Database { source: sqlx::Error::Database(source), .. } => {
+                source.code().is_some_and(|code| code == SQLITE_FULL)
+            }
+            _ => false,
+        }
+    }
+
     /// Names the attempt for an error of the database.
     pub(crate) fn database(action: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Database { action, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::{NewBuild, Records};
+
+    #[tokio::test]
+    async fn a_database_without_room_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).await.unwrap();
+        let new = |options: String| NewBuild {
+            id: None,
+            project: "project".to_owned(),
+            organization: "organization".to_owned(),
+            token: None,
+            command: 1,
+            options,
+        };
+        // No more pages than there are.
+        sqlx::query("PRAGMA max_page_count = 1").fetch_all(&records.write).await.unwrap();
+        let error = records.create_build(new("x".repeat(1 << 20))).await.unwrap_err();
+        assert!(error.is_full(), "{error:?}");
+        let missing = sqlx::query("SELECT * FROM missing").execute(&records.read).await;
+        let error = super::RecordsError::database("look")(missing.unwrap_err());
+        assert!(!error.is_full(), "{error:?}");
     }
 }

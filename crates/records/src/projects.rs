@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::error::RecordsError;
 use crate::page::{Asked, Bounds, Page, PageRequest};
 use crate::records::Records;
-use crate::row::{count, micros, now, time};
+use crate::row::{count, micros, now, time, written};
 
 const PAGES: Bounds = Bounds { default: 50, most: 250 };
 /// Numbers of id ranges there are: as many as the fleet has, for every level of isolation.
@@ -249,9 +249,9 @@ impl Records {
         .bind(change.cache.map(|cache| cache.keep_gb))
         .bind(change.cache.map(|cache| cache.keep_days))
         .bind(change.hardware)
-        .fetch_optional(&self.write)
+        .fetch_all(&self.write)
         .await
-        .and_then(|row| row.as_ref().map(read).transpose())
+        .and_then(|rows| written(rows).as_ref().map(read).transpose())
         .map_err(RecordsError::database("change a project"))
     }
     /// Changes a project's walls. None when there is no active one.
@@ -272,9 +272,9 @@ impl Records {
         .bind(change.isolation)
         .bind(change.network_policy)
         .bind(change.limits)
-        .fetch_optional(&self.write)
+        .fetch_all(&self.write)
         .await
-        .and_then(|row| row.as_ref().map(read).transpose())
+        .and_then(|rows| written(rows).as_ref().map(read).transpose())
         .map_err(RecordsError::database("change a project's walls"))
     }
 }

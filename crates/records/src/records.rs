@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{Connection, SqlitePool};
 
 use crate::backup;
 use crate::error::RecordsError;
@@ -78,7 +80,8 @@ impl Records {
                 .max_connections(most)
                 .idle_timeout(None)
                 .max_lifetime(None)
-                .acquire_timeout(ACQUIRE);
+                .acquire_timeout(ACQUIRE)
+                .after_release(|connection, _| Box::pin(is_clean(connection)));
             pool.connect_with(options).await.map_err(RecordsError::database("open the records"))
         };
         let full = options.clone().synchronous(SqliteSynchronous::Full);
@@ -97,6 +100,17 @@ impl Records {
         self.stream.close().await;
         self.write.close().await;
     }
+}
+
+/// Whether a connection can be used again. On a full disk the database itself takes back what could not be committed, after which the
+/// connection believes for ever that it is within a transaction, and every further one fails.
+async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if !connection.is_in_transaction() {
+        return Ok(true);
+    }
+    // The end of a transaction that was given up may be on its way; this comes after it.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Sees to it that the database has the form that this program knows.
@@ -124,4 +138,37 @@ async fn bring_up_to_date(
 fn create(path: &Path) -> Result<(), RecordsError> {
     let failed = |source| RecordsError::File { action: "create", path: path.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{CachePolicy, NewProject};
+
+    #[tokio::test]
+    async fn what_the_disk_ended_is_not_in_the_way_of_what_comes_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).await.unwrap();
+        let organization = records.create_organization("acme").await.unwrap().id;
+        let new = |name: String| NewProject {
+            organization: organization.clone(),
+            name,
+            region: "us-east-1".to_owned(),
+            cache: CachePolicy::default(),
+            hardware: 0,
+        };
+        let pages = async |most: u32| {
+            let limit = format!("PRAGMA max_page_count = {most}");
+            sqlx::query(&limit).fetch_all(&records.write).await.unwrap();
+        };
+        for _ in 0..3 {
+            pages(1).await;
+            let error = records.create_project(new("x".repeat(1 << 20))).await.unwrap_err();
+            assert!(error.is_full(), "{error:?}");
+        }
+        pages(1 << 20).await;
+        let made = records.create_project(new("small".to_owned())).await.unwrap();
+        assert_eq!(records.project(&made.id).await.unwrap().unwrap().name, "small");
+    }
 }

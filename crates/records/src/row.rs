@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::sqlite::SqliteRow;
 
 /// A time as it is stored.
 pub(crate) const fn micros(at: DateTime<Utc>) -> i64 {
@@ -42,4 +43,12 @@ pub(crate) fn stored(size: u64) -> i64 {
 /// A size as it was stored.
 pub(crate) fn size(stored: i64) -> u64 {
     u64::try_from(stored).unwrap_or(0)
+}
+
+/// The row that a statement gave which wrote it.
+///
+/// Such a statement is to be run by `fetch_all`: whoever stops at the first row never hears that the disk was full when the
+/// statement was committed, after it.
+pub(crate) fn written(rows: Vec<SqliteRow>) -> Option<SqliteRow> {
+    rows.into_iter().next()
 }

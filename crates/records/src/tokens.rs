@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::error::RecordsError;
 use crate::records::Records;
-use crate::row::{micros, now, time};
+use crate::row::{micros, now, time, written};
 
 /// What a token stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,8 +125,9 @@ impl Records {
         .bind(&new.hash)
         .bind(micros(created_at))
         .bind(expires_at.map(micros))
-        .fetch_one(&self.write)
+        .fetch_all(&self.write)
         .await
+        .and_then(|rows| written(rows).ok_or(sqlx::Error::RowNotFound))
         .map_err(RecordsError::database("create a token"))?;
         let NewToken { kind, organization, project, build, parent, description, .. } = new;
         Ok(Token {

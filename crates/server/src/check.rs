@@ -33,6 +33,12 @@ pub enum CheckError {
         /// The directory.
         path: PathBuf,
     },
+    /// Logs are kept beside the records from the first start on.
+    #[error("{} is gone, and logs of builds with it: a server makes it anew when it starts", path.display())]
+    NoLogs {
+        /// Where they were.
+        path: PathBuf,
+    },
     /// The version of the directory.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -79,6 +85,11 @@ async fn open(data_dir: &Path) -> Result<(u32, Records), CheckError> {
     if !data_dir.join("records.db").is_file() {
         return Err(CheckError::NoRecords { path: data_dir.to_owned() });
     }
+    let logs = data_dir.join("logs");
+    // Opening the records would make it.
+    if !logs.is_dir() {
+        return Err(CheckError::NoLogs { path: logs });
+    }
     Ok((layout, Records::open_as_is(data_dir).await?))
 }
 
@@ -90,14 +101,27 @@ async fn look(data_dir: &Path, layout: u32, records: &Records) -> Result<Checked
         problems.push(format!("records: {count} rows of {table} belong to no build"));
     }
     problems.extend(found.stray_logs.iter().map(|log| format!("logs: {log} is no build's")));
-    let registry = Registry::open_beside(RegistryOptions {
-        records: records.clone(),
-        dir: data_dir.join("registry"),
-        trash: data_dir.join("trash"),
-        limits: Limits::default(),
-    })?;
     let projects = projects(records).await?;
+    let dir = data_dir.join("registry");
+    // Nothing is made here, and there is none before the first server, nor in a restored directory without images.
+    let registry = if dir.is_dir() {
+        Some(Registry::open_beside(RegistryOptions {
+            records: records.clone(),
+            // Nothing is thrown away here: it only has to be there.
+            trash: dir.clone(),
+            dir,
+            limits: Limits::default(),
+        })?)
+    } else {
+        None
+    };
     for project in &projects {
+        let Some(registry) = &registry else {
+            if !records.named_content(project, "", 1).await?.is_empty() {
+                problems.push(format!("project {project}: all images are gone with the registry"));
+            }
+            continue;
+        };
         let failed = |source| CheckError::Images { project: project.clone(), source };
         let troubles = registry.verify(project).await.map_err(failed)?;
         problems.extend(troubles.iter().map(|trouble| format!("project {project}: {trouble}")));

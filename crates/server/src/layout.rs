@@ -5,6 +5,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -31,9 +32,9 @@ const PROGRAM: &str = concat!("cofferdam ", env!("CARGO_PKG_VERSION"));
 enum Step {
     /// Nothing in it is different.
     Noted,
-    /// Work on the directory. A crash may come at any moment: doing it again must be harmless.
+    /// Work in the directory, beneath its descriptor: what is below may be a tenant's. A crash may come at any moment: doing it again must be harmless.
     #[cfg_attr(not(test), expect(dead_code, reason = "no version has needed any so far"))]
-    Changed(fn(&Path) -> io::Result<()>),
+    Changed(fn(&OwnedFd) -> io::Result<()>),
 }
 
 /// The versions of one kind of directory.
@@ -148,7 +149,9 @@ impl Layout {
         for (step, to) in self.missing(found) {
             if let Step::Changed(change) = step {
                 let failed = |source| LayoutError::Migrate { dir: dir.to_owned(), to, source };
-                change(dir).map_err(failed)?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let opened = rustix::fs::open(dir, flags, Mode::empty());
+                opened.map_err(io::Error::from).and_then(|dir| change(&dir)).map_err(failed)?;
             }
             match note(dir, to) {
                 // A full disk is no reason to stop: what is here can be used as it is, and room can be made.
@@ -253,8 +256,12 @@ fn parse(bytes: &[u8]) -> Option<Noted> {
     let table: toml::Table = std::str::from_utf8(bytes).ok()?.parse().ok()?;
     let version = u32::try_from(table.get("version")?.as_integer()?).ok()?;
     let program = table.get("program").and_then(toml::Value::as_str).unwrap_or("another program");
-    let program = program.chars().filter(|char| !char.is_control()).take(MAX_PROGRAM).collect();
-    Some(Noted { version, program })
+    Some(Noted { version, program: plain(program) })
+}
+
+/// The name of a program as it is repeated to people, whoever wrote it.
+pub(crate) fn plain(program: &str) -> String {
+    program.chars().filter(|char| !char.is_control()).take(MAX_PROGRAM).collect()
 }
 
 /// Writes the version; a crash leaves the old file or the new one.
@@ -281,13 +288,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn first(dir: &Path) -> io::Result<()> {
-        std::fs::write(dir.join("first"), "")
+    fn first(dir: &OwnedFd) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(dir, "first", flags, Mode::RUSR | Mode::WUSR).map(drop)?)
     }
 
-    fn second(dir: &Path) -> io::Result<()> {
+    fn second(dir: &OwnedFd) -> io::Result<()> {
         // Fails as long as something is in its way, like a crash.
-        std::fs::create_dir(dir.join("second"))
+        Ok(rustix::fs::mkdirat(dir, "second", Mode::RWXU)?)
     }
 
     const LATER: Layout = Layout {

@@ -1,16 +1,19 @@
 //! What a service manager is told about this process: that it serves, that it stops.
 //!
-//! One datagram to the socket that `NOTIFY_SOCKET` names, in the manner of systemd. Nothing is read, nobody is waited for, and
-//! without the variable nothing is done.
+//! One datagram to the socket that `NOTIFY_SOCKET` names, in the manner of systemd. Nothing is read, nobody is waited for longer
+//! than a moment, and without the variable nothing is done.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// The variable with the socket's address.
 const SOCKET: &str = "NOTIFY_SOCKET";
+/// How long a manager that is busy is waited for: one that never hears of the start ends the service.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tells the service manager, if one asked for it: lines such as `READY=1`, `STOPPING=1`, `STATUS=…`.
 pub fn notify(state: &str) {
@@ -28,8 +31,7 @@ fn send(address: &OsStr, state: &str) -> io::Result<()> {
         None => SocketAddr::from_pathname(address)?,
     };
     let socket = UnixDatagram::unbound()?;
-    // A manager that takes nothing more is not waited for.
-    socket.set_nonblocking(true)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
     socket.send_to_addr(state.as_bytes(), &address).map(drop)
 }
 

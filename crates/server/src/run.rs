@@ -32,6 +32,8 @@ use crate::start::{self, DataDir, FirstToken};
 const REQUESTS_GRACE: Duration = Duration::from_secs(3);
 /// How long builders have to stop by themselves.
 const BUILDERS_GRACE: Duration = Duration::from_secs(15);
+/// What a service manager grants beyond that before it kills.
+const STOP_RESERVE: Duration = Duration::from_secs(30);
 
 /// What a server is started with.
 pub struct Options {
@@ -120,7 +122,7 @@ pub enum ServerError {
 /// Something the server needs cannot be had; nothing was served then.
 pub async fn run(options: Options) -> Result<(), ServerError> {
     let Options { mut config, program, ready } = options;
-    let otel = traces(&mut config)?;
+    let otel = traces(&mut config, |name| std::env::var(name).ok())?;
     let _taken = DataDir::take(&config.data_dir)?;
     crate::layout::SERVER.bring_up_to_date(&config.data_dir)?;
     let records = Records::open(&config.data_dir).await?;
@@ -174,13 +176,24 @@ pub async fn run(options: Options) -> Result<(), ServerError> {
     ready(bound, first);
     signals.next().await;
     keeper.abort();
-    crate::notify::notify("STOPPING=1\nSTATUS=running builds may finish");
+    crate::notify::notify(&stopping(config.drain()));
     drain(&builds, &mut signals, config.drain()).await;
     stop.cancel();
     serving.await.ok();
     fleet.shutdown(BUILDERS_GRACE).await;
     tracing::info!("the server has stopped");
     Ok(())
+}
+
+/// What a service manager is told of a stop: also how long it may take, whatever the manager's own patience.
+fn stopping(drain: Duration) -> String {
+    let most = [REQUESTS_GRACE, BUILDERS_GRACE, STOP_RESERVE]
+        .into_iter()
+        .fold(drain, Duration::saturating_add)
+        .as_micros();
+    // The largest number would mean no change.
+    let most = u64::try_from(most).unwrap_or(u64::MAX).min(u64::MAX - 1);
+    format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={most}\nSTATUS=running builds may finish")
 }
 
 /// Lets running builds finish, while clients can still be heard; a second signal or the end of their time cancels them.
@@ -213,8 +226,12 @@ fn watch(builds: &Builds, fleet: &Fleet, otel: &Otel) -> Result<PrometheusHandle
 }
 
 /// Where traces go: where the configuration of builders says, or OpenTelemetry's variables of this process. Builders send theirs to
-/// the same place.
-fn traces(config: &mut Config) -> Result<Otel, ServerError> {
+/// the same place, but with the headers of their configuration alone: variables hold this process's own credentials, and what a
+/// builder is given is in reach of what it runs.
+fn traces(
+    config: &mut Config,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Otel, ServerError> {
     let wrong = |message: String| ServerError::Otel(message.trim_end().to_owned());
     let mut otel = match config.builder.get("otel") {
         Some(written) => {
@@ -222,8 +239,10 @@ fn traces(config: &mut Config) -> Result<Otel, ServerError> {
         }
         None => Otel::default(),
     };
-    otel.add_variables(|name| std::env::var(name).ok())?;
-    let table = toml::Value::try_from(&otel).map_err(|error| wrong(error.to_string()))?;
+    let headers = otel.headers.clone();
+    otel.add_variables(variable)?;
+    let builders = Otel { headers, ..otel.clone() };
+    let table = toml::Value::try_from(&builders).map_err(|error| wrong(error.to_string()))?;
     config.builder.insert("otel".to_owned(), table);
     Ok(otel)
 }
@@ -311,5 +330,44 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Headers of the server's own spans, and of builders'.
+    fn headers(config: &mut Config) -> (Option<String>, Option<String>) {
+        let variable = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://collector:4317".to_owned()),
+            "OTEL_EXPORTER_OTLP_HEADERS" => Some("authorization=Bearer%20x".to_owned()),
+            _ => None,
+        };
+        let own = traces(config, variable).unwrap();
+        let builders: Otel = config.builder.get("otel").unwrap().clone().try_into().unwrap();
+        assert_eq!(own.endpoint, builders.endpoint);
+        let of = |otel: &Otel| otel.headers.get("authorization").cloned();
+        (of(&own), of(&builders))
+    }
+
+    #[test]
+    fn builders_are_given_no_credentials_of_the_environment() {
+        let mut config = Config::default();
+        assert_eq!(headers(&mut config), (Some("Bearer x".to_owned()), None));
+        let written = "endpoint = \"http://other\"\nheaders = { authorization = \"Bearer y\" }";
+        let written: toml::Table = written.parse().unwrap();
+        let mut config = Config::default();
+        config.builder.insert("otel".to_owned(), toml::Value::Table(written));
+        let both = Some("Bearer y".to_owned());
+        assert_eq!(headers(&mut config), (both.clone(), both));
+    }
+
+    #[test]
+    fn a_service_manager_is_told_how_long_a_stop_may_take() {
+        assert!(stopping(Duration::from_secs(60)).contains("\nEXTEND_TIMEOUT_USEC=108000000\n"));
+        let most = format!("={}\n", u64::MAX - 1);
+        assert!(stopping(Duration::MAX).contains(&most));
     }
 }

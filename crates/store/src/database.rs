@@ -3,6 +3,7 @@
 //! A failed write leaves the file as it was; it is
 //! opened again before the next use, because redb refuses a file that failed once.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
@@ -39,6 +40,9 @@ const CACHE_BYTES: usize = 4 << 20;
 const FILE: &str = "records";
 /// The file that says that damage was met: the records are checked as a whole at the next open.
 const SUSPECT_MARK: &str = "records-suspect";
+/// How often the file is tried again that others of this process have not closed yet.
+const OPEN_TRIES: u32 = 200;
+const OPEN_DELAY: std::time::Duration = std::time::Duration::from_millis(10);
 /// A smaller file is not worth the look for free pages.
 const COMPACT_FROM: u64 = 32 << 20;
 
@@ -180,10 +184,29 @@ impl Database {
         if let Some(handle) = &*slot {
             return Ok(handle.clone());
         }
+        let suspect = root::file_size(self.root.top.as_fd(), SUSPECT_MARK).is_some();
+        let mut tries = OPEN_TRIES;
+        let handle = loop {
+            let opened = self.open_file(suspect);
+            let is_open = matches!(&opened, Err(DatabaseError::Access { source, .. })
+                if matches!(**source, redb::Error::DatabaseAlreadyOpen));
+            if !is_open || tries == 0 {
+                break opened?;
+            }
+            // Others still work with the handle of before a failure, and fail soon.
+            tries -= 1;
+            std::thread::sleep(OPEN_DELAY);
+        };
+        if suspect {
+            let _ = root::unlink(self.root.top.as_fd(), SUSPECT_MARK);
+        }
+        Ok(slot.insert(Arc::new(handle)).clone())
+    }
+
+    fn open_file(&self, suspect: bool) -> Result<redb::Database, DatabaseError> {
         let flags = OFlags::RDWR | OFlags::CREATE;
         let file = root::open(self.root.top.as_fd(), FILE, flags)
             .map_err(|errno| DatabaseError::File { source: errno.into() })?;
-        let suspect = root::file_size(self.root.top.as_fd(), SUSPECT_MARK).is_some();
         if suspect {
             // What counts is what the disk has, not what the kernel remembers.
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
@@ -192,12 +215,7 @@ impl Database {
             .map_err(failed("lock the records' file"))?;
         let mut builder = redb::Database::builder();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(suspect);
-        let handle =
-            builder.create_with_backend(backend).map_err(failed("read the records' file"))?;
-        if suspect {
-            let _ = root::unlink(self.root.top.as_fd(), SUSPECT_MARK);
-        }
-        Ok(slot.insert(Arc::new(handle)).clone())
+        builder.create_with_backend(backend).map_err(failed("read the records' file"))
     }
 
     /// Forgets a handle that failed: redb refuses all work after one failed write.
@@ -225,9 +243,19 @@ impl Database {
         durability: Durability,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, DatabaseError> {
-        let handle = self.handle()?;
+        let mut handle = self.handle()?;
+        let mut begun = handle.begin_write();
+        if begun.as_ref().is_err_and(|error| {
+            matches!(error, redb::TransactionError::Storage(redb::StorageError::PreviousIo))
+        }) {
+            // Another one's failure, which says nothing of why: this one has its own.
+            self.forget(&handle);
+            drop(handle);
+            handle = self.handle()?;
+            begun = handle.begin_write();
+        }
         let run = || -> Result<T, redb::Error> {
-            let mut transaction = handle.begin_write()?;
+            let mut transaction = begun?;
             transaction.set_durability(durability)?;
             let value = work(&transaction)?;
             transaction.commit()?;
@@ -241,13 +269,24 @@ impl Database {
     fn read<T>(
         &self,
         attempt: &'static str,
-        work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+        work: impl Fn(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, DatabaseError> {
-        let handle = self.handle()?;
-        let run = || work(&handle.begin_read()?);
-        let result = run().map_err(failed(attempt));
+        let mut handle = self.handle()?;
+        let mut result = handle.begin_read().map_err(Into::into).and_then(|begun| work(&begun));
+        if matches!(result, Err(redb::Error::PreviousIo)) {
+            // Another one's failure, which says nothing of why: this one has its own.
+            self.forget(&handle);
+            drop(handle);
+            handle = self.handle()?;
+            result = handle.begin_read().map_err(Into::into).and_then(|begun| work(&begun));
+        }
         drop(handle);
-        self.check(result)
+        self.check(result.map_err(failed(attempt)))
+    }
+
+    /// Has the file opened again, unless that happened since `handle` was had.
+    fn forget(&self, handle: &Arc<redb::Database>) {
+        drop(lock(&self.handle).take_if(|current| Arc::ptr_eq(current, handle)));
     }
 
     /// Reads what an open store keeps in memory. Rows that cannot be decoded are left out: what
@@ -298,6 +337,15 @@ impl Database {
             Durability::None
         };
         self.write("write a batch", durability, |transaction| apply(transaction, batch))
+    }
+
+    /// The layers that have a row.
+    pub(crate) fn layer_ids(&self) -> Result<HashSet<LayerId>, DatabaseError> {
+        self.read("list layers", |transaction| {
+            let layers = transaction.open_table(LAYERS)?;
+            let ids = layers.iter()?.map(|row| Ok(LayerId(row?.0.value())));
+            ids.collect()
+        })
     }
 
     /// The record behind an identity or alias.

@@ -390,8 +390,12 @@ impl Store {
         state.next_id += 1;
         let name = name_of(id);
         let mutable = self.root.mutable.as_fd();
-        let make = || -> io::Result<()> {
-            rustix::fs::mkdirat(mutable, &name, rustix::fs::Mode::RWXU)?;
+        let failed = |name, source| DirectoryError::Io { attempt: "create", id: name, source };
+        // One that is there already is not this call's, and stays as it is.
+        if let Err(errno) = rustix::fs::mkdirat(mutable, &name, rustix::fs::Mode::RWXU) {
+            return Err(failed(name, errno.into()));
+        }
+        let fill = || -> io::Result<()> {
             let parent = root::open_directory(mutable, &name)?;
             root::make_owned_directory(parent.as_fd(), "fs", self.ids.first)?;
             match kind {
@@ -399,9 +403,9 @@ impl Store {
                 Kind::Mirror => root::make_directory(parent.as_fd(), "state"),
             }
         };
-        if let Err(source) = make() {
+        if let Err(source) = fill() {
             let _ = self.reaper.discard(mutable, &name);
-            return Err(DirectoryError::Io { attempt: "create", id: name, source });
+            return Err(failed(name, source));
         }
         let row = DirectoryRow {
             kind,

@@ -4,9 +4,12 @@
 //! A document keeps the blobs it names until it is removed. Writes are durable when they
 //! return, except for notes: what can be made again is not worth a sync.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use cofferdam_digest::Digest;
 
+use crate::clock::Jump;
 use crate::database::{Ages, DocumentName};
 use crate::error::RecordError;
 use crate::state::lock;
@@ -155,21 +158,24 @@ impl Store {
         now: DateTime<Utc>,
         cut: Option<DateTime<Utc>>,
     ) -> Result<(), RecordError> {
-        let ages = {
+        let (noted, ages) = {
             let mut state = lock(&self.state);
-            let noted = std::mem::take(&mut state.document_uses).into_iter();
-            Ages {
+            let noted = std::mem::take(&mut state.document_uses);
+            let seconds = noted.iter().map(|(name, used)| (name.clone(), used.timestamp()));
+            let ages = Ages {
                 kinds: state.aging.clone(),
-                noted: noted.map(|(name, used)| (name, used.timestamp())).collect(),
+                noted: seconds.collect(),
                 jumps: std::mem::take(&mut state.document_jumps),
                 now: now.timestamp(),
                 cut: cut.map(|cut| cut.timestamp()),
-            }
+            };
+            (noted, ages)
         };
         if ages.kinds.is_empty() {
             return Ok(());
         }
-        let going = self.database.stamp_documents(&ages)?;
+        let stamped = self.database.stamp_documents(&ages);
+        let going = stamped.inspect_err(|_| self.put_uses_back(noted, ages.jumps))?;
         if going.is_empty() {
             return Ok(());
         }
@@ -182,10 +188,22 @@ impl Store {
         Ok(())
     }
 
+    /// Takes back notes of use and jumps of the clock that the database did not take.
+    fn put_uses_back(&self, noted: HashMap<DocumentName, DateTime<Utc>>, jumps: Vec<Jump>) {
+        let mut state = lock(&self.state);
+        let since = std::mem::replace(&mut state.document_jumps, jumps);
+        for (name, used) in noted {
+            let used = since.iter().fold(used, |used, jump| jump.followed_by(used));
+            state.document_uses.entry(name).or_insert(used);
+        }
+        state.document_jumps.extend(since);
+    }
+
     fn remove_row(&self, kind: &str, key: &str, durable: bool) -> Result<(), RecordError> {
+        // First: one that is killed between the two must not bring back what was to go.
+        self.break_promise(kind, key);
         self.database.write_document(kind, key, None, durable)?;
         lock(&self.state).document_blobs.remove(&(kind.to_owned(), key.to_owned()));
-        self.break_promise(kind, key);
         Ok(())
     }
 }

@@ -193,7 +193,7 @@ pub(crate) fn write_pending(store: &Store) -> Result<(), RecordError> {
             }
             turn.failure = None;
             drop(state);
-            journal::renew(store);
+            journal::batch_ended(store);
             Ok(())
         }
         Err(error) => {

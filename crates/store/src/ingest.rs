@@ -88,7 +88,7 @@ impl BlobWriter {
         let mut state = lock(&store.state);
         if state.losses != self.losses {
             self.resumable = false;
-            let lost = io::Error::other("the disk lost what was written to it");
+            let lost = crate::loss::lost(&store.root);
             return Err(io_error("store a blob")(lost));
         }
         let known = size_of(&store.root, &found);

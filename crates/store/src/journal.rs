@@ -4,11 +4,15 @@
 //! kernel. So all that waits goes into a file, without any sync, when somebody asks for that with
 //! [`Store::secure`], and the next open makes the batch of it that was missed. Must never be used
 //! after the machine itself went down: the rows would name data that the disk does not have.
+//!
+//! Not covered is a file system that loses what the kernel has of it while the machine goes on, as
+//! a disk that is detached by force: blobs are read before they are taken over, layers are not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use cofferdam_digest::Digest;
 use rustix::fs::OFlags;
@@ -21,6 +25,7 @@ use crate::error::RecordError;
 use crate::flush::{self, Batch};
 use crate::ids::LayerId;
 use crate::layer::LayerInfo;
+use crate::loss;
 use crate::record::Record;
 use crate::root::{self, Root};
 use crate::state::{Pending, State, lock};
@@ -42,8 +47,14 @@ const MAX_BYTES: usize = 32 << 20;
 pub(crate) struct Journal {
     /// Which run of the machine this is; empty when that cannot be known.
     boot: String,
-    /// Whether there is a file.
+    /// Whether there may be a file.
     exists: bool,
+    /// Whether it is of this process, and to be kept up to date.
+    ours: bool,
+    /// The disk lost writes, and what it has is being looked at: nothing is to be noted.
+    suspended: bool,
+    /// Too much waited at the last try: not worth another one before a batch has ended.
+    too_much: bool,
 }
 
 /// What is in the file, as one line; the bytes of the documents follow it.
@@ -73,7 +84,8 @@ struct NotedDocument {
 
 impl Journal {
     pub(crate) fn new() -> Self {
-        Self { boot: boot_id(), exists: false }
+        // What an earlier process left may have stayed when it could not be removed.
+        Self { boot: boot_id(), exists: true, ours: false, suspended: false, too_much: false }
     }
 
     /// Writes what waits, or removes the file when nothing does. After a failure there is none: an
@@ -83,6 +95,8 @@ impl Journal {
         if !matches!(written, Ok(true)) {
             self.remove(&store.root);
         }
+        let is_large = |error: &io::Error| error.kind() == io::ErrorKind::FileTooLarge;
+        self.too_much = written.as_ref().is_err_and(is_large);
         written.map(drop)
     }
 
@@ -91,7 +105,10 @@ impl Journal {
         if self.boot.is_empty() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let noted = Noted::gather(&lock(&store.state), &self.boot);
+        if self.suspended {
+            return Err(io::Error::other("the disk lost writes, and what it has is looked at"));
+        }
+        let noted = Noted::gather(&lock(&store.state), &self.boot)?;
         let Some((noted, documents)) = noted else { return Ok(false) };
         let mut bytes = serde_json::to_vec(&noted)?;
         bytes.push(b'\n');
@@ -99,30 +116,59 @@ impl Journal {
         if bytes.len() > MAX_BYTES {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let top = store.root.top.as_fd();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
-        File::from(root::open(top, NEXT, flags)?).write_all(&bytes)?;
-        rustix::fs::renameat(top, NEXT, top, FILE)?;
-        self.exists = true;
+        if let Err(error) = put(&store.root, &bytes) {
+            // A part of it would only take room, of which there may be none.
+            unlink(&store.root, NEXT);
+            return Err(error);
+        }
+        (self.exists, self.ours) = (true, true);
         Ok(true)
     }
 
+    /// Removes the file; one that cannot be removed is tried again.
     fn remove(&mut self, root: &Root) {
+        self.ours = false;
         if self.exists {
-            forget(root);
-            self.exists = false;
+            self.exists = !forget(root);
+        }
+    }
+
+    /// Brings the file up to date, if there is one.
+    fn renew(&mut self, store: &Store) {
+        if !self.exists {
+            return;
+        }
+        if !self.ours || self.suspended || self.too_much {
+            self.remove(&store.root);
+            return;
+        }
+        if let Err(error) = self.write(store) {
+            tracing::warn!(%error, "what waits cannot be noted: it is written at once");
+            store.flusher.schedule(Duration::ZERO);
         }
     }
 }
 
+/// Writes the file, or leaves the old one and a part of the new.
+fn put(root: &Root, bytes: &[u8]) -> io::Result<()> {
+    let top = root.top.as_fd();
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+    File::from(root::open(top, NEXT, flags)?).write_all(bytes)?;
+    Ok(rustix::fs::renameat(top, NEXT, top, FILE)?)
+}
+
 impl Noted {
     /// Everything that waits at this moment with the bytes of the documents; `None` when nothing
-    /// does that somebody was told is done.
-    fn gather(state: &State, boot: &str) -> Option<(Self, Vec<u8>)> {
+    /// does that somebody was told is done. Fails when it is too much to be copied.
+    fn gather(state: &State, boot: &str) -> io::Result<Option<(Self, Vec<u8>)>> {
+        let promised = state.promised.values().map(|document| document.bytes.len());
+        if promised.sum::<usize>() > MAX_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         let mut changes = state.pending.clone();
         changes.restore(state.writing.clone());
         if !changes.is_work() && state.promised.is_empty() {
-            return None;
+            return Ok(None);
         }
         let layers = changes.layers.iter();
         let layers = layers.filter_map(|id| Some((*id, state.layers.get(id)?.info.clone())));
@@ -155,17 +201,41 @@ impl Noted {
             fresh: changes.fresh.iter().copied().collect(),
             documents,
         };
-        Some((noted, bytes))
+        Ok(Some((noted, bytes)))
+    }
+
+    /// Makes the batch and stores the documents. Without the batch only those go that need
+    /// nothing of it.
+    fn apply(
+        mut self,
+        mut bytes: &[u8],
+        root: &Root,
+        database: &Database,
+    ) -> Result<(), RecordError> {
+        let documents = std::mem::take(&mut self.documents);
+        let batch = self.apply_batch(root, database);
+        for NotedDocument { kind, key, blobs, size } in documents {
+            let Some((body, rest)) = bytes.split_at_checked(size) else {
+                let source = io::ErrorKind::UnexpectedEof.into();
+                return Err(RecordError::Journal { source });
+            };
+            bytes = rest;
+            if batch.is_ok() || blobs.is_empty() {
+                database.write_document(&kind, &key, Some((body, &blobs[..])), true)?;
+            }
+        }
+        batch
     }
 
     /// Makes the batch: data first, then the rows that name it.
-    fn apply(self, mut bytes: &[u8], root: &Root, database: &Database) -> Result<(), RecordError> {
+    fn apply_batch(self, root: &Root, database: &Database) -> Result<(), RecordError> {
         let failed = |source| RecordError::Journal { source };
-        let fresh: HashSet<Digest> = self.fresh.iter().copied().collect();
+        let mut fresh: HashSet<Digest> = self.fresh.iter().copied().collect();
         rustix::fs::syncfs(&root.top).map_err(|errno| failed(errno.into()))?;
+        let lost = leave_out_spoilt(root, &mut fresh);
         flush::move_blobs(root, &fresh).map_err(failed)?;
         flush::sync_blob_directories(root).map_err(|errno| failed(errno.into()))?;
-        let documents = self.documents;
+        let records = self.whole_records(database, &lost)?;
         let batch = Batch {
             next_id: self.next_id,
             layers: rows(&self.layers).map_err(failed)?,
@@ -175,7 +245,7 @@ impl Noted {
                 removed_layers: self.removed_layers.into_iter().collect(),
                 directories: self.directories.iter().map(|(id, _)| *id).collect(),
                 removed_directories: self.removed_directories.into_iter().collect(),
-                records: self.records.into_iter().map(|record| (record.identity, record)).collect(),
+                records,
                 removed_records: self.removed_records.into_iter().collect(),
                 aliases: self.aliases.into_iter().collect(),
                 fresh,
@@ -183,15 +253,49 @@ impl Noted {
             },
         };
         database.apply(&batch)?;
-        for NotedDocument { kind, key, blobs, size } in documents {
-            let Some((body, rest)) = bytes.split_at_checked(size) else {
-                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
-            };
-            bytes = rest;
-            database.write_document(&kind, &key, Some((body, &blobs[..])), true)?;
-        }
         Ok(())
     }
+
+    /// The records of which all is there: each layer has a row or gets one, and no blob is `lost`.
+    fn whole_records(
+        &self,
+        database: &Database,
+        lost: &HashSet<Digest>,
+    ) -> Result<HashMap<Digest, Record>, RecordError> {
+        let mut layers = database.layer_ids()?;
+        layers.extend(self.layers.iter().map(|(id, _)| *id));
+        let whole = |record: &Record| {
+            record.layers().all(|id| layers.contains(&id))
+                && !record.blobs.iter().any(|blob| lost.contains(blob))
+        };
+        let records = self.records.iter().filter(|record| whole(record));
+        Ok(records.map(|record| (record.identity, record.clone())).collect())
+    }
+}
+
+/// Takes those out of `fresh` whose bytes are not on disk; gives those of them of which there is
+/// no older copy either.
+fn leave_out_spoilt(root: &Root, fresh: &mut HashSet<Digest>) -> HashSet<Digest> {
+    let mut lost = HashSet::new();
+    fresh.retain(|digest| {
+        let name = digest.hex();
+        let looked = match root::open(root.fresh.as_fd(), &name, OFlags::RDONLY) {
+            // A batch moved it, or it was evicted.
+            Err(Errno::NOENT) => return true,
+            opened => opened
+                .map_err(io::Error::from)
+                .and_then(|file| loss::has_digest(file, digest, true)),
+        };
+        if matches!(looked, Ok(true)) {
+            return true;
+        }
+        tracing::warn!(%digest, "a blob that a killed process left is not on disk as it was");
+        if root::file_size(root.content.as_fd(), &name).is_none() {
+            lost.insert(*digest);
+        }
+        false
+    });
+    lost
 }
 
 /// Entries as the database keeps them.
@@ -201,34 +305,58 @@ fn rows<K: Copy, V: Serialize>(entries: &[(K, V)]) -> io::Result<Vec<(K, Vec<u8>
 
 /// Brings the file, if there is one, up to date after something in it became durable or void.
 pub(crate) fn renew(store: &Store) {
+    lock(&store.journal).renew(store);
+}
+
+/// The same after a batch: less waits now.
+pub(crate) fn batch_ended(store: &Store) {
     let mut journal = lock(&store.journal);
-    if !journal.exists {
-        return;
-    }
-    if let Err(error) = journal.write(store) {
+    journal.too_much = false;
+    journal.renew(store);
+}
+
+/// Removes the file, for what it tells of is not to be trusted, and has none written until
+/// [`resume`]. Whether there was one.
+pub(crate) fn suspend(store: &Store) -> bool {
+    let mut journal = lock(&store.journal);
+    let noted = journal.ours;
+    journal.suspended = true;
+    journal.remove(&store.root);
+    noted
+}
+
+/// Ends what [`suspend`] began; notes what is still there, if there was a file before.
+pub(crate) fn resume(store: &Store, noted: bool) {
+    let mut journal = lock(&store.journal);
+    journal.suspended = false;
+    if noted && let Err(error) = journal.write(store) {
         tracing::warn!(%error, "what waits to be written is lost should the builder be killed");
     }
 }
 
-/// Removes the file: what it tells of is not to be trusted.
-pub(crate) fn discard(store: &Store) {
-    lock(&store.journal).remove(&store.root);
+/// Removes what an earlier process left, or at least what it says. Whether it is gone.
+pub(crate) fn forget(root: &Root) -> bool {
+    let gone = unlink(root, FILE);
+    unlink(root, NEXT);
+    if !gone && let Ok(file) = root::open(root.top.as_fd(), FILE, OFlags::WRONLY | OFlags::TRUNC) {
+        drop(file);
+    }
+    gone
 }
 
-/// Removes what an earlier process left.
-pub(crate) fn forget(root: &Root) {
-    for name in [FILE, NEXT] {
-        if let Err(error) = root::unlink(root.top.as_fd(), name) {
-            tracing::warn!(name, %error, "cannot remove what was noted for a killed process");
-        }
+fn unlink(root: &Root, name: &str) -> bool {
+    let unlinked = root::unlink(root.top.as_fd(), name);
+    if let Err(error) = unlinked {
+        tracing::warn!(name, %error, "cannot remove what was noted for a killed process");
     }
+    unlinked.is_ok()
 }
 
 /// Makes the batch that a killed process did not come to, before the rows are read. Trouble with
 /// it is no reason not to open the store.
 pub(crate) fn replay(root: &Root, database: &Database) {
     match read(root) {
-        Ok(None) => return,
+        Ok(None) => {}
         Ok(Some((noted, documents))) => {
             let (records, layers) = (noted.records.len(), noted.layers.len());
             match noted.apply(&documents, root, database) {
@@ -259,9 +387,6 @@ fn read(root: &Root) -> io::Result<Option<(Noted, Vec<u8>)>> {
     let noted: Noted = serde_json::from_slice(&bytes)?;
     let boot = boot_id();
     let ours = noted.version == VERSION && noted.boot == boot && !boot.is_empty();
-    if !ours {
-        forget(root);
-    }
     Ok(ours.then_some((noted, documents)))
 }
 

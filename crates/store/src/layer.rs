@@ -291,7 +291,7 @@ impl ActiveLayer {
             let mut state = lock(&self.store.state);
             // A loss that is told of later finds the layer in the state.
             if state.losses != self.losses {
-                return Err(failed(io::Error::other("the disk lost what was written to it")));
+                return Err(failed(crate::loss::lost(root)));
             }
             rename_new(root.active.as_fd(), &format!("{name}/fs"), root.layers.as_fd(), &name)
                 .map_err(|errno| failed(errno.into()))?;
@@ -314,7 +314,8 @@ impl ActiveLayer {
 impl Drop for ActiveLayer {
     fn drop(&mut self) {
         let name = name_of(self.id.0);
-        if let Err(error) = self.store.reaper.discard(self.store.root.active.as_fd(), &name) {
+        let active = self.store.root.active.as_fd();
+        if let Err(error) = self.store.reaper.discard_in_the_end(active, &name) {
             tracing::warn!(id = %self.id, %error, "cannot move an active layer aside");
         }
     }

@@ -23,6 +23,8 @@ use crate::{ingest, journal};
 /// How much of a blob is read at once.
 const READ_BYTES: usize = 256 << 10;
 
+/// A disk with less room than this is taken for full.
+const FULL_BYTES: u64 = 1 << 20;
 /// How often looks at new blobs are tried again, all of them together, while this process lacks
 /// something they need.
 const LOOK_RETRIES: u32 = 50;
@@ -33,7 +35,8 @@ const LOOK_DELAY: Duration = Duration::from_millis(100);
 /// names them, retires the mutable directories, and keeps of the new blobs those whose bytes are
 /// on disk. Called while no batch is under way.
 pub(crate) fn distrust_unsynced(store: &Store) {
-    journal::discard(store);
+    // What is noted from here on could tell of what is about to be dropped.
+    let noted = journal::suspend(store);
     let (layers, fresh) = {
         let mut state = lock(&store.state);
         // Layers and blobs under way may miss bytes too: they fail when they are committed.
@@ -57,8 +60,7 @@ pub(crate) fn distrust_unsynced(store: &Store) {
     for digest in fresh {
         keep_what_is_on_disk(store, &digest, &mut retries);
     }
-    // Somebody may have asked for it meanwhile.
-    journal::renew(store);
+    journal::resume(store, noted);
 }
 
 /// Keeps of a new blob what has its bytes on disk. A new copy that could not be looked at at all
@@ -125,7 +127,8 @@ pub(crate) fn is_intact(root: &Root, digest: &Digest, uncached: bool) -> io::Res
     has_digest(open_stored(root, &digest.hex())?, digest, uncached)
 }
 
-fn has_digest(file: OwnedFd, digest: &Digest, uncached: bool) -> io::Result<bool> {
+/// Whether a file has the bytes of a name.
+pub(crate) fn has_digest(file: OwnedFd, digest: &Digest, uncached: bool) -> io::Result<bool> {
     let mut file = std::fs::File::from(file);
     if uncached {
         file.sync_all()?;
@@ -199,6 +202,16 @@ impl Store {
         }
         Ok(intact)
     }
+}
+
+/// What is said of something that was begun before a loss. On a full disk that is the reason: the
+/// kernel finds some of it out only when it writes.
+pub(crate) fn lost(root: &Root) -> io::Error {
+    let left = rustix::fs::fstatvfs(&root.top);
+    if left.is_ok_and(|left| left.f_bavail.saturating_mul(left.f_frsize) < FULL_BYTES) {
+        return Errno::NOSPC.into();
+    }
+    io::Error::other("the disk lost what was written to it")
 }
 
 /// Whether an error tells of the disk and not of this process, such as a lack of descriptors.

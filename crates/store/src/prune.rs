@@ -135,10 +135,15 @@ impl Store {
         {
             tracing::warn!(%error, "cannot remove old documents");
         }
-        if self.flush().is_err() {
+        // Rows go before the blobs that they name. Without that there is no hurry: a look that
+        // takes nothing must not make builds wait for the disk.
+        if self.has_removals() && self.flush().is_err() {
             // A full disk takes the rows once the evicted files are really gone.
             self.wait_for_deletions();
             self.flush()?;
+        }
+        if !lock(&self.state).pending.is_empty() {
+            self.schedule_flush();
         }
         if options.has_limit() {
             // Counted as freed with their layers, however young they are.
@@ -148,6 +153,16 @@ impl Store {
             self.delete_loose_blobs(options, wanted);
         }
         Ok(evicted)
+    }
+
+    /// Whether rows of what is gone are still to be removed.
+    fn has_removals(&self) -> bool {
+        let state = lock(&self.state);
+        [&state.pending, &state.writing].into_iter().any(|changes| {
+            !(changes.removed_layers.is_empty()
+                && changes.removed_directories.is_empty()
+                && changes.removed_records.is_empty())
+        })
     }
 
     /// Evicts; also gives the blobs that evicted layers named, and whether what is left is still
@@ -219,6 +234,10 @@ impl Store {
     /// Records of scratch results die with no layer, so they go when everything goes.
     fn drop_records_without_layers(&self, options: &PruneOptions, now: DateTime<Utc>) {
         if options.keep_bytes(0, 0).is_some() {
+            return;
+        }
+        // Their times do not follow a clock that was set.
+        if !options.keep_duration.is_zero() && self.time.is_held() {
             return;
         }
         let Some(cut) = cut_off(options, now) else { return };

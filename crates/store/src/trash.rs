@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -23,6 +23,8 @@ use crate::walk;
 const NAME_ATTEMPTS: usize = 16;
 /// Deleting waits this long for more to delete, and for the step that caused it to get on.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Things that are remembered because they could not be moved aside; the next open finds all of them.
+const MOST_STUCK: usize = 64;
 
 /// Deletes what is moved to `trash/`.
 pub(crate) struct Reaper {
@@ -30,6 +32,8 @@ pub(crate) struct Reaper {
     shared: Arc<Shared>,
     counter: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// What could not be moved aside when it should have been.
+    stuck: Mutex<Vec<(OwnedFd, String)>>,
 }
 
 #[derive(Default)]
@@ -43,7 +47,38 @@ struct Shared {
 
 impl Reaper {
     pub(crate) fn new(root: Arc<Root>) -> Self {
-        Self { root, shared: Arc::default(), counter: AtomicU64::new(0), thread: Mutex::new(None) }
+        Self {
+            root,
+            shared: Arc::default(),
+            counter: AtomicU64::new(0),
+            thread: Mutex::new(None),
+            stuck: Mutex::default(),
+        }
+    }
+
+    /// As [`Reaper::discard`], for what nobody knows of but its owner, who goes: what the disk refuses now is tried again with
+    /// whatever is discarded next, and by the next open.
+    pub(crate) fn discard_in_the_end(&self, dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+        self.retry_stuck();
+        let result = self.discard(dir, name);
+        if result.is_err()
+            && let Ok(dir) = dir.try_clone_to_owned()
+        {
+            let mut stuck = lock(&self.stuck);
+            if stuck.len() < MOST_STUCK {
+                stuck.push((dir, name.to_owned()));
+            }
+        }
+        result
+    }
+
+    fn retry_stuck(&self) {
+        let stuck = std::mem::take(&mut *lock(&self.stuck));
+        for (dir, name) in stuck {
+            if self.discard(dir.as_fd(), &name).is_err() {
+                lock(&self.stuck).push((dir, name));
+            }
+        }
     }
 
     /// Moves `name` out of `dir` and deletes it soon. A thing that is gone already is fine.
@@ -97,6 +132,7 @@ impl Reaper {
 
     /// Waits until everything moved aside so far is deleted.
     pub(crate) fn finish(&self) {
+        self.retry_stuck();
         self.kick();
         if let Some(handle) = lock(&self.thread).take() {
             handle.thread().unpark();

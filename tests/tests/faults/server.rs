@@ -23,7 +23,7 @@ fn a_server_with_a_full_disk_answers_and_recovers() {
         server.call("depot.core.v1.ProjectService/CreateProject", &message)
     };
     let list = || server.call("depot.core.v1.ProjectService/ListProjects", &json!({})).ok();
-    let words = [FULL, &["cannot reach its records right now"]].concat();
+    let words = [FULL, &["the server's disk is full"]].concat();
     let mut refused = 0;
     for room in [0, 4 << 10, 64 << 10, 512 << 10, 2 << 20] {
         disk.leave_bytes(room);

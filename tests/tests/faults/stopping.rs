@@ -71,7 +71,9 @@ fn a_builder_that_receives_a_context_ends() {
     let received = || {
         let mut found = Vec::new();
         for mirror in std::fs::read_dir(&mirrors).into_iter().flatten().flatten() {
-            found.extend(std::fs::read_dir(mirror.path()).into_iter().flatten().flatten());
+            found.extend(
+                std::fs::read_dir(mirror.path().join("fs")).into_iter().flatten().flatten(),
+            );
         }
         found.iter().any(|entry| entry.metadata().is_ok_and(|file| file.len() > 1 << 20))
     };

@@ -184,3 +184,34 @@ fn what_is_lost_already_is_named_and_the_rest_is_saved() {
     let left: Vec<_> = blobs(&into).iter().map(|blob| name(blob).to_owned()).collect();
     assert_eq!(left.len(), all.len() - 2, "{left:?}");
 }
+
+#[test]
+fn what_cannot_be_read_is_named_and_the_rest_is_saved() {
+    let server = Server::start();
+    let project = server.project("unreadable");
+    let _ = save(&server, &project);
+    let data = server.data().path();
+    let (all, written) = (blobs(&data), files(&data.join("logs")));
+    // Something else in their places: nothing more is needed for a disk to say no.
+    let (blob, log) = (&all[0], &written[0]);
+    for victim in [blob, log] {
+        fs::remove_file(victim).unwrap();
+        fs::create_dir(victim).unwrap();
+    }
+    let place = tempfile::tempdir().unwrap();
+    let backup = place.path().join("backup");
+    let made = cofferdam("backup create --data-dir").arg(&data).arg(&backup).run();
+    assert_eq!(made.code, Some(1), "{}", made.stderr);
+    for victim in [blob, log] {
+        let named = |line: &str| line.contains(name(victim)) && line.contains("cannot be read");
+        assert!(made.stderr.lines().any(named), "{victim:?} is not named: {}", made.stderr);
+    }
+    let verified = cofferdam("backup verify").arg(&backup).run().failure();
+    assert!(verified.contains("cannot be read") && !verified.contains("damaged:"), "{verified}");
+    assert_eq!(blobs(&backup).len(), all.len() - 1);
+    assert_eq!(files(&backup.join("logs")).len(), written.len() - 1);
+    let into = place.path().join("into");
+    let restored = cofferdam("backup restore").arg(&backup).arg("--data-dir").arg(&into).run();
+    assert!(restored.stderr.contains("cannot be read"), "{}", restored.stderr);
+    assert!(into.join("records.db").exists());
+}

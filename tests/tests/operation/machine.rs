@@ -1,13 +1,14 @@
 //! What the program says of a machine, and to its service manager.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
-use cofferdam_tests::{Data, Server, program};
+use cofferdam_tests::{Context, Data, Server, program};
 use serde_json::Value;
 
-use crate::cofferdam;
+use crate::{cofferdam, know_token};
 
 /// One of the findings about a server.
 fn found<'a>(report: &'a Value, name: &str) -> &'a Value {
@@ -76,4 +77,51 @@ fn the_service_manager_hears_of_start_and_stop() {
     let _ = server.stop();
     let stopping = hear();
     assert!(stopping.lines().any(|line| line == "STOPPING=1"), "{stopping}");
+    // A drain of 60 seconds, and what comes after it.
+    assert!(stopping.lines().any(|line| line == "EXTEND_TIMEOUT_USEC=108000000"), "{stopping}");
+}
+
+#[test]
+fn an_organization_of_before_the_first_start_keeps_its_token_out_of_the_log() {
+    // Whatever mask root's shell and the service manager have.
+    let masked = || {
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 077 && exec \"$0\" \"$@\""]).arg(program());
+        command
+    };
+    let data = Data::new();
+    let mut create = masked();
+    create.args(["organization", "create", "first", "--data-dir"]).arg(data.path());
+    let made = create.output().unwrap();
+    let text = String::from_utf8_lossy(&made.stdout).into_owned();
+    assert!(made.status.success(), "{text}{}", String::from_utf8_lossy(&made.stderr));
+    let mode = data.path().metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o711, "builders cannot pass: {mode:o}");
+    know_token(&data, text.lines().last().unwrap());
+    let server = Server::start_as(data, "", masked());
+    let project = server.project("first");
+    let context = Context::dockerfile("FROM @busybox\nRUN true\n");
+    let _ = server.depot_build(&project, &context).success();
+    assert!(!server.log().contains("shown this once"), "{}", server.log());
+}
+
+#[test]
+fn looking_makes_nothing() {
+    let data = Data::new();
+    let create = || cofferdam("organization create first --data-dir").arg(data.path()).run();
+    let _ = create().success();
+    let names = || {
+        let entries = std::fs::read_dir(data.path()).unwrap();
+        let directories = entries.map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
+        directories.map(|entry| entry.file_name()).collect::<Vec<_>>()
+    };
+    let check = || cofferdam("check --data-dir").arg(data.path()).run();
+    assert!(check().success().text().contains("nothing is wrong"));
+    assert_eq!(names(), ["logs"]);
+    std::fs::remove_dir(data.path().join("logs")).unwrap();
+    assert!(check().failure().contains("logs is gone"));
+    let doctor = cofferdam("doctor --json --data-dir").arg(data.path()).run().json();
+    let finding = found(&doctor, "data directory");
+    assert!(finding["detail"].to_string().contains("logs is gone"), "{finding}");
+    assert!(names().is_empty());
 }

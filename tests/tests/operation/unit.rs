@@ -45,6 +45,7 @@ fn it_is_hardened_as_far_as_builds_allow() {
         ("KillMode", "mixed"),
         ("OOMPolicy", "continue"),
         ("StateDirectoryMode", "0711"),
+        ("UMask", "0022"),
         ("Delegate", "yes"),
         ("NoNewPrivileges", "yes"),
         ("ProtectSystem", "strict"),

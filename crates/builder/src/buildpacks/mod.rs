@@ -417,7 +417,7 @@ impl FrontendClient {
             });
         }
         let repository = context.repository(&reference, self.bridge.sessions.clone());
-        crate::export::push_blobs_of(&repository, &packed).await?;
+        crate::export::push_blobs_of(&context.store, &repository, &packed).await?;
         let config_descriptor = Descriptor::of(media::OCI_CONFIG, &config);
         let config = Bytes::from(config);
         repository.push_blob(&config_descriptor, &config, None).await.map_err(Failure::of)?;

@@ -218,7 +218,7 @@ async fn to_registry(
     let reference = Reference::parse(reference).map_err(Failure::of)?;
     let insecure = flag(&request.attrs, "registry.insecure")?.unwrap_or(false);
     let repository = context.repository_for_push(&reference, sessions.to_vec(), insecure)?;
-    push_blobs_of(&repository, builder.layers()).await?;
+    push_blobs_of(&context.store, &repository, builder.layers()).await?;
     let body = Bytes::copy_from_slice(&config.bytes);
     repository.push_blob(&config.descriptor, &body, None).await.map_err(Failure::of)?;
     let body = Bytes::copy_from_slice(&manifest.bytes);

@@ -99,7 +99,7 @@ impl ImportedCache {
         output: usize,
         log: &VertexLog,
     ) -> Option<(Digest, RemoteLayers)> {
-        if context.spoilt.knows(&self.id) {
+        if context.spoilt.knows(&self.name, self.id) {
             return None;
         }
         let name_of_output = output_key(key, output);
@@ -111,7 +111,7 @@ impl ImportedCache {
         };
         let name = format!("imported from {}", self.name);
         let layers = RemoteLayers::new(context, blobs, layers, name, log.clone());
-        Some((identity.unwrap_or(*key), layers.of_cache(self.id, &context.spoilt)))
+        Some((identity.unwrap_or(*key), layers.of_cache(&self.name, self.id, &context.spoilt)))
     }
 
     /// Whether all of `layers` are here or still where the cache has them, in the size it says. Those that are not are
@@ -160,7 +160,7 @@ impl ImportedCache {
             "s3" => Self::from_bucket(request).await?,
             other => return Err(Failure::invalid(format!("unknown cache importer: {other:?}"))),
         };
-        if context.spoilt.knows(&cache.id) {
+        if context.spoilt.knows(&cache.name, cache.id) {
             let reason = "an earlier build found a layer of it that is not what it says";
             return Err(Failure::unknown(format!("{} is left out: {reason}", cache.name)));
         }

@@ -13,30 +13,38 @@ use cofferdam_digest::Digest;
 /// How long a cache is left out. Whoever mended it in place waits that long at most; one that was exported again has
 /// another digest as a rule.
 const LEFT_OUT: Duration = Duration::from_secs(60 * 60);
-/// Caches that are remembered; more are believed again.
+/// Caches that are remembered; of more the ones that were noted first are believed again.
 const MAX_CACHES: usize = 1000;
 
-/// Caches that are left out, by digests of what lists their layers.
+/// Where a cache is from, and the digest of what lists its layers: the same list may be right elsewhere.
+type Name = (String, Digest);
+
+/// Caches that are left out.
 #[derive(Default)]
-pub(crate) struct Spoilt(Mutex<HashMap<Digest, Instant>>);
+pub(crate) struct Spoilt(Mutex<HashMap<Name, Instant>>);
 
 impl Spoilt {
     /// Leaves a cache out from now on.
-    pub(crate) fn note(&self, cache: Digest) {
-        self.note_at(cache, Instant::now());
+    pub(crate) fn note(&self, source: &str, cache: Digest) {
+        self.note_at(source, cache, Instant::now());
     }
 
     /// Whether a cache is left out now.
-    pub(crate) fn knows(&self, cache: &Digest) -> bool {
+    pub(crate) fn knows(&self, source: &str, cache: Digest) -> bool {
         let caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        caches.get(cache).is_some_and(|noted| noted.elapsed() < LEFT_OUT)
+        caches.get(&(source.to_owned(), cache)).is_some_and(|noted| noted.elapsed() < LEFT_OUT)
     }
 
-    fn note_at(&self, cache: Digest, now: Instant) {
+    fn note_at(&self, source: &str, cache: Digest, now: Instant) {
         let mut caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         caches.retain(|_, noted| now.saturating_duration_since(*noted) < LEFT_OUT);
-        if caches.len() < MAX_CACHES {
-            caches.insert(cache, now);
+        caches.insert((source.to_owned(), cache), now);
+        if caches.len() > MAX_CACHES {
+            let oldest = caches.iter().min_by_key(|(_, noted)| **noted);
+            let oldest = oldest.map(|(name, _)| name.clone());
+            if let Some(name) = oldest {
+                caches.remove(&name);
+            }
         }
     }
 }
@@ -49,15 +57,19 @@ mod tests {
     fn a_cache_is_left_out_for_a_while_and_few_are_remembered() {
         let spoilt = Spoilt::default();
         let cache = Digest::of("cache");
-        assert!(!spoilt.knows(&cache));
-        spoilt.note(cache);
-        assert!(spoilt.knows(&cache) && !spoilt.knows(&Digest::of("other")));
-        for number in 0..2 * MAX_CACHES {
-            spoilt.note(Digest::of(number.to_string()));
+        assert!(!spoilt.knows("here", cache));
+        spoilt.note("here", cache);
+        assert!(spoilt.knows("here", cache) && !spoilt.knows("here", Digest::of("other")));
+        assert!(!spoilt.knows("elsewhere", cache), "there it may be right");
+        let last = 2 * MAX_CACHES;
+        for number in 0..=last {
+            spoilt.note("here", Digest::of(number.to_string()));
         }
+        assert!(spoilt.knows("here", Digest::of(last.to_string())));
+        assert!(!spoilt.knows("here", cache), "it was the oldest");
         let count = || spoilt.0.lock().map_or(0, |caches| caches.len());
         assert_eq!(count(), MAX_CACHES);
-        spoilt.note_at(Digest::of("later"), Instant::now() + LEFT_OUT);
+        spoilt.note_at("here", Digest::of("later"), Instant::now() + LEFT_OUT);
         assert_eq!(count(), 1);
     }
 }

@@ -89,7 +89,10 @@ impl Reading {
             left = left.saturating_sub(count as u64);
         }
         let digest = with(attributes, out.finish());
-        if let Some(known) = &self.known {
+        // A file that became shorter meanwhile is another one than `stat` tells of.
+        if let Some(known) = &self.known
+            && left == 0
+        {
             known.remember(&stat, self.started, digest);
         }
         Ok(digest)

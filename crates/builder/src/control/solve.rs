@@ -57,6 +57,7 @@ pub(super) async fn solve(
     trace: TraceContext,
 ) -> Result<SolveResponse, Failure> {
     check(&request)?;
+    builder.check_open()?;
     let id = scope.name(&request.Ref);
     let share = scope.share();
     let places = share.places(&builder.context.config.limits);
@@ -68,7 +69,7 @@ pub(super) async fn solve(
     let recorder = Recorder::begin(builder, scope.owner(), &request, &job, trace);
     let build = Build { recording: recorder.recording(), solving: &solving, share: &share };
     let result = solve_job(builder, scope, request, job, build).await;
-    let result = result.map_err(|failure| scope.explain_end(failure));
+    let result = result.map_err(|failure| scope.explain_end(failure, builder.is_stopping()));
     recorder.end(&result).await;
     secure(builder).await;
     solving.end(&result);

@@ -3,14 +3,18 @@
 //! Layers and config go first, manifests after them and the index last, so that a name never
 //! refers to something that is not there yet.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use cofferdam_image::Reference;
-use cofferdam_image::registry::Repository;
+use cofferdam_image::registry::{RegistryError, Repository};
+use cofferdam_store::Store;
 use futures::{StreamExt, TryStreamExt};
 
 use super::image::{self, Document, Image};
-use super::layers::PackedLayer;
+use super::layers::{Content, PackedLayer};
 use super::{Export, Output, Part, Response};
+use crate::blocking::blocking;
 use crate::failure::Failure;
 
 /// Blobs uploaded at once.
@@ -52,7 +56,7 @@ async fn push(export: &Export, image: &Image, reference: &Reference) -> Result<(
         export.attributes.insecure,
     )?;
     let root = image.root()?;
-    let layers = push_blobs(&repository, image);
+    let layers = push_blobs(&export.context.store, &repository, image);
     export.step("pushing layers", layers).await?;
     let name = format!("pushing manifest for {reference}@{}", root.descriptor.digest);
     let manifests = async {
@@ -85,6 +89,7 @@ async fn put(
 
 /// Pushes what a manifest refers to.
 pub(crate) async fn push_blobs_of(
+    store: &Arc<Store>,
     repository: &Repository,
     layers: &[PackedLayer],
 ) -> Result<(), Failure> {
@@ -96,6 +101,12 @@ pub(crate) async fn push_blobs_of(
             let body = layer.body()?;
             let from = layer.neighbour(repository.name().domain());
             let pushed = repository.push_blob(&layer.descriptor, &*body, from.as_deref()).await;
+            let is_ours = matches!(layer.content, Content::Here(_));
+            if is_ours && pushed.as_ref().is_err_and(may_be_the_bytes) {
+                // One that the disk changed is set aside: the next push packs its layer anew.
+                let (store, digest) = (Arc::clone(store), layer.descriptor.digest);
+                let _ = blocking(move || store.check_blob(&digest)).await;
+            }
             pushed.map(|_| ()).map_err(Failure::of)
         })
         .buffer_unordered(PARALLEL_PUSHES)
@@ -103,9 +114,24 @@ pub(crate) async fn push_blobs_of(
         .await
 }
 
-async fn push_blobs(repository: &Repository, image: &Image) -> Result<(), Failure> {
+/// Whether a push can have failed because a file does not hold what its name says, or cannot be read.
+const fn may_be_the_bytes(error: &RegistryError) -> bool {
+    matches!(
+        error,
+        RegistryError::Status { .. }
+            | RegistryError::Transport { .. }
+            | RegistryError::Body { .. }
+            | RegistryError::Mismatch { .. }
+    )
+}
+
+async fn push_blobs(
+    store: &Arc<Store>,
+    repository: &Repository,
+    image: &Image,
+) -> Result<(), Failure> {
     for platform in &image.images {
-        push_blobs_of(repository, &platform.layers).await?;
+        push_blobs_of(store, repository, &platform.layers).await?;
     }
     for document in image.blobs() {
         push_bytes(repository, document).await?;

@@ -199,10 +199,16 @@ fn field(record: &wire::BuildHistoryRecord, path: &[String]) -> Option<String> {
     }
 }
 
+/// The code of what was canceled, in gRPC's numbering.
+const CANCELED: i32 = 1;
+
 fn status(record: &wire::BuildHistoryRecord) -> &'static str {
     match record.error.as_option() {
         _ if !record.CompletedAt.is_set() => "running",
-        Some(error) if error.message.contains("context canceled") => "canceled",
+        // One that was canceled with a reason says that, and has the code.
+        Some(error) if error.code == CANCELED || error.message.contains("context canceled") => {
+            "canceled"
+        }
         Some(_) => "error",
         None => "completed",
     }
@@ -289,6 +295,22 @@ mod tests {
             ["alpha1"]
         );
         assert_eq!(chosen(&["startedAt>2020-01-01T00:00:00Z"], 0).len(), 3);
+    }
+
+    #[test]
+    fn a_build_that_was_canceled_with_a_reason_is_canceled() {
+        let record = |code: i32, message: &str| wire::BuildHistoryRecord {
+            CompletedAt: MessageField::some(timestamp(Utc::now())),
+            error: MessageField::some(cofferdam_wire::google::rpc::Status {
+                code,
+                message: message.to_owned(),
+                ..Default::default()
+            }),
+            ..wire::BuildHistoryRecord::default()
+        };
+        assert_eq!(status(&record(1, "the builder is stopping")), "canceled");
+        assert_eq!(status(&record(2, "exec: context canceled")), "canceled");
+        assert_eq!(status(&record(2, "exit code: 1")), "error");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use connectrpc::ErrorCode;
 use super::build::ServedBuild;
 use super::solve::Solving;
 use crate::admission::Share;
+use crate::builder::STOPPING;
 use crate::failure::Failure;
 use crate::runtime::OpRuntime;
 
@@ -76,10 +77,12 @@ impl Scope {
         }
     }
 
-    /// Likewise for the end of a whole solve: whatever a cancelled one stumbled over, the cancellation is the reason.
-    pub(crate) fn explain_end(&self, failure: Failure) -> Failure {
+    /// Likewise for the end of a whole solve: whatever a cancelled one stumbled over, the cancellation is the reason. So is,
+    /// where nobody gave one, that the builder is `stopping`.
+    pub(crate) fn explain_end(&self, failure: Failure, stopping: bool) -> Failure {
         match self.0.as_ref().and_then(|build| build.canceled()) {
             Some(reason) => canceled(&reason),
+            None if stopping && failure.code() == ErrorCode::Canceled => canceled(STOPPING),
             None => self.explain(failure),
         }
     }
@@ -117,7 +120,20 @@ mod tests {
         build.cancel("the project is gone");
         assert_eq!(scope.explain(Failure::canceled()).message(), "the project is gone");
         assert_eq!(scope.explain(Failure::unknown("exit 1")).message(), "exit 1");
-        let end = scope.explain_end(Failure::unknown("exit 1"));
-        assert_eq!((end.message(), end.code()), ("the project is gone", ErrorCode::Canceled));
+        for stopping in [false, true] {
+            let end = scope.explain_end(Failure::unknown("exit 1"), stopping);
+            assert_eq!((end.message(), end.code()), ("the project is gone", ErrorCode::Canceled));
+        }
+    }
+
+    #[test]
+    fn a_builder_that_stops_says_so() {
+        for scope in [Scope::default(), Scope::of(ServedBuild::new("b1"))] {
+            let end = scope.explain_end(Failure::canceled(), true);
+            assert_eq!((end.message(), end.code()), (STOPPING, ErrorCode::Canceled));
+            assert_eq!(scope.explain_end(Failure::unknown("exit 1"), true).message(), "exit 1");
+            let gone = scope.explain_end(Failure::canceled(), false);
+            assert_eq!(gone.message(), "context canceled");
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cofferdam_solver::{LogStream, Step};
 use cofferdam_wire::pb;
+use connectrpc::ErrorCode;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
@@ -103,8 +104,11 @@ impl Git<'_> {
         // Servers may refuse to serve a bare commit; then everything reachable is fetched.
         let depth: &[&str] = if history { &[] } else { &["--depth=1"] };
         let bare = [&["fetch", "-q"][..], depth, &["--no-tags", "origin", object]].concat();
-        if self.run(&bare).await.is_ok() {
-            return Ok(());
+        match self.run(&bare).await {
+            Ok(_) => return Ok(()),
+            // A server for which there is no more patience gets no second chance.
+            Err(failure) if failure.code() == ErrorCode::DeadlineExceeded => return Err(failure),
+            Err(_) => {}
         }
         let all = "+refs/heads/*:refs/remotes/origin/*";
         self.run(&["fetch", "-q", "--tags", "origin", all]).await?;
@@ -145,11 +149,12 @@ impl Git<'_> {
         let patience = watched.then_some(PATIENCE);
         let output = bounded_output(self.command(args).await.stdin(input), patience).await;
         let output = output.map_err(|error| {
-            let what = match error.kind() {
-                std::io::ErrorKind::TimedOut => "failed to fetch git repository: git was ended",
-                _ => "failed to run git, which git sources need on the builder's host",
-            };
-            Failure::of(error).during(what)
+            if error.kind() == std::io::ErrorKind::TimedOut {
+                let failure = Failure::of(error).with_code(ErrorCode::DeadlineExceeded);
+                return failure.during("failed to fetch git repository: git was ended");
+            }
+            Failure::of(error)
+                .during("failed to run git, which git sources need on the builder's host")
         })?;
         let errors = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let errors = errors.replace(&remote.url, &super::http::redacted(&remote.url));

@@ -63,7 +63,7 @@ pub(crate) struct RemoteLayers {
     log: VertexLog,
     online: Arc<Online>,
     /// The cache they are of, and where it is noted that it holds something else.
-    cache: Option<(Digest, Arc<Spoilt>)>,
+    cache: Option<(String, Digest, Arc<Spoilt>)>,
 }
 
 /// One layer as an image or a cache describes it.
@@ -93,8 +93,8 @@ impl RemoteLayers {
 
     /// The same, of a cache that is left out from then on when a layer is not what it says.
     #[must_use]
-    pub(crate) fn of_cache(self, cache: Digest, spoilt: &Arc<Spoilt>) -> Self {
-        Self { cache: Some((cache, Arc::clone(spoilt))), ..self }
+    pub(crate) fn of_cache(self, source: &str, cache: Digest, spoilt: &Arc<Spoilt>) -> Self {
+        Self { cache: Some((source.to_owned(), cache, Arc::clone(spoilt))), ..self }
     }
 
     /// The layers that are not on this disk.
@@ -160,17 +160,26 @@ impl RemoteLayers {
     }
 
     async fn fetch(&self, descriptor: &Descriptor) -> Result<Blob, Failure> {
-        let fetch = fetch(&self.store, &*self.blobs, descriptor, &self.log);
-        let fetched = self.online.during(&self.log, &self.name, fetch).await;
+        let mut fetched = self.fetch_once(descriptor, false).await;
+        let is_wrong = |failure: &Failure| failure.code() == ErrorCode::DataLoss;
+        if self.cache.is_some() && fetched.as_ref().is_err_and(is_wrong) {
+            // A transfer may spoil what the cache has right: once more, and from nothing.
+            fetched = self.fetch_once(descriptor, true).await;
+        }
         fetched.map_err(|failure| self.judged(&descriptor.digest, failure))
+    }
+
+    async fn fetch_once(&self, descriptor: &Descriptor, anew: bool) -> Result<Blob, Failure> {
+        let fetch = fetch_from(&self.store, &*self.blobs, descriptor, &self.log, anew);
+        self.online.during(&self.log, &self.name, fetch).await
     }
 
     /// A failure at a layer. A cache that holds another one than it says has spoken of what it has not: the step was
     /// left out for it, and runs in the next build.
     fn judged(&self, layer: &Digest, failure: Failure) -> Failure {
         match &self.cache {
-            Some((cache, spoilt)) if failure.code() == ErrorCode::DataLoss => {
-                spoilt.note(*cache);
+            Some((source, cache, spoilt)) if failure.code() == ErrorCode::DataLoss => {
+                spoilt.note(source, *cache);
                 let attempt = format!("layer {layer}, {}, is not what the cache says", self.name);
                 failure.during(&attempt).because("build again, and the cache is left out")
             }
@@ -186,31 +195,48 @@ impl RemoteLayers {
     ) -> Result<Layer, Failure> {
         // By blob: the same one may be part of two chains.
         let _turn = self.fetches.take(remote.descriptor.digest).await;
-        let RemoteLayer { descriptor, diff_id, created } = remote.clone();
+        let descriptor = &remote.descriptor;
         if let Some(layer) = self.store.layer_by_chain_id(&chain_id) {
             return Ok(layer);
         }
         let digest = descriptor.digest;
-        let blob = self.fetch(&descriptor).await?;
-        let extracting =
-            Status::begin(format!("extracting {}", descriptor.digest), "extract".to_owned());
+        let blob = self.fetch(descriptor).await?;
+        let extracting = Status::begin(format!("extracting {digest}"), "extract".to_owned());
         self.log.status(extracting.clone());
-        let store = Arc::clone(&self.store);
-        let media_type = descriptor.media_type.clone();
-        let name = self.name.clone();
-        let layer = blocking(move || {
-            let layer = unpack(&store, &blob, &media_type, diff_id, &name)?;
+        let mut unpacked = self.unpacked(blob, remote, chain_id).await;
+        if unpacked.is_err() && self.is_rotten(digest).await {
+            let blob = self.fetch(descriptor).await?;
+            unpacked = self.unpacked(blob, remote, chain_id).await;
+        }
+        let layer = unpacked.map_err(|failure| self.judged(&digest, failure))?;
+        self.log.status(extracting.done());
+        Ok(layer)
+    }
+
+    async fn unpacked(
+        &self,
+        blob: Blob,
+        remote: &RemoteLayer,
+        chain_id: Digest,
+    ) -> Result<Layer, Failure> {
+        let (store, name) = (Arc::clone(&self.store), self.name.clone());
+        let RemoteLayer { descriptor, diff_id, created } = remote.clone();
+        blocking(move || {
+            let layer = unpack(&store, &blob, &descriptor.media_type, diff_id, &name)?;
             store.set_layer_blob(&layer, layer_blob(&descriptor, diff_id));
             store.set_layer_chain_id(&layer, chain_id);
             if let Some(created) = created {
                 store.set_layer_created_at(&layer, created);
             }
-            Ok::<_, Failure>(layer)
+            Ok(layer)
         })
         .await?
-        .map_err(|failure| self.judged(&digest, failure))?;
-        self.log.status(extracting.done());
-        Ok(layer)
+    }
+
+    /// Whether the disk changed a packed layer since it came; the store has it no more then.
+    async fn is_rotten(&self, digest: Digest) -> bool {
+        let store = Arc::clone(&self.store);
+        matches!(blocking(move || store.check_blob(&digest)).await, Ok(Ok(false)))
     }
 }
 
@@ -237,6 +263,17 @@ pub(crate) async fn fetch(
     descriptor: &Descriptor,
     log: &VertexLog,
 ) -> Result<Blob, Failure> {
+    fetch_from(store, blobs, descriptor, log, false).await
+}
+
+/// The same; `anew` leaves alone what came of an earlier attempt.
+async fn fetch_from(
+    store: &Arc<Store>,
+    blobs: &dyn BlobSource,
+    descriptor: &Descriptor,
+    log: &VertexLog,
+    anew: bool,
+) -> Result<Blob, Failure> {
     if let Some(blob) = store.blob(&descriptor.digest) {
         return Ok(blob);
     }
@@ -244,6 +281,9 @@ pub(crate) async fn fetch(
     let (digest, size) = (descriptor.digest, descriptor.size);
     let mut writer: BlobWriter =
         blocking(move || opener.resume_blob(&digest, size)).await?.map_err(Failure::store)?;
+    if anew {
+        writer.restart().map_err(Failure::store)?;
+    }
     let total = i64::try_from(size).unwrap_or(i64::MAX);
     let status = Status::begin(digest.to_string(), "downloading");
     let mut offset = writer.offset();

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use cofferdam_server::backup::{self, Summary};
 
-use crate::commands::server::DataArgs;
+use crate::commands::server::{DataArgs, make_files_as_meant};
 use crate::terminal::{bytes, note, print};
 
 /// Make, check and restore backups of a server's data, on its machine
@@ -55,6 +55,7 @@ pub(crate) fn run(args: BackupArgs) -> anyhow::Result<ExitCode> {
             ("sound", read.with_context(|| format!("verify {}", backup.display()))?)
         }
         BackupCommand::Restore { backup, data } => {
+            make_files_as_meant();
             let restored = backup::restore(&backup, &data.directory()?);
             ("restored", restored.with_context(|| format!("restore {}", backup.display()))?)
         }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use cofferdam_server::{FirstToken, Options};
@@ -15,8 +16,17 @@ pub(crate) use arguments::{DataArgs, OrganizationArgs, OrganizationCommand, Serv
 /// The configuration that is read when no other is named; it need not exist.
 pub(crate) const CONFIG: &str = "/etc/cofferdam/server.toml";
 
+/// How long reading and removing files in the background may go on once a server has stopped; the next start takes it up again.
+const LEFT_TO_DO: Duration = Duration::from_secs(1);
+
+/// Gives what is made the modes that were meant: builders run with other ids and pass through to their stores.
+pub(crate) fn make_files_as_meant() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
+
 /// Serves until told to stop.
 pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    make_files_as_meant();
     crate::logging::start(args.log_level, args.log_format);
     super::builder::install_cryptography();
     let config = args.configuration()?;
@@ -27,7 +37,9 @@ pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
         program: PathBuf::from("/proc/self/exe"),
         ready: Box::new(move |address, first| announce(address, secure, first)),
     };
-    runtime.block_on(cofferdam_server::run(options))?;
+    let served = runtime.block_on(cofferdam_server::run(options));
+    runtime.shutdown_timeout(LEFT_TO_DO);
+    served?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -50,6 +62,7 @@ fn announce(address: SocketAddr, secure: bool, first: Option<FirstToken>) {
 
 /// Makes a further organization.
 pub(crate) fn organization(args: OrganizationArgs) -> anyhow::Result<ExitCode> {
+    make_files_as_meant();
     let OrganizationCommand::Create { name, data } = args.command;
     let data_dir = data.directory()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

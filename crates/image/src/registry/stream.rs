@@ -150,22 +150,19 @@ impl Blob {
     }
 
     async fn open_at(&self, endpoint: &Endpoint, offset: u64) -> Result<Body, RegistryError> {
-        let repository = &self.repository;
-        let mut request =
-            repository.request(endpoint, Method::GET, &format!("blobs/{}", self.descriptor.digest));
-        if offset > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={}-", offset));
-            request.headers.extend(range.ok().map(|range| (RANGE, range)));
+        let mut response = self.ask(endpoint, offset).await?;
+        if offset > 0 && is_another_range(&response, offset) {
+            // It knows of ranges, but not what they are: all of it is had without one.
+            response = self.ask(endpoint, 0).await?;
         }
-        let response =
-            repository.call(endpoint, &request, &repository.scopes(endpoint, Access::Pull)).await?;
         let skip = match response.status() {
             StatusCode::OK => offset,
             StatusCode::PARTIAL_CONTENT if offset > 0 && range_start(&response) == Some(offset) => {
                 0
             }
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(self.mismatch("the registry sends another range than was asked for"));
+                let reason = "the registry sends another range than was asked for";
+                return Err(RegistryError::Protocol { url: shown(response.url()), reason });
             }
             _ => return Err(refusal(&Method::GET, &self.what(), response).await),
         };
@@ -179,12 +176,31 @@ impl Blob {
         Ok(Body { url: response.url().clone(), stream: response.bytes_stream().boxed(), skip })
     }
 
+    /// Asks for what follows `offset`.
+    async fn ask(&self, endpoint: &Endpoint, offset: u64) -> Result<Response, RegistryError> {
+        let repository = &self.repository;
+        let mut request =
+            repository.request(endpoint, Method::GET, &format!("blobs/{}", self.descriptor.digest));
+        if offset > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={}-", offset));
+            request.headers.extend(range.ok().map(|range| (RANGE, range)));
+        }
+        repository.call(endpoint, &request, &repository.scopes(endpoint, Access::Pull)).await
+    }
+
     fn mismatch(&self, reason: &'static str) -> RegistryError {
         RegistryError::Mismatch { url: self.what(), expected: self.descriptor.digest, reason }
     }
 
     fn what(&self) -> String {
         self.repository.what(&self.descriptor.digest.to_string())
+    }
+}
+
+fn is_another_range(response: &Response, offset: u64) -> bool {
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT => range_start(response) != Some(offset),
+        status => status == StatusCode::RANGE_NOT_SATISFIABLE,
     }
 }
 

@@ -286,8 +286,8 @@ fn give(path: &Path, owner: u32) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Removes groups of supervisors that are gone, in every hierarchy: those that are empty, and those of `ended`, whose last
-/// processes are waited for. Blocks up to a second for each of these.
+/// Removes groups of supervisors that are gone, in every hierarchy. Their last processes are waited for, up to a second for all
+/// of them together.
 ///
 /// Nothing is killed here: a number that is no process's may be one in another pid namespace.
 ///
@@ -296,17 +296,37 @@ fn give(path: &Path, owner: u32) -> Result<(), CgroupError> {
 /// When the mounted hierarchies cannot be listed, or a group of `ended` stays busy.
 pub fn sweep_groups(ended: &[u32]) -> Result<(), CgroupError> {
     let root = rustix::process::geteuid().is_root();
-    let mut failed = Ok(());
-    for place in places()? {
-        for (supervisor, path) in orphans(&place.base(root).join(FAMILY)) {
-            if !ended.contains(&supervisor) {
-                remove_tree(&path).ok();
-            } else if let Err(source) = retry(|| remove_tree(&path)) {
-                failed = Err(CgroupError::Remove { path, source });
+    let places = places()?;
+    let families = places.iter().map(|place| place.base(root).join(FAMILY));
+    remove_all(families.flat_map(|family| orphans(&family)).collect(), ended)
+}
+
+/// Removes groups, each with the number that its supervisor had; fails when one of `ended` stays.
+fn remove_all(mut groups: Vec<(u32, PathBuf)>, ended: &[u32]) -> Result<(), CgroupError> {
+    let mut stays = None;
+    retry(|| {
+        let mut again = Ok(());
+        stays = None;
+        groups.retain(|(supervisor, path)| {
+            let Err(source) = remove_tree(path) else { return false };
+            if source == Errno::NOENT {
+                return false;
             }
-        }
-    }
-    failed
+            let awaited = ended.contains(supervisor);
+            if awaited {
+                stays = Some(CgroupError::Remove { path: path.clone(), source });
+            }
+            // What else keeps others', such as a lack of rights, does not pass.
+            let passes = awaited || source == Errno::BUSY;
+            if passes {
+                again = Err(source);
+            }
+            passes
+        });
+        again
+    })
+    .ok();
+    stays.map_or(Ok(()), Err)
 }
 
 /// Removes groups of supervisors that are gone, as far as they are empty.
@@ -427,6 +447,44 @@ mod tests {
         assert_eq!((place.kind, place.device.as_str()), (HierarchyKind::V1, "0:33"));
         assert!(place.has("cpu") && place.has("cpuacct"));
         assert_eq!(place.own, Path::new("/nonexistent/cpu"));
+    }
+
+    #[test]
+    fn groups_that_are_busy_for_a_moment_are_removed_all() {
+        // Directories behave as groups do, but for the reason that a full one is kept for.
+        let family = tempfile::tempdir().unwrap();
+        let group = |name: &str, busy: bool| {
+            let path = family.path().join(name);
+            fs::create_dir_all(path.join("step")).unwrap();
+            if busy {
+                fs::write(path.join("step/process"), "").unwrap();
+            }
+            path
+        };
+        let (first, second) = (group("first", true), group("second", true));
+        let (empty, other) = (group("empty", false), group("other", true));
+        let groups = vec![
+            (1, first.clone()),
+            (2, second.clone()),
+            (3, empty.clone()),
+            (4, other.clone()),
+            (5, family.path().join("gone")),
+        ];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // When this one is away, the others have been tried once.
+                while empty.exists() {
+                    std::thread::yield_now();
+                }
+                for path in [&first, &second] {
+                    fs::remove_file(path.join("step/process")).unwrap();
+                }
+            });
+            remove_all(groups, &[1, 2]).unwrap();
+        });
+        assert!(!first.exists() && !second.exists() && other.exists());
+        let stays = remove_all(vec![(4, other.clone())], &[4]).unwrap_err();
+        assert!(matches!(stays, CgroupError::Remove { path, .. } if path == other));
     }
 
     #[test]

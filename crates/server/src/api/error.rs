@@ -35,5 +35,30 @@ pub(crate) fn failed(error: RecordsError) -> ConnectError {
     }
     ERRORS.count("records", 1);
     tracing::error!(error = &error as &dyn std::error::Error, "records failed");
+    if error.is_full() {
+        return ConnectError::resource_exhausted("the server's disk is full: try again later");
+    }
     ConnectError::unavailable("the server cannot reach its records right now: try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use connectrpc::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told() {
+        let failed = |kind: ErrorKind| {
+            let (action, path) = ("write", "/var/lib/logs/b1".into());
+            failed(RecordsError::File { action, path, source: Error::from(kind) })
+        };
+        let full = failed(ErrorKind::StorageFull);
+        let message = full.message.unwrap_or_default();
+        assert_eq!(full.code, ErrorCode::ResourceExhausted);
+        assert!(message.contains("disk is full") && !message.contains("/var"), "{message}");
+        assert_eq!(failed(ErrorKind::BrokenPipe).code, ErrorCode::Unavailable);
+    }
 }

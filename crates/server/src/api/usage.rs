@@ -76,12 +76,12 @@ impl UsageService for UsageApi {
         let grant = self.0.authorize(&context, Action::Usage, resource).await?;
         let (start, end) = window(request.start_at.as_option(), request.end_at.as_option())?;
         let projects = self.everything(&grant.organization, start, end).await?;
-        let (mut cache, mut registry) = (0, 0);
+        let (mut cache, mut registry) = (0_u64, 0_u64);
         for project in &projects {
             let figures = self.0.builds.storage(&project.project, Look::Kept).await;
             let figures = figures.map_err(failed)?;
-            cache += Figure::bytes_of(&figures, CACHE);
-            registry += Figure::bytes_of(&figures, REGISTRY);
+            cache = cache.saturating_add(Figure::bytes_of(&figures, CACHE));
+            registry = registry.saturating_add(Figure::bytes_of(&figures, REGISTRY));
         }
         Response::ok(wire::GetUsageResponse {
             period_start: at(start),

@@ -1,17 +1,19 @@
 //! Making a backup beside a running server: the records as of one moment, then what they name.
 //!
 //! What records name was there when they were copied, but for what was lost before. While the copy goes on, a server may delete an
-//! image and free its blobs: then the records are copied once more. The data directory is only read.
+//! image and free its blobs: then the records are copied once more. The data directory is only read, and what in it cannot be
+//! read is named and left out: a bad disk is when a backup is needed most.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::DirBuilder;
-use std::io::{self, BufWriter, Read, Write};
+use std::fs::{DirBuilder, File};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use chrono::{SecondsFormat, Utc};
 use cofferdam_records::Records;
 use cofferdam_registry::{Limits, Registry, RegistryOptions, Trouble};
+use rustix::io::Errno;
 
 use super::files::{Algorithm, Beneath, Digest, LOGS, RECORDS, is_ours, pour};
 use super::manifest::{Entry, LIST, MOST_TROUBLES, Manifest, VERSION};
@@ -28,22 +30,28 @@ const BATCH: usize = 1000;
 /// # Errors
 /// The data directory is none that this program can read, or the backup cannot be written. What was written until then is no backup.
 pub async fn create(data_dir: &Path, target: &Path) -> Result<Summary, BackupError> {
-    let layout = SERVER.expect(data_dir)?;
+    SERVER.expect(data_dir)?;
     if !data_dir.join(RECORDS).is_file() {
         return Err(BackupError::NoRecords { path: data_dir.to_owned() });
     }
     prepare(data_dir, target)?;
+    let to = Beneath::open(target).map_err(failed("open", target))?;
     let mut making = Making {
         data_dir,
         target,
         from: Beneath::open(data_dir).map_err(failed("open", data_dir))?,
-        to: Beneath::open(target).map_err(failed("open", target))?,
-        entries: BTreeMap::new(),
+        list: BufWriter::new(to.create(LIST).map_err(failed("write in", target))?),
+        to,
+        files: 0,
+        bytes: 0,
+        blobs: BTreeMap::new(),
     };
     let live = Records::open_as_is(data_dir).await?;
     let made = making.copy(&live).await;
     live.close().await;
     let (made_at, incomplete) = made?;
+    // A server of a newer program may have taken the directory meanwhile.
+    let layout = SERVER.expect(data_dir)?;
     making.finish(layout, made_at, incomplete)
 }
 
@@ -68,8 +76,13 @@ struct Making<'a> {
     target: &'a Path,
     from: Beneath,
     to: Beneath,
-    /// Files that were copied, by name.
-    entries: BTreeMap<String, Entry>,
+    /// The list of files. Logs are in it once they are copied: there is one for every step of every build.
+    list: BufWriter<File>,
+    /// How many files are in the list, and their bytes.
+    files: u64,
+    bytes: u64,
+    /// Blobs that were copied, by name. They come into the list last: they may turn out to be damaged.
+    blobs: BTreeMap<String, Entry>,
 }
 
 impl Making<'_> {
@@ -89,21 +102,27 @@ impl Making<'_> {
             }
             live.backup_to(&database).await?;
             let copy = Records::open_as_is(self.target).await?;
-            let absent = self.copy_blobs(&copy).await?;
+            let mut incomplete = Vec::new();
+            let absent = self.copy_blobs(&copy, &mut incomplete).await?;
             if !absent.is_empty() && absent != absent_before && round < ROUNDS {
                 copy.close().await;
                 absent_before = absent;
                 continue;
             }
-            self.copy_logs(&copy).await?;
-            let incomplete = self.examine(&copy).await;
+            self.copy_logs(&copy, &mut incomplete).await?;
+            let examined = self.examine(&copy, &mut incomplete).await;
             copy.close().await;
-            return Ok((made_at, incomplete?));
+            examined?;
+            return Ok((made_at, incomplete));
         }
     }
 
     /// Copies the blobs that the copied records name, but for those that are there; the names of what was not found.
-    async fn copy_blobs(&mut self, copy: &Records) -> Result<BTreeSet<String>, BackupError> {
+    async fn copy_blobs(
+        &mut self,
+        copy: &Records,
+        incomplete: &mut Vec<String>,
+    ) -> Result<BTreeSet<String>, BackupError> {
         let mut absent = BTreeSet::new();
         for project in projects(copy).await? {
             let mut last = String::new();
@@ -111,8 +130,15 @@ impl Making<'_> {
                 let named = copy.named_content(&project, &last, BATCH).await?;
                 let Some(newest) = named.last().cloned() else { break };
                 for digest in named.iter().filter_map(|digest| Digest::parse(digest)) {
-                    if !self.copy_blob(&project, digest.clone())? {
-                        absent.insert(format!("{project} {digest}"));
+                    match self.copy_blob(&project, digest.clone())? {
+                        Copied::Whole => {}
+                        Copied::Absent => {
+                            absent.insert(format!("{project} {digest}"));
+                        }
+                        Copied::Unreadable(why) => {
+                            let blob = format!("project {project}: blob {digest}");
+                            tell(incomplete, format!("{blob} cannot be read: {why}"));
+                        }
                     }
                 }
                 last = newest;
@@ -121,56 +147,123 @@ impl Making<'_> {
         Ok(absent)
     }
 
-    /// Copies a blob; false when it is not there. Its digest is computed later, from the copy.
-    fn copy_blob(&mut self, project: &str, digest: Digest) -> Result<bool, BackupError> {
+    /// Copies a blob. Its digest is computed later, from the copy.
+    fn copy_blob(&mut self, project: &str, digest: Digest) -> Result<Copied, BackupError> {
         let path = digest.place(project);
-        if self.entries.contains_key(&path) {
-            return Ok(true);
+        if self.blobs.contains_key(&path) {
+            return Ok(Copied::Whole);
         }
-        let place = self.data_dir.join(&path);
-        let Some(mut blob) = self.from.file(&path).map_err(failed("open", &place))? else {
-            return Ok(false);
+        let mut blob = match self.open(&path)? {
+            Ok(blob) => blob,
+            Err(otherwise) => return Ok(otherwise),
         };
-        let created = self.to.create(&path).map_err(failed("write in", self.target));
-        let bytes = io::copy(&mut blob, &mut created?).map_err(failed("copy", &place))?;
-        self.entries.insert(path.clone(), Entry { digest, bytes, path });
-        Ok(true)
+        let mut created = self.to.create(&path).map_err(failed("write in", self.target))?;
+        match io::copy(&mut blob, &mut created) {
+            Ok(bytes) => {
+                self.blobs.insert(path.clone(), Entry { digest, bytes, path });
+                Ok(Copied::Whole)
+            }
+            Err(error) => self.not_copied(&path, blob, error),
+        }
+    }
+
+    /// Opens a file of the data directory, or says why it cannot be copied.
+    fn open(&self, path: &str) -> Result<Result<File, Copied>, BackupError> {
+        match self.from.file(path) {
+            Ok(Some(file)) => Ok(Ok(file)),
+            Ok(None) => Ok(Err(Copied::Absent)),
+            Err(error) if is_ours_alone(&error) => {
+                Err(failed("open", &self.data_dir.join(path))(error))
+            }
+            Err(error) => Ok(Err(Copied::Unreadable(error))),
+        }
+    }
+
+    /// Removes half a copy, and tells a file that cannot be read from a backup that cannot be written: the file is read again.
+    fn not_copied(&self, path: &str, file: File, why: io::Error) -> Result<Copied, BackupError> {
+        let place = self.target.join(path);
+        std::fs::remove_file(&place).map_err(failed("remove", &place))?;
+        if is_ours_alone(&why) || is_readable(file) {
+            return Err(failed("write", &place)(why));
+        }
+        Ok(Copied::Unreadable(why))
     }
 
     /// Copies the logs of the builds that the copied records have.
-    async fn copy_logs(&mut self, copy: &Records) -> Result<(), BackupError> {
-        let logs = self.data_dir.join(LOGS);
-        for project in names(&logs)? {
-            for build in names(&logs.join(&project))? {
+    async fn copy_logs(
+        &mut self,
+        copy: &Records,
+        incomplete: &mut Vec<String>,
+    ) -> Result<(), BackupError> {
+        for project in self.names(LOGS, incomplete)? {
+            let of_project = format!("{LOGS}/{project}");
+            for build in self.names(&of_project, incomplete)? {
                 if !copy.build(&build).await?.is_some_and(|found| found.project == project) {
                     continue;
                 }
-                for step in names(&logs.join(&project).join(&build))? {
-                    self.copy_log(format!("{LOGS}/{project}/{build}/{step}"))?;
+                let of_build = format!("{of_project}/{build}");
+                for step in self.names(&of_build, incomplete)? {
+                    let path = format!("{of_build}/{step}");
+                    // One that was removed meanwhile is left out.
+                    if let Copied::Unreadable(why) = self.copy_log(&path)? {
+                        tell(incomplete, format!("{path} cannot be read: {why}"));
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Copies a log as far as it goes now: the build may be running. One that was removed is left out.
-    fn copy_log(&mut self, path: String) -> Result<(), BackupError> {
-        let place = self.data_dir.join(&path);
-        let copying = failed("copy", &place);
-        if !is_ours(&path) {
-            return Ok(());
+    /// Copies a log as far as it goes now: the build may be running.
+    fn copy_log(&mut self, path: &str) -> Result<Copied, BackupError> {
+        if !is_ours(path) {
+            return Ok(Copied::Absent);
         }
-        let Some(log) = self.from.file(&path).map_err(&copying)? else { return Ok(()) };
-        let length = log.metadata().map_err(&copying)?.len();
-        let mut created = self.to.create(&path).map_err(failed("write in", self.target))?;
-        let (digest, bytes) =
-            pour(log.take(length), &mut created, Algorithm::Sha256).map_err(copying)?;
-        self.entries.insert(path.clone(), Entry { digest, bytes, path });
+        let log = match self.open(path)? {
+            Ok(log) => log,
+            Err(otherwise) => return Ok(otherwise),
+        };
+        let length = match log.metadata() {
+            Ok(metadata) => metadata.len(),
+            Err(error) => return Ok(Copied::Unreadable(error)),
+        };
+        let mut created = self.to.create(path).map_err(failed("write in", self.target))?;
+        match pour((&log).take(length), &mut created, Algorithm::Sha256) {
+            Ok((digest, bytes)) => {
+                self.enlist(&Entry { digest, bytes, path: path.to_owned() })?;
+                Ok(Copied::Whole)
+            }
+            Err(error) => self.not_copied(path, log, error),
+        }
+    }
+
+    /// Adds a file of the backup to the list.
+    fn enlist(&mut self, entry: &Entry) -> Result<(), BackupError> {
+        write!(self.list, "{entry}").map_err(failed("write in", self.target))?;
+        self.files += 1;
+        self.bytes = self.bytes.saturating_add(entry.bytes);
         Ok(())
     }
 
+    /// Names in a directory, as far as they are ours; none when it is gone or cannot be read, which is told.
+    fn names(&self, path: &str, incomplete: &mut Vec<String>) -> Result<Vec<String>, BackupError> {
+        let directory = self.data_dir.join(path);
+        match names(&directory) {
+            Ok(names) => Ok(names),
+            Err(error) if is_ours_alone(&error) => Err(failed("read", &directory)(error)),
+            Err(error) => {
+                tell(incomplete, format!("{path} cannot be read: {error}"));
+                Ok(Vec::new())
+            }
+        }
+    }
+
     /// Reads the copied images again. What was damaged or lost is told, and damaged blobs are left out.
-    async fn examine(&mut self, copy: &Records) -> Result<Vec<String>, BackupError> {
+    async fn examine(
+        &mut self,
+        copy: &Records,
+        incomplete: &mut Vec<String>,
+    ) -> Result<(), BackupError> {
         let trash = self.target.join("trash");
         let registry = Registry::open_beside(RegistryOptions {
             records: copy.clone(),
@@ -178,19 +271,15 @@ impl Making<'_> {
             trash: trash.clone(),
             limits: Limits::default(),
         })?;
-        let mut incomplete = Vec::new();
         for project in projects(copy).await? {
             let troubles = registry.verify(&project).await;
             let failed = |source| BackupError::Images { project: project.clone(), source };
             for trouble in troubles.map_err(failed)? {
-                if incomplete.len() < MOST_TROUBLES {
-                    incomplete.push(format!("project {project}: {trouble}"));
-                }
+                tell(incomplete, format!("project {project}: {trouble}"));
                 self.leave_out(&project, &trouble)?;
             }
         }
-        std::fs::remove_dir(&trash).map_err(failed("remove", &trash))?;
-        Ok(incomplete)
+        std::fs::remove_dir(&trash).map_err(failed("remove", &trash))
     }
 
     fn leave_out(&mut self, project: &str, trouble: &Trouble) -> Result<(), BackupError> {
@@ -200,7 +289,7 @@ impl Making<'_> {
         let Some(path) = Digest::parse(digest).map(|digest| digest.place(project)) else {
             return Ok(());
         };
-        self.entries.remove(&path);
+        self.blobs.remove(&path);
         let place = self.target.join(path);
         std::fs::remove_file(&place).map_err(failed("remove", &place))
     }
@@ -215,13 +304,11 @@ impl Making<'_> {
         let writing = failed("write in", self.target);
         // Only now: opening the copy may have changed its first page.
         let database = self.from_target(RECORDS)?;
-        self.entries.insert(RECORDS.to_owned(), database);
-        let mut list = BufWriter::new(self.to.create(LIST).map_err(&writing)?);
-        for entry in self.entries.values() {
-            write!(list, "{entry}").map_err(&writing)?;
+        self.enlist(&database)?;
+        for entry in std::mem::take(&mut self.blobs).values() {
+            self.enlist(entry)?;
         }
-        list.flush().map_err(&writing)?;
-        drop(list);
+        self.list.flush().map_err(&writing)?;
         let file = self.to.file(LIST).map_err(&writing)?.ok_or_else(|| {
             failed("open the list in", self.target)(io::ErrorKind::NotFound.into())
         })?;
@@ -232,8 +319,8 @@ impl Making<'_> {
             program: concat!("cofferdam ", env!("CARGO_PKG_VERSION")).to_owned(),
             made_at,
             layout,
-            files: self.entries.len() as u64,
-            bytes: self.entries.values().map(|entry| entry.bytes).sum(),
+            files: self.files,
+            bytes: self.bytes,
             list: digest.to_string(),
             incomplete,
         };
@@ -251,17 +338,45 @@ impl Making<'_> {
     }
 }
 
+/// What became of a file of the data directory.
+enum Copied {
+    Whole,
+    /// It is not there.
+    Absent,
+    /// It is there, and the disk or something in its place says no.
+    Unreadable(io::Error),
+}
+
+/// Adds a line, unless there are enough of them.
+fn tell(incomplete: &mut Vec<String>, line: String) {
+    if incomplete.len() < MOST_TROUBLES {
+        incomplete.push(line);
+    }
+}
+
+/// Whether an error is for want of something that this process needs, and says nothing of a file.
+fn is_ours_alone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
+/// Whether all that a file has now can be read.
+fn is_readable(mut file: File) -> bool {
+    let length = file.metadata().map(|metadata| metadata.len());
+    length.is_ok_and(|length| {
+        file.rewind().is_ok() && io::copy(&mut file.take(length), &mut io::sink()).is_ok()
+    })
+}
+
 /// Names in a directory, as far as they are ours; none when it is gone.
-fn names(directory: &Path) -> Result<Vec<String>, BackupError> {
+fn names(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed("read", directory)(error)),
+        Err(error) => return Err(error),
     };
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry.map_err(failed("read", directory))?.file_name();
-        names.extend(name.into_string().ok());
+        names.extend(entry?.file_name().into_string().ok());
     }
     Ok(names)
 }

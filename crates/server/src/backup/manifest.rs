@@ -57,12 +57,13 @@ impl Manifest {
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
         // What later versions look like beyond these two is not known.
         let found = value["version"].as_u64().ok_or_else(damaged)?;
-        let program = value["program"].as_str().unwrap_or("another program").to_owned();
+        let program = layout::plain(value["program"].as_str().unwrap_or("another program"));
         if found > u64::from(VERSION) {
             let (path, known) = (path.to_owned(), VERSION);
             return Err(BackupError::Newer { path, found, known, program });
         }
-        let manifest: Self = serde_json::from_value(value).map_err(|_| damaged())?;
+        let mut manifest: Self = serde_json::from_value(value).map_err(|_| damaged())?;
+        manifest.program.clone_from(&program);
         if manifest.layout == 0 {
             return Err(damaged());
         }
@@ -180,7 +181,7 @@ mod tests {
             Manifest::read(dir.path(), &Beneath::open(dir.path()).unwrap()).unwrap_err()
         };
         let newer =
-            read("{\"version\": 2, \"program\": \"cofferdam 9\", \"other\": 1}").to_string();
+            read("{\"version\": 2, \"program\": \"cofferdam\\u001b 9\", \"other\": 1}").to_string();
         assert!(newer.contains("version 2") && newer.contains("cofferdam 9"), "{newer}");
         let whole = |layout: u32| {
             format!(

@@ -13,13 +13,19 @@ use crate::metrics::{
 /// Longest time that a step is believed to have taken: no build may run longer.
 const LONGEST: f64 = 24.0 * 3600.0;
 /// Most bytes that one connection is believed to have carried.
-const MOST_BYTES: u64 = 1 << 50;
+const MOST_BYTES: u64 = 1 << 44;
+/// Most connections that are counted of one build: as many as are kept.
+const MOST_CONNECTIONS: usize = 10_000;
 
 /// What was counted of a build.
 #[derive(Default)]
 pub(super) struct Counts {
     /// Steps and how they ended: several solves of a build may report the same.
     ended: HashSet<(String, &'static str)>,
+    /// How many connections were counted.
+    connections: usize,
+    /// Steps that connections of were refused.
+    refused: HashSet<String>,
 }
 
 impl Counts {
@@ -49,22 +55,31 @@ impl Counts {
             _ => tracing::debug!(step = step.digest, result, seconds, "a step ended"),
         }
     }
-}
 
-/// Connections as they were reported.
-pub(super) fn connections(connections: &[ConnectionRecord]) {
-    let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
-    for connection in connections {
-        let verdict = if connection.allowed { "allowed" } else { "refused" };
-        EGRESS_CONNECTIONS.count(verdict, 1);
-        EGRESS_BYTES.count("sent", connection.sent.min(MOST_BYTES));
-        EGRESS_BYTES.count("received", connection.received.min(MOST_BYTES));
-        if !connection.allowed {
-            *refused.entry(&connection.step).or_default() += 1;
+    /// Connections as they were reported.
+    pub(super) fn connections(&mut self, connections: &[ConnectionRecord]) {
+        let room = MOST_CONNECTIONS.saturating_sub(self.connections);
+        let counted = &connections[..connections.len().min(room)];
+        self.connections += counted.len();
+        let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
+        for connection in counted {
+            let verdict = if connection.allowed { "allowed" } else { "refused" };
+            EGRESS_CONNECTIONS.count(verdict, 1);
+            EGRESS_BYTES.count("sent", connection.sent.min(MOST_BYTES));
+            EGRESS_BYTES.count("received", connection.received.min(MOST_BYTES));
+            if !connection.allowed {
+                *refused.entry(&connection.step).or_default() += 1;
+            }
         }
-    }
-    for (step, connections) in refused {
-        let step = Some(step).filter(|step| !step.is_empty());
-        tracing::info!(step, connections, "connections were refused by the egress policy");
+        for (step, connections) in refused {
+            let first = self.refused.insert(step.to_owned());
+            let step = Some(step).filter(|step| !step.is_empty());
+            // One that is refused may try again and again.
+            if first {
+                tracing::info!(step, connections, "connections were refused by the egress policy");
+            } else {
+                tracing::debug!(step, connections, "more connections were refused");
+            }
+        }
     }
 }

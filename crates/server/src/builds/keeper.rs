@@ -63,15 +63,26 @@ struct Stuck {
     most: u64,
 }
 
+/// What came of making a project's caches smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Made {
+    /// One of them was asked to be smaller.
+    any: bool,
+    /// None of them has to wait for builds.
+    all: bool,
+}
+
 struct Keeper {
     builds: Arc<Builds>,
     stuck: HashMap<String, Stuck>,
+    /// Caches that could not be made smaller, and when that was tried: to try it again at once is no use.
+    failed: HashMap<(String, Isolation), Instant>,
 }
 
 impl Builds {
     /// Runs for as long as the server does.
     pub(crate) async fn keep_caches(self: Arc<Self>, every: Duration) {
-        let mut keeper = Keeper { builds: self, stuck: HashMap::new() };
+        let mut keeper = Keeper { builds: self, stuck: HashMap::new(), failed: HashMap::new() };
         tokio::time::sleep(FIRST.min(every)).await;
         loop {
             keeper.turn().await;
@@ -81,7 +92,7 @@ impl Builds {
 }
 
 impl Keeper {
-    /// One project after the other. What fails is in the log, and tried again the next time.
+    /// One project after the other. What fails is in the log, and tried again the next time; what needs a builder, the next day.
     async fn turn(&mut self) {
         let projects = match crate::daily::projects(&self.builds.records).await {
             Ok(projects) => projects,
@@ -91,6 +102,7 @@ impl Keeper {
             }
         };
         self.stuck.retain(|_, stuck| stuck.at.elapsed() < DAY);
+        self.failed.retain(|_, at| at.elapsed() < DAY);
         for project in projects {
             if let Err(error) = self.project(&project).await {
                 tracing::warn!(project, %error, "a project's cache could not be kept within bounds");
@@ -105,8 +117,11 @@ impl Keeper {
             |project: &Project| project.state == ProjectState::Active && !project.reset_pending;
         let Some(project) = project.filter(settled) else { return Ok(()) };
         let mut roots = self.builds.fleet.measure(id).await?;
-        if self.make_room(&project, &mut roots).await? {
+        let made = self.make_room(&project, &mut roots).await?;
+        if made.any {
             roots = self.builds.fleet.measure(id).await?;
+        }
+        if made.any && made.all {
             self.remember(&project, &roots);
         }
         self.builds.note(id, CACHE, total(&roots)).await;
@@ -116,34 +131,67 @@ impl Keeper {
         Ok(())
     }
 
-    /// Makes caches smaller where the policy wants it. Returns whether all of them were that wanted it.
-    async fn make_room(&self, project: &Project, roots: &mut [Root]) -> Result<bool, KeepError> {
+    /// Makes caches smaller where the policy wants it. One that cannot be is left for a day, and the others have to give.
+    async fn make_room(
+        &mut self,
+        project: &Project,
+        roots: &mut [Root],
+    ) -> Result<Made, KeepError> {
         let policy = Policy::from(project.cache);
         let mut all = total(roots);
         let most = policy.most.filter(|most| !self.is_stuck(&project.id, all, *most));
         roots.sort_by_key(|root| (root.running, root.used_at));
         let rows = self.builds.records.project_storage(&project.id).await?;
-        let mut done = false;
+        let mut made = Made { any: false, all: true };
         for root in &*roots {
             let name = collected(root.isolation);
             let last = rows.iter().find(|row| row.kind == name).map(|row| row.measured_at.into());
             let excess = most.map_or(0, |most| all.saturating_sub(most));
             let Some(keep) = wanted(root, excess, policy.age, last) else { continue };
+            if !self.may_be_asked(&project.id, root) {
+                continue;
+            }
             let any = spec(project, Isolation::default(), self.builds.least())?;
             let spec = ProjectSpec { isolation: root.isolation, ..any };
-            let Collected::Done { freed } = self.builds.fleet.collect(&spec, keep).await? else {
-                tracing::debug!(project = project.id, "a cache waits: builds need all builders");
-                return Ok(false);
+            let level = root.isolation.name();
+            let freed = match self.builds.fleet.collect(&spec, keep).await {
+                Ok(Collected::Done { freed }) => freed,
+                Ok(Collected::Busy) => {
+                    let project = &project.id;
+                    tracing::debug!(project, level, "a cache waits: builds need all builders");
+                    made.all = false;
+                    break;
+                }
+                Err(error) => {
+                    let project = &project.id;
+                    tracing::warn!(project, level, %error, "a cache could not be made smaller");
+                    self.failed.insert((project.clone(), root.isolation), Instant::now());
+                    continue;
+                }
             };
             if freed > 0 {
-                let level = root.isolation.name();
                 tracing::info!(project = project.id, level, freed, "a cache was made smaller");
             }
             all = all.saturating_sub(freed);
             self.builds.note(&project.id, name, root.bytes.saturating_sub(freed)).await;
-            done = true;
+            made.any = true;
         }
-        Ok(done)
+        Ok(made)
+    }
+
+    /// Whether it makes sense to ask a root's builder: it did not fail today, and is none that may not be started any more.
+    fn may_be_asked(&mut self, project: &str, root: &Root) -> bool {
+        let key = (project.to_owned(), root.isolation);
+        if self.failed.contains_key(&key) {
+            return false;
+        }
+        if root.running || root.isolation >= self.builds.least() {
+            return true;
+        }
+        let level = root.isolation.name();
+        tracing::warn!(project, level, "a cache stays: its level is too weak for this server");
+        self.failed.insert(key, Instant::now());
+        false
     }
 
     /// Whether it is known that nothing can be freed: what is left may be more than the bound.

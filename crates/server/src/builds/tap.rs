@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
-use super::counts::{self, Counts};
+use super::counts::Counts;
 use super::{Builds, LiveBuild, Outcome};
 use crate::metrics::ERRORS;
 
@@ -28,6 +28,8 @@ const BATCH_TIME: Duration = Duration::from_millis(150);
 const MOST_STEPS: usize = 100_000;
 /// Longest name and error of a step.
 const MAX_TEXT: usize = 16 << 10;
+/// Longest digest.
+const MAX_DIGEST: usize = 128;
 
 /// Records one build.
 pub(crate) struct Tap {
@@ -60,7 +62,7 @@ impl Tap {
                 }
             };
             tokio::select! {
-                () = record => drop::<oneshot::Sender<()>>(writing),
+                () = record => drop(writing),
                 // The last report has had its time.
                 _ = stopped => return None,
             }
@@ -132,7 +134,7 @@ impl Recorder {
                 }
             }
         }
-        counts::connections(&connections);
+        self.counts.connections(&connections);
         let written = async {
             if !steps.is_empty() {
                 self.records.record_steps(&self.build, &steps).await?;
@@ -195,23 +197,23 @@ impl Recorder {
     }
 }
 
-/// A vertex that has started, as a step.
+/// A vertex that has started, as a step. One whose digest is none does not count.
 fn step(vertex: &Vertex) -> Option<StepUpdate> {
     Some(StepUpdate {
-        digest: bounded(&vertex.digest),
+        digest: digest(&vertex.digest)?.to_owned(),
         name: bounded(&vertex.name),
         started_at: moment(vertex.started.as_option())?,
         completed_at: moment(vertex.completed.as_option()),
         cached: vertex.cached,
         error: (!vertex.error.is_empty()).then(|| bounded(&vertex.error)),
         saved: Duration::from_nanos(u64::try_from(vertex.savedNanoseconds).unwrap_or(0)),
-        inputs: vertex.inputs.iter().map(|input| bounded(input)).collect(),
+        inputs: vertex.inputs.iter().filter_map(|input| digest(input)).map(str::to_owned).collect(),
     })
 }
 
 fn connection(connection: &wire::Connection) -> ConnectionRecord {
     ConnectionRecord {
-        step: bounded(&connection.vertex),
+        step: digest(&connection.vertex).unwrap_or_default().to_owned(),
         protocol: bounded(&connection.protocol),
         host: bounded(&connection.host),
         address: bounded(&connection.address),
@@ -228,10 +230,44 @@ fn moment(time: Option<&buffa_types::google::protobuf::Timestamp>) -> Option<Dat
     DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
 }
 
+/// Digests are in the log and in keys: what can be none is not taken for one.
+fn digest(text: &str) -> Option<&str> {
+    let fits = (1..=MAX_DIGEST).contains(&text.len());
+    Some(text).filter(|text| fits && text.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
 fn bounded(text: &str) -> String {
     let mut end = text.len().min(MAX_TEXT);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use buffa_types::google::protobuf::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_digest_is_not_taken_for_one() {
+        let real = format!("sha256:{}", "a".repeat(64));
+        let begun = || buffa::MessageField::some(Timestamp { seconds: 1, ..Default::default() });
+        let vertex = |digest: &str| Vertex {
+            digest: digest.to_owned(),
+            started: begun(),
+            inputs: vec!["a b".to_owned(), real.clone()],
+            ..Vertex::default()
+        };
+        let update = step(&vertex(&real)).unwrap();
+        assert_eq!((update.digest, update.inputs), (real.clone(), vec![real.clone()]));
+        for bad in ["", "a b", "a\nb", "\u{e9}", &"a".repeat(MAX_DIGEST + 1)] {
+            assert_eq!(digest(bad), None, "{bad:?}");
+            assert!(step(&vertex(bad)).is_none(), "{bad:?}");
+            let reported = wire::Connection { vertex: bad.to_owned(), ..Default::default() };
+            assert_eq!(connection(&reported).step, "", "{bad:?}");
+        }
+    }
 }

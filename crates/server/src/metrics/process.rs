@@ -1,13 +1,19 @@
 //! Figures of the server's own process, read when somebody asks for figures.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::figure::ALL;
 use super::table::{PROCESS_CPU, PROCESS_FILES, PROCESS_MEMORY, PROCESS_START, PROCESS_THREADS};
 
 /// Times of processes are told in hundredths of a second, on every architecture.
 const TICKS: u64 = 100;
+/// How long figures are good: anybody may ask, and descriptors are counted one by one.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// When they were read last.
+static READ: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Notes when the server began.
 pub(super) fn begin() {
@@ -17,6 +23,11 @@ pub(super) fn begin() {
 
 /// Brings the figures of the process up to date. What cannot be read stays as it was.
 pub(crate) fn measure() {
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if read.is_some_and(|at| at.elapsed() < FRESH) {
+        return;
+    }
+    *read = Some(Instant::now());
     if let Some(seconds) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(cpu) {
         PROCESS_CPU.of(ALL).absolute(seconds);
     }

@@ -17,7 +17,7 @@ pub(super) fn apply(
     batch: &Batch,
 ) -> Result<Vec<Digest>, redb::Error> {
     let changes = &batch.changes;
-    transaction.open_table(META)?.insert(NEXT_ID_KEY, batch.next_id)?;
+    raise_next_id(transaction, batch.next_id)?;
     let mut removed = Vec::new();
     for layer in &changes.removed_layers {
         removed.extend(remove_layer(transaction, *layer)?);
@@ -49,6 +49,15 @@ pub(super) fn apply(
         contents.insert(key.row(), &digest.as_bytes()[..])?;
     }
     Ok(removed)
+}
+
+/// Never back: a batch that a killed process left may be older than what was written since, and a
+/// number that is given out twice names two things.
+fn raise_next_id(transaction: &WriteTransaction, next_id: u64) -> Result<(), redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    let known = meta.get(NEXT_ID_KEY)?.map_or(0, |value| value.value());
+    meta.insert(NEXT_ID_KEY, next_id.max(known))?;
+    Ok(())
 }
 
 /// Removes a layer's row, the records that name it and the digests of trees it tops.

@@ -162,3 +162,66 @@ fn a_journal_of_another_run_of_the_machine_or_of_nobody_is_not_used() {
     }
     assert!(is_there(&open(&killed), "one"), "the control");
 }
+
+#[test]
+fn a_journal_that_stayed_behind_has_no_number_given_out_twice() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let turn = lock(&store.writer);
+    build(&store, "old");
+    store.secure().unwrap();
+    let stale = std::fs::read(temp.path().join(FILE)).unwrap();
+    drop(turn);
+    build(&store, "new");
+    let mirror = store.mirror("context").unwrap();
+    std::fs::write(mirror.dir().join("mirrored"), "yes").unwrap();
+    let id = mirror.id();
+    drop(mirror);
+    store.flush().unwrap();
+
+    let (_temp, root) = copy(temp.path());
+    std::fs::write(root.join(FILE), stale).unwrap();
+    let after = open(&root);
+    assert!(!has_journal(&root));
+    build(&after, "newest");
+    let other = after.mirror("other").unwrap();
+    let mirror = after.mirror("context").unwrap();
+    assert!(mirror.id() == id && other.id() != id);
+    assert_eq!(std::fs::read_to_string(mirror.dir().join("mirrored")).unwrap(), "yes");
+    assert!(["old", "new", "newest"].iter().all(|key| is_there(&after, key)));
+    drop((mirror, other));
+    after.flush().unwrap();
+    assert_eq!(after.verify(false).unwrap(), [] as [crate::Trouble; 0]);
+}
+
+#[test]
+fn a_blob_that_is_not_as_it_was_is_not_taken_over_nor_are_its_records() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let _turn = lock(&store.writer);
+    build(&store, "whole");
+    build(&store, "spoilt");
+    store.secure().unwrap();
+    let (_temp, root) = copy(temp.path());
+    std::fs::write(root.join("fresh").join(Digest::of("spoilt").hex()), b"SPOILT").unwrap();
+    let after = open(&root);
+    assert!(is_there(&after, "whole") && !is_there(&after, "spoilt"));
+    assert!(after.blob(&Digest::of("spoilt")).is_none());
+    assert_eq!(after.verify(false).unwrap(), [] as [crate::Trouble; 0]);
+}
+
+#[test]
+fn nothing_is_noted_while_it_is_looked_at_what_the_disk_lost() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let _turn = lock(&store.writer);
+    build(&store, "one");
+    store.secure().unwrap();
+    let noted = suspend(&store);
+    assert!(noted && !has_journal(temp.path()));
+    assert!(store.secure().is_err());
+    renew(&store);
+    assert!(!has_journal(temp.path()));
+    resume(&store, noted);
+    assert!(has_journal(temp.path()));
+}

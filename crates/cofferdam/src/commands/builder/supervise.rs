@@ -55,6 +55,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Runs a builder until it ends.
 pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    crate::commands::server::make_files_as_meant();
     keep_descriptors().context("close inherited descriptors to other programs")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(supervise(settings))

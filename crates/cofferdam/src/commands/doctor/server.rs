@@ -88,6 +88,9 @@ fn version(dir: &Path) -> Finding {
         Err(error) if matches!(error.downcast_ref(), Some(CheckError::NoRecords { .. })) => {
             finding(name, true, true, format!("{at}: no server has used it yet"))
         }
+        Err(error) if matches!(error.downcast_ref(), Some(CheckError::NoLogs { .. })) => {
+            finding(name, false, false, error.to_string())
+        }
         Err(error) => finding(name, false, true, format!("{at}: {error:#}")),
     }
 }
@@ -239,10 +242,10 @@ fn ranges(text: &str, read: impl Fn(&[&str]) -> Option<(u64, u64)>) -> Vec<(u64,
 }
 
 fn table(file: &str) -> String {
-    let mut text = String::new();
-    let read = File::open(file).and_then(|file| file.take(MAX_TABLE).read_to_string(&mut text));
-    // A table that is not there gives nobody anything.
-    read.map(|_| text).unwrap_or_default()
+    let mut bytes = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(MAX_TABLE).read_to_end(&mut bytes));
+    // A table that is not there gives nobody anything. Names in it may be in any encoding.
+    read.map(|_| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn controllers(limits: Option<&Finding>) -> Finding {
