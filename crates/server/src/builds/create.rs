@@ -7,7 +7,7 @@ use cofferdam_access::{Grant, TokenKind, mint};
 use cofferdam_fleet::Isolation;
 use cofferdam_records::{Build, NewBuild, NewToken, Project, RecordsError};
 
-use super::{Builds, LiveBuild};
+use super::{Builds, LiveBuild, Outcome};
 use crate::metrics::{ALL, BUILDS_BEGUN};
 
 /// How long the token of a build is accepted.
@@ -67,13 +67,17 @@ impl Builds {
                 options,
             })
             .await?;
+        let live = LiveBuild::new(build.clone(), project.clone(), demanded);
+        // From here on somebody sees to it that the build ends, also when the client has gone or the token cannot be recorded.
+        self.add(Arc::clone(&live));
+        BUILDS_BEGUN.count(ALL, 1);
         let (token, hash) = mint(TokenKind::Build);
         let record = self
             .records
             .create_token(NewToken {
                 kind: TokenKind::Build,
-                organization: project.organization.clone(),
-                project: Some(project.id.clone()),
+                organization: project.organization,
+                project: Some(project.id),
                 build: Some(build.id.clone()),
                 // What revokes the creator revokes the build.
                 parent: creator,
@@ -81,11 +85,17 @@ impl Builds {
                 hash,
                 expires_at: Some(Utc::now() + TOKEN_LIFE),
             })
-            .await?;
-        let live = LiveBuild::new(build.clone(), project, demanded);
-        self.add(Arc::clone(&live));
+            .await;
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                let builds = Arc::clone(self);
+                let outcome = Outcome::Lost("its token could not be recorded".to_owned());
+                tokio::spawn(async move { builds.end(&live, outcome).await });
+                return Err(error.into());
+            }
+        };
         self.follow_token(&live, &record.id);
-        BUILDS_BEGUN.count(ALL, 1);
         live.span().in_scope(|| tracing::info!("a build began"));
         Ok(Created { build, token })
     }
