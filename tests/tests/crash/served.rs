@@ -269,9 +269,7 @@ impl Served {
                 Err(format!("{builders} builders have {found:?}, one has {:?}", self.groups))
             }
         });
-        if builders > 0 {
-            self.groups = Some(groups / builders);
-        }
+        self.groups = groups.checked_div(builders).or(self.groups);
     }
 
     /// A build that was finished is still there, with all that belongs to it.

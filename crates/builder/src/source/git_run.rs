@@ -263,7 +263,7 @@ async fn bounded_output(
         error = limit => return Err(error),
     };
     let status = child.wait().await?;
-    group.is_over();
+    group.forget();
     Ok(std::process::Output { status, stdout, stderr })
 }
 
@@ -272,7 +272,7 @@ struct Group(Option<u32>);
 
 impl Group {
     /// The program is over, and its number may be another's by now.
-    fn is_over(mut self) {
+    fn forget(mut self) {
         self.0 = None;
     }
 }

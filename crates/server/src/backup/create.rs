@@ -198,7 +198,7 @@ impl Making<'_> {
         for project in self.names(LOGS, incomplete)? {
             let of_project = format!("{LOGS}/{project}");
             for build in self.names(&of_project, incomplete)? {
-                if !copy.build(&build).await?.is_some_and(|found| found.project == project) {
+                if copy.build(&build).await?.is_none_or(|found| found.project != project) {
                     continue;
                 }
                 let of_build = format!("{of_project}/{build}");
@@ -303,7 +303,7 @@ impl Making<'_> {
     ) -> Result<Summary, BackupError> {
         let writing = failed("write in", self.target);
         // Only now: opening the copy may have changed its first page.
-        let database = self.from_target(RECORDS)?;
+        let database = self.reread(RECORDS)?;
         self.enlist(&database)?;
         for entry in std::mem::take(&mut self.blobs).values() {
             self.enlist(entry)?;
@@ -329,7 +329,7 @@ impl Making<'_> {
     }
 
     /// A file that is in the backup already, as the list has it.
-    fn from_target(&self, path: &str) -> Result<Entry, BackupError> {
+    fn reread(&self, path: &str) -> Result<Entry, BackupError> {
         let reading = failed("read", &self.target.join(path));
         let file = self.to.file(path).map_err(&reading)?;
         let file = file.ok_or_else(|| reading(io::ErrorKind::NotFound.into()))?;

@@ -55,7 +55,7 @@ impl Interceptor for Calls {
 pub(crate) fn counted(request: Request<Body>) -> (Request<Body>, bool) {
     let registry = request.uri().path().starts_with(REGISTRY);
     let request =
-        if registry { request.map(|body| Counted::new(body, "received")) } else { request };
+        if registry { request.map(|body| Counted::wrap(body, "received")) } else { request };
     (request, registry)
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn answered(response: Response<Body>, registry: bool) -> Response<Bod
         _ => "5xx",
     };
     RESPONSES.count(class, 1);
-    if registry { response.map(|body| Counted::new(body, "sent")) } else { response }
+    if registry { response.map(|body| Counted::wrap(body, "sent")) } else { response }
 }
 
 /// A body whose bytes are counted as they pass.
@@ -79,7 +79,7 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(body: Body, direction: &str) -> Body {
+    fn wrap(body: Body, direction: &str) -> Body {
         Body::new(Self { body, bytes: REGISTRY_BYTES.of(direction) })
     }
 }
