@@ -142,6 +142,12 @@ impl Store {
         self.was_damaged
     }
 
+    /// Whether the one before closed it, and was not killed: what the disk has is then what was written.
+    #[must_use]
+    pub const fn was_closed(&self) -> bool {
+        self.lock.was_clean
+    }
+
     /// How container ids are written to disk.
     #[must_use]
     pub const fn ids(&self) -> IdRange {

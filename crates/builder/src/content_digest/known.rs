@@ -186,11 +186,21 @@ impl KnownMirrors {
     }
 
     /// The same with what an earlier builder knew, and kept for the next one. `state` is a directory that is the
-    /// mirror's own, `ids` are those of its store. *Blocking.*
-    pub(crate) fn of_kept(&self, id: &str, state: OwnedFd, ids: IdRange) -> Arc<KnownFiles> {
+    /// mirror's own, `ids` are those of its store. Nothing of it is believed after a builder that was killed: a write that failed
+    /// while nobody ran would show in no time of a file. *Blocking.*
+    pub(crate) fn of_kept(
+        &self,
+        id: &str,
+        state: OwnedFd,
+        ids: IdRange,
+        believed: bool,
+    ) -> Arc<KnownFiles> {
         let (table, is_new) = self.table(id);
         let kept = Kept::new(state, ids);
-        if is_new && let Ok(device) = kept.device() {
+        if is_new
+            && believed
+            && let Ok(device) = kept.device()
+        {
             for (inode, stamp, digest) in kept.load() {
                 table.insert((device, inode), stamp, digest);
             }
@@ -290,13 +300,15 @@ mod tests {
         let ids = IdRange { first: 0, count: 65_536 };
         let open = || OwnedFd::from(std::fs::File::open(state.path()).unwrap());
         let stat = made(directory.path(), "f");
-        let builder = || KnownMirrors::default().of_kept("a", open(), ids);
+        let builder = || KnownMirrors::default().of_kept("a", open(), ids, true);
         let known = builder();
         known.remember(&stat, LATER, Digest::of("f"));
         assert_eq!(builder().digest(&stat), None, "it was not kept yet");
         known.save();
         let next = builder();
         assert_eq!(next.digest(&stat), Some(Digest::of("f")));
+        let doubting = KnownMirrors::default().of_kept("a", open(), ids, false);
+        assert_eq!(doubting.digest(&stat), None, "the one before was killed");
         // What changes while no builder runs is read again.
         let mut changed = stat;
         changed.st_ctime_nsec ^= 1;

@@ -150,7 +150,11 @@ async fn known_files(
     match guard.open_state() {
         Ok(state) => {
             let ids = context.store_ids();
-            blocking(move || context.known_files.of_kept(&id, state, ids)).await
+            blocking(move || {
+                let believed = context.store.was_closed();
+                context.known_files.of_kept(&id, state, ids, believed)
+            })
+            .await
         }
         Err(error) => {
             tracing::debug!(%error, "digests of a mirror will not be kept");
