@@ -92,7 +92,9 @@ impl Connection {
     }
 
     fn end(&self, id: u64, how: Result<Ended, LaunchError>) {
-        if let Some(entry) = self.steps().remove(&id) {
+        let entry = self.steps().remove(&id);
+        if let Some(entry) = entry {
+            entry.handle.over();
             // Nobody waiting is fine: the watch has its own way to notice.
             entry.end.send(how).ok();
         }

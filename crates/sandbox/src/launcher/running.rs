@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::RecvFlags;
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::Interest;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::connection::Connection;
 use super::{LaunchError, watched};
@@ -27,12 +27,15 @@ use crate::spec::{Exit, Usage};
 pub(super) struct Handle {
     leaf: Option<Leaf>,
     state: Mutex<State>,
+    /// Told of every change of the state.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     pidfd: Option<OwnedFd>,
     condemned: bool,
+    over: bool,
 }
 
 impl Handle {
@@ -43,6 +46,32 @@ impl Handle {
             self.end(&pidfd);
         }
         state.pidfd = Some(pidfd);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Takes note of the step's end, or of there being none.
+    pub(super) fn over(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).over = true;
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the first process is known, or there will be none. The step itself tells of its start by another way, and may be
+    /// first.
+    async fn known(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let known = {
+                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.pidfd.is_some() || state.condemned || state.over
+            };
+            if known {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Ends every process of the step.
@@ -52,6 +81,8 @@ impl Handle {
         if let Some(pidfd) = &state.pidfd {
             self.end(pidfd);
         }
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// Name of the step's control group.
@@ -114,7 +145,7 @@ impl Watch {
         leaf: Option<Leaf>,
         root: Option<OwnedFd>,
     ) -> (Self, Running) {
-        let handle = Arc::new(Handle { leaf, state: Mutex::default() });
+        let handle = Arc::new(Handle { leaf, state: Mutex::default(), changed: Notify::new() });
         let (end, ended) = oneshot::channel();
         let (record, told) = oneshot::channel();
         let (done, exit) = oneshot::channel();
@@ -228,7 +259,10 @@ impl Running {
         let failure = self.listen(report, &mut record).await;
         let told = watch.record.send(record);
         match failure {
-            Ok(None) if told.is_ok() => Ok(self),
+            Ok(None) if told.is_ok() => {
+                self.guard.0.known().await;
+                Ok(self)
+            }
             Ok(None) => Err(LaunchError::HelperLost),
             Ok(Some(failure)) => {
                 // The process is on its way out; its mounts and groups must be gone before the caller goes on.
