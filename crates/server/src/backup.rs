@@ -15,7 +15,7 @@ mod restore;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cofferdam_records::{PageRequest, Records, RecordsError};
+use cofferdam_records::RecordsError;
 use cofferdam_registry::{CollectError, OpenRegistryError};
 
 use crate::layout::LayoutError;
@@ -23,9 +23,6 @@ use crate::run::ServerError;
 
 pub use create::create;
 pub use restore::{restore, verify};
-
-/// Projects read at a time.
-const PAGE: i32 = 100;
 
 /// What is in a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,24 +141,6 @@ pub enum BackupError {
 fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> BackupError + use<> {
     let path = path.to_owned();
     move |source| BackupError::File { action, path: path.clone(), source }
-}
-
-/// Ids of all projects of all organizations.
-pub(crate) async fn projects(records: &Records) -> Result<Vec<String>, RecordsError> {
-    let mut projects = Vec::new();
-    for organization in records.organizations().await? {
-        let mut token: Option<String> = None;
-        loop {
-            let request = PageRequest { size: Some(PAGE), token: token.as_deref() };
-            let page = records.projects(&organization.id, None, request).await?;
-            projects.extend(page.items.into_iter().map(|project| project.id));
-            token = page.next;
-            if token.is_none() {
-                break;
-            }
-        }
-    }
-    Ok(projects)
 }
 
 /// Whether a directory has nothing in it but what is named; one that is not there has nothing.

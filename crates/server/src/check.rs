@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use cofferdam_records::{Records, RecordsError};
 use cofferdam_registry::{CollectError, Limits, OpenRegistryError, Registry, RegistryOptions};
 
-use crate::backup::projects;
+use crate::daily::projects;
 use crate::layout::{LayoutError, SERVER};
 
 /// What was found.

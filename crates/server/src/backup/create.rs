@@ -17,7 +17,8 @@ use rustix::io::Errno;
 
 use super::files::{Algorithm, Beneath, Digest, LOGS, RECORDS, is_ours, pour};
 use super::manifest::{Entry, LIST, MOST_TROUBLES, Manifest, VERSION};
-use super::{BackupError, Summary, failed, is_empty, projects};
+use super::{BackupError, Summary, failed, is_empty};
+use crate::daily::projects;
 use crate::layout::SERVER;
 
 /// Times the records are copied before what is not there is taken for lost.
