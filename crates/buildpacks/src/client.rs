@@ -19,6 +19,8 @@ pub struct ClientError {
     message: String,
     /// The exit code of the process that failed, if one did.
     pub exit_code: Option<i32>,
+    /// What that process had run into: its memory, the disk.
+    pub reached: Option<String>,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -31,7 +33,14 @@ impl ClientError {
         exit_code: Option<i32>,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
-        Self { message: message.into(), exit_code, source: Some(Box::new(source)) }
+        Self { message: message.into(), exit_code, reached: None, source: Some(Box::new(source)) }
+    }
+
+    /// The same error, with what the process that failed had run into.
+    #[must_use]
+    pub fn having_reached(mut self, reached: Option<String>) -> Self {
+        self.reached = reached;
+        self
     }
 
     /// The builder's own error, if it gave one.

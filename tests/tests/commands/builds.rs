@@ -61,10 +61,12 @@ fn a_build_is_shown_with_its_steps() {
     assert_eq!(json["total_steps"], steps.len());
     let pulls = json["connections"].as_array().unwrap();
     let (_, port) = cofferdam_tests::images::registry().address().rsplit_once(':').unwrap();
-    let pull = pulls.iter().find(|one| one["port"].as_u64() == port.parse().ok());
-    let pull = pull.unwrap_or_else(|| panic!("the pull of the base: {json}"));
-    assert_eq!((&pull["address"], &pull["allowed"]), (&"127.0.0.1".into(), &true.into()));
-    assert!(pull["received_bytes"].as_u64().unwrap() > 0, "{pull}");
+    let pulls: Vec<_> =
+        pulls.iter().filter(|one| one["port"].as_u64() == port.parse().ok()).collect();
+    assert!(pulls.iter().all(|pull| pull["address"] == "127.0.0.1" && pull["allowed"] == true));
+    // One that was opened while another became free carries nothing.
+    let received = |pull: &&Value| pull["received_bytes"].as_u64().unwrap() > 0;
+    assert!(pulls.iter().any(received), "the pull of the base: {json}");
     let network = cofferdam(&server, "builds show --network").arg(id(1)).success().text();
     assert!(network.contains("No connections.") || network.contains("RECEIVED"), "{network}");
 

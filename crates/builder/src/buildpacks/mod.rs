@@ -29,6 +29,7 @@ use crate::export::layers::{self, Content, PackedLayer, Packing};
 use crate::failure::Failure;
 use crate::gateway::bridge::{AnswerRefs, Bridge};
 use crate::gateway::files;
+use crate::op::exec_limits::REACHED;
 use crate::pieces::Pieces;
 use crate::rooted::clean;
 use crate::snapshot::Snapshot;
@@ -83,12 +84,12 @@ impl FrontendClient {
 }
 
 fn client_error(failure: Failure) -> ClientError {
-    let exit = failure.details().iter().find_map(|(kind, value)| {
-        let value: serde_json::Value =
-            kind.contains("ExitMessage").then(|| serde_json::from_slice(value).ok()).flatten()?;
-        i32::try_from(value.get("Code")?.as_i64()?).ok()
+    let ended: Option<serde_json::Value> = failure.details().iter().find_map(|(kind, value)| {
+        kind.contains("ExitMessage").then(|| serde_json::from_slice(value).ok()).flatten()
     });
-    ClientError::with_source(failure.message().to_owned(), exit, failure)
+    let exit = ended.as_ref().and_then(|ended| i32::try_from(ended.get("Code")?.as_i64()?).ok());
+    let reached = ended.and_then(|ended| Some(ended.get(REACHED)?.as_str()?.to_owned()));
+    ClientError::with_source(failure.message().to_owned(), exit, failure).having_reached(reached)
 }
 
 /// A failed frontend on its way to the client.

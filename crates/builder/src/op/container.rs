@@ -349,10 +349,11 @@ impl Container {
             return Ok(());
         }
         let mut message = format!("exit code: {code}");
-        if let Some(reached) = exec_limits::reached(&self.context, exit) {
+        let reached = exec_limits::reached(&self.context, exit);
+        if let Some(reached) = &reached {
             message = format!("{message}: {reached}");
         }
-        let detail = serde_json::json!({ "Code": code }).to_string();
+        let detail = exec_limits::exit_detail(code, reached);
         Err(Failure::unknown(message).with_detail(EXIT, detail))
     }
 

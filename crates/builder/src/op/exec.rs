@@ -250,11 +250,12 @@ fn check_exit(context: &Context, meta: &pb::Meta, exit: &Exit) -> Result<(), Fai
     let command = meta.args.join(" ");
     let mut message =
         format!("process {command:?} did not complete successfully: exit code: {code}");
-    if let Some(reached) = exec_limits::reached(context, exit) {
+    let reached = exec_limits::reached(context, exit);
+    if let Some(reached) = &reached {
         message.push_str(": ");
-        message.push_str(&reached);
+        message.push_str(reached);
     }
-    let detail = serde_json::json!({ "Code": code }).to_string();
+    let detail = exec_limits::exit_detail(code, reached);
     Err(Failure::unknown(message)
         .with_detail("github.com/moby/buildkit/gatewayapi.ExitMessage+json", detail))
 }

@@ -16,6 +16,9 @@ use crate::config;
 use crate::context::Context;
 use crate::failure::Failure;
 
+/// Where the detail of a failed process tells what it had run into. BuildKit's clients read past it.
+pub(crate) const REACHED: &str = "Reached";
+
 /// How often the disk is looked at while a step runs.
 const DISK_INTERVAL: Duration = Duration::from_millis(200);
 /// The part of the disk that no step may take: one in so many, but no more than the next.
@@ -106,13 +109,21 @@ pub(super) fn of_processes(most: &config::Limits, meta: &pb::Meta) -> Vec<Ulimit
 
 /// What a step that failed had run into, for its error.
 pub(super) fn reached(context: &Context, exit: &cofferdam_sandbox::Exit) -> Option<String> {
-    let limits = &context.config.limits;
     if exit.oom_killed {
         return Some("the step ran out of memory and was killed".to_owned());
     }
+    if exit.pids_exhausted {
+        return Some(no_more_processes(context));
+    }
+    // A quick writer fills a disk between two looks at it.
+    let left = disk_is_low(context.store.path())?;
+    Some(format!("only {left} left on the builder's disk"))
+}
+
+fn no_more_processes(context: &Context) -> String {
+    let limits = &context.config.limits;
     let pids = limits.step_pids().or_else(|| limits.default_step_pids());
-    let all = context.config.isolation.pids;
-    exit.pids_exhausted.then(|| match (pids, all) {
+    match (pids, context.config.isolation.pids) {
         (Some(pids), None) => {
             format!("the step reached its limit of {pids} processes (limits.step.pids)")
         }
@@ -120,7 +131,16 @@ pub(super) fn reached(context: &Context, exit: &cofferdam_sandbox::Exit) -> Opti
             "the step reached its limit of {pids} processes (limits.step.pids), or all steps theirs of {all} (isolation.pids)"
         ),
         (None, _) => "all steps together reached their limit of processes (isolation.pids)".into(),
-    })
+    }
+}
+
+/// The detail of a failed process: its code as BuildKit tells it, and what it had run into.
+pub(super) fn exit_detail(code: i32, reached: Option<String>) -> String {
+    let mut detail = serde_json::json!({ "Code": code });
+    if let Some(reached) = reached {
+        detail[REACHED] = reached.into();
+    }
+    detail.to_string()
 }
 
 /// Waits until a step has to be ended: nobody wants it any more, it takes too long, it writes too much, or the disk that the

@@ -54,9 +54,9 @@ pub(crate) enum BuildErrorKind {
     Unusable(String),
     #[error("{0}")]
     Detect(DetectError<ClientError>),
-    #[error("{module}: bin/build failed with exit code {code}")]
+    #[error("{module}: bin/build failed with exit code {code}{}", reached(source))]
     BuildpackFailed { module: String, code: i32, source: ClientError },
-    #[error("{module}: bin/generate failed with exit code {code}")]
+    #[error("{module}: bin/generate failed with exit code {code}{}", reached(source))]
     GenerateFailed { module: String, code: i32, source: ClientError },
     #[error("{module}: {source}")]
     ExtensionFailed { module: String, source: ClientError },
@@ -144,6 +144,10 @@ impl BuildErrorKind {
 
 fn suffix(kind: &BuildErrorKind) -> String {
     kind.exit_code().map_or_else(String::new, |code| format!(" (exit code {code})"))
+}
+
+fn reached(source: &ClientError) -> String {
+    source.reached.as_ref().map_or_else(String::new, |reached| format!(": {reached}"))
 }
 
 impl<E: Into<BuildErrorKind>> From<E> for BuildError {
