@@ -88,26 +88,22 @@ impl Selector {
 
 /// Digests what `selectors` name in `root`. Ids are taken as the step sees them, so that the
 /// same tree has the same digest under every id range. Files that `known` has are not read again; the
-/// digest is the same with and without it. What is found out is added and kept.
+/// digest is the same with and without it. What is found out is added; whoever has the tree keeps it when done with it.
 pub(crate) fn digest(
     root: &Root,
     ids: IdRange,
     selectors: &[Selector],
     known: Option<Arc<KnownFiles>>,
 ) -> Result<Digest, ContentDigestError> {
-    let readers = Readers::new(Reading::new(ids, known.clone()));
-    let digest: Result<Digest, ContentDigestError> = std::thread::scope(|scope| {
+    let readers = Readers::new(Reading::new(ids, known));
+    std::thread::scope(|scope| {
         let _closing = readers.closing();
         let mut walk = Walk::new(scope, &readers);
         for selector in selectors {
             walk.selector(root, selector)?;
         }
         Ok(walk.finish())
-    });
-    if let Some(known) = known {
-        known.save();
-    }
-    digest
+    })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use cofferdam_sandbox::detached_bind;
 pub(crate) use cofferdam_store::Tree;
 use cofferdam_store::{ActiveLayer, MirrorGuard, RecordType, Store, mount_tree};
 use rustix::fs::{Mode, OFlags};
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
 use crate::blocking::blocking;
@@ -39,6 +40,26 @@ enum Origin {
     },
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Origin::Mirror { store, known, .. } = &self.origin else { return };
+        if !known.has_news() {
+            return;
+        }
+        // The store is closed, and says that its builder ended in good order, after what it is to vouch for was written. The
+        // mirror itself is free at once: what is known is compared with its files whenever it is used.
+        let (store, known) = (Arc::clone(store), Arc::clone(known));
+        let save = move || {
+            known.save();
+            drop(store);
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(save)),
+            Err(_) => save(),
+        }
+    }
+}
+
 impl Snapshot {
     fn new(origin: Origin, tree: Option<Tree>) -> Self {
         let tree = tree.map_or_else(OnceCell::new, |tree| OnceCell::new_with(Some(tree)));
@@ -64,7 +85,7 @@ impl Snapshot {
     }
 
     /// A client's directory; held for as long as any clone lives. `known` are digests of its files
-    /// from earlier builds.
+    /// from earlier builds; what is added to them meanwhile is kept once, when the last clone goes.
     pub(crate) fn mirror(guard: MirrorGuard, store: Arc<Store>, known: Arc<KnownFiles>) -> Self {
         Self::new(Origin::Mirror { guard, store, known }, None)
     }

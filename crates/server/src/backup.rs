@@ -138,6 +138,11 @@ pub enum BackupError {
     },
 }
 
+/// Reads arbitrary bytes as the manifest and the list of a backup, as whoever brings one could have written them.
+pub fn exercise(data: &[u8]) {
+    manifest::exercise(data);
+}
+
 fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> BackupError + use<> {
     let path = path.to_owned();
     move |source| BackupError::File { action, path: path.clone(), source }

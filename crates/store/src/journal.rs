@@ -42,6 +42,9 @@ const NEXT: &str = "journal-next";
 const VERSION: u32 = 1;
 /// Beyond this a batch is the better way.
 const MAX_BYTES: usize = 32 << 20;
+/// No store comes to give out this number: a higher one is damage, and would leave none to give
+/// out.
+const MAX_ID: u64 = 1 << 63;
 
 /// The file of an open store.
 pub(crate) struct Journal {
@@ -110,9 +113,7 @@ impl Journal {
         }
         let noted = Noted::gather(&lock(&store.state), &self.boot)?;
         let Some((noted, documents)) = noted else { return Ok(false) };
-        let mut bytes = serde_json::to_vec(&noted)?;
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&documents);
+        let bytes = noted.to_bytes(&documents)?;
         if bytes.len() > MAX_BYTES {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -202,6 +203,21 @@ impl Noted {
             documents,
         };
         Ok(Some((noted, bytes)))
+    }
+
+    /// What goes into the file.
+    fn to_bytes(&self, documents: &[u8]) -> io::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec(self)?;
+        bytes.push(b'\n');
+        bytes.extend_from_slice(documents);
+        Ok(bytes)
+    }
+
+    /// Whether everything has a number that was given out, and there are more to give out.
+    fn numbers_fit(&self) -> bool {
+        let layers = self.layers.iter().map(|(id, _)| id.0);
+        let mut numbers = layers.chain(self.directories.iter().map(|(id, _)| *id));
+        self.next_id <= MAX_ID && numbers.all(|number| number < self.next_id)
     }
 
     /// Makes the batch and stores the documents. Without the batch only those go that need
@@ -382,12 +398,29 @@ fn read(root: &Root) -> io::Result<Option<(Noted, Vec<u8>)>> {
     };
     let mut bytes = Vec::new();
     file.take(MAX_BYTES as u64).read_to_end(&mut bytes)?;
-    let end = bytes.iter().position(|byte| *byte == b'\n');
-    let documents = bytes.split_off(end.ok_or(io::ErrorKind::UnexpectedEof)? + 1);
-    let noted: Noted = serde_json::from_slice(&bytes)?;
+    let (noted, documents) = parse(bytes)?;
     let boot = boot_id();
     let ours = noted.version == VERSION && noted.boot == boot && !boot.is_empty();
     Ok(ours.then_some((noted, documents)))
+}
+
+/// What such a file says, of whichever run of the machine, and the bytes of its documents.
+fn parse(mut bytes: Vec<u8>) -> io::Result<(Noted, Vec<u8>)> {
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let documents = bytes.split_off(end.ok_or(io::ErrorKind::UnexpectedEof)? + 1);
+    let noted: Noted = serde_json::from_slice(&bytes)?;
+    if !noted.numbers_fit() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok((noted, documents))
+}
+
+/// For fuzzing: whatever is accepted is written and read again as the same.
+pub(crate) fn exercise(data: &[u8]) {
+    let Ok((noted, documents)) = parse(data.to_vec()) else { return };
+    let written = noted.to_bytes(&documents).unwrap_or_default();
+    let again = parse(written.clone()).and_then(|(noted, rest)| noted.to_bytes(&rest));
+    assert_eq!(again.ok(), Some(written));
 }
 
 impl Store {

@@ -77,3 +77,8 @@ pub use tree::Tree;
 pub use usage::UsageRecord;
 pub use verify::Trouble;
 pub use walk::LayerUsage;
+
+/// Reads arbitrary bytes as what a killed process left, as a damaged disk could have it.
+pub fn exercise_journal(data: &[u8]) {
+    journal::exercise(data);
+}

@@ -1,7 +1,7 @@
 //! A server whose clock is set while it runs: years ahead, and back behind its start.
 //!
 //! The wall clock alone is another one, by the library of Debian's `libfaketime`; timers go on as they did. Builders keep the
-//! machine's clock: what the store does with a clock that jumps is tried in `crates/store/tests/clock.rs`.
+//! machine's clock, see [`super::builder_clock`]; what the store does with a clock that jumps is tried in `crates/store/tests/clock.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

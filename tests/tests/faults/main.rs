@@ -17,7 +17,7 @@
 //! | registry with other bytes, digests, lengths, documents | `e2e/failures.rs`, `walls/registries.rs`, `crates/image/tests/hostile_registry.rs` |
 //! | registry that limits | here, [`registries`]; `crates/image/tests/slow_registry.rs` |
 //! | client that stops reading | here, [`logs`] |
-//! | clock that jumps | here, [`clock`] (server); the store in `crates/store/tests/clock.rs`; the clock of a virtual machine in `crates/microvm/src/clock.rs` |
+//! | clock that jumps | here, [`clock`] (server) and [`builder_clock`]; the store in `crates/store/tests/clock.rs`; the clock of a virtual machine in `crates/microvm/src/clock.rs` |
 //! | out of memory in a step | here, [`memory`]; `e2e/limits.rs`; `walls/resources.rs` |
 //! | signals in every phase | here, [`stopping`]; a running step also in `e2e/interruption.rs`, draining in `server/stopping.rs` |
 //! | death without a signal | `e2e/interruption.rs`, `server/interruption.rs`, `server/stopping.rs`, `crates/store/tests` |
@@ -30,6 +30,7 @@
     reason = "a test that cannot go on should stop where it is"
 )]
 
+mod builder_clock;
 mod calls;
 mod clock;
 mod disk;

@@ -127,12 +127,16 @@ impl ImportedCache {
 
     async fn has_layer(&self, layers: &RemoteLayers, remote: RemoteLayer, log: &VertexLog) -> bool {
         let digest = remote.descriptor.digest;
+        // Held for these layers only, so that it says nothing about what others are told.
+        if layers.has_packed(&remote) {
+            return true;
+        }
         let asked = || self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let known = asked().get(&digest).copied();
         if let Some(known) = known {
             return known;
         }
-        let there = layers.has(&remote).await;
+        let there = layers.is_offered(&remote).await;
         let before = asked().insert(digest, there);
         if !there && before.is_none() {
             let short = format!("{} has lost layer {digest}: its steps run again", self.name);

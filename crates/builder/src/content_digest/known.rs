@@ -139,8 +139,14 @@ impl KnownFiles {
         self.table.changed.store(true, Ordering::Relaxed);
     }
 
-    /// Keeps for the next builder what was found out since that was done last. *Blocking.*
-    pub(super) fn save(&self) {
+    /// Whether something was found out that is not kept for the next builder.
+    pub(crate) fn has_news(&self) -> bool {
+        self.kept.is_some() && self.table.changed.load(Ordering::Relaxed)
+    }
+
+    /// Keeps for the next builder what was found out since that was done last. All that is known is written: to be called
+    /// once, when a build is done with the mirror, and while the store is open, before the next builder reads it. *Blocking.*
+    pub(crate) fn save(&self) {
         let Some(kept) = &self.kept else { return };
         let _saving = lock(&self.table.saving);
         if !self.table.changed.swap(false, Ordering::Relaxed) {
@@ -304,7 +310,9 @@ mod tests {
         let known = builder();
         known.remember(&stat, LATER, Digest::of("f"));
         assert_eq!(builder().digest(&stat), None, "it was not kept yet");
+        assert!(known.has_news());
         known.save();
+        assert!(!known.has_news());
         let next = builder();
         assert_eq!(next.digest(&stat), Some(Digest::of("f")));
         let doubting = KnownMirrors::default().of_kept("a", open(), ids, false);

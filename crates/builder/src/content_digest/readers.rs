@@ -20,7 +20,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use super::known::{KnownFiles, now};
 use crate::rooted::Root;
-use crate::xattrs::{CAPABILITY, MAX_XATTR_BYTES, read_open};
+use crate::xattrs::{CAPABILITY, MAX_XATTR_BYTES, read_open_whole};
 
 /// What is read at once; holds a list of attributes too.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -77,7 +77,7 @@ impl Reading {
         }
         let mut out = Digester::new();
         self.header(&stat, &mut out);
-        let attributes = attributes(file.as_fd(), buffer);
+        let (attributes, whole) = attributes(file.as_fd(), buffer);
         let mut left = stat.st_size as u64;
         // One call less for each file than asking for its end.
         while left > 0 {
@@ -89,9 +89,11 @@ impl Reading {
             left = left.saturating_sub(count as u64);
         }
         let digest = with(attributes, out.finish());
-        // A file that became shorter meanwhile is another one than `stat` tells of.
+        // A file that became shorter meanwhile is another one than `stat` tells of, and an attribute that could not be read
+        // may be readable the next time, without the file having changed.
         if let Some(known) = &self.known
             && left == 0
+            && whole
         {
             known.remember(&stat, self.started, digest);
         }
@@ -99,20 +101,21 @@ impl Reading {
     }
 }
 
-/// The digest of the content attributes of an open file or directory, if it has any. `buffer` is room for their names.
-pub(super) fn attributes(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<Digest> {
-    let found = read_open(fd, &mut buffer[..MAX_XATTR_BYTES]);
+/// The digest of the content attributes of an open file or directory, if it has any, and whether all could be read: those
+/// that could not are not in it, as they are not in a copy. `buffer` is room for their names.
+pub(super) fn attributes(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> (Option<Digest>, bool) {
+    let (found, whole) = read_open_whole(fd, &mut buffer[..MAX_XATTR_BYTES]);
     if found.is_empty() {
-        return None;
+        return (None, whole);
     }
     let mut out = Digester::new();
     for (name, value) in found {
         // Of a capability the version and the root id depend on the id range, the sets do not.
-        let whole = if name == CAPABILITY { CAPABILITY_SETS } else { value.len() };
+        let counted = if name == CAPABILITY { CAPABILITY_SETS } else { value.len() };
         out.field(name);
-        out.field(&value[..value.len().min(whole)]);
+        out.field(&value[..value.len().min(counted)]);
     }
-    Some(out.finish())
+    (Some(out.finish()), whole)
 }
 
 /// The digest of an entry with its attributes. No entry without any has the same: its first field is a mode, of four bytes.
@@ -261,5 +264,32 @@ impl Drop for Closing<'_> {
         state.waiting.clear();
         drop(state);
         self.0.work.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::content_digest::KnownMirrors;
+
+    #[test]
+    fn a_file_whose_attributes_cannot_be_read_is_not_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        std::fs::write(&path, "").unwrap();
+        let stat = rustix::fs::stat(&path).unwrap();
+        let ids = IdRange { first: 0, count: 65_536 };
+        let known = KnownMirrors::default().of("m");
+        // As if the file had been made long ago.
+        let reading = Reading { ids, known: Some(Arc::clone(&known)), started: i128::MAX };
+        let open = |flags| File::from(rustix::fs::open(&path, flags, Mode::empty()).unwrap());
+        let mut room = buffer();
+        // Such a descriptor gives no attributes; of an empty file nothing else is read.
+        let unread = reading.file(open(OFlags::PATH), &mut room).unwrap();
+        assert_eq!(known.digest(&stat), None);
+        let digest = reading.file(open(OFlags::RDONLY), &mut room).unwrap();
+        assert_eq!(known.digest(&stat), Some(digest));
+        assert_eq!(digest, unread, "control: it has none");
     }
 }

@@ -3,10 +3,12 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
+use cofferdam_store::{Options, Store};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
+use crate::snapshot::Snapshot;
 
 const IDS: IdRange = IdRange { first: 0, count: 65536 };
 
@@ -170,6 +172,31 @@ fn what_is_known_is_not_read_until_it_changes() {
     assert_eq!(with(), of(&root, Selector::path("/a")));
     assert_eq!(top(), of(&root, Selector::path("/a/one")));
     assert_ne!(of(&root, Selector::path("/a")), truth);
+}
+
+#[test]
+fn what_is_found_out_is_written_when_the_mirror_is_let_go_and_not_before() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), Options::default()).unwrap();
+    let guard = store.mirror("a client's directory").unwrap();
+    let files = guard.dir().to_owned();
+    std::fs::write(files.join("one"), "1").unwrap();
+    let kept = files.parent().unwrap().join("state/digests");
+    let state = guard.open_state().unwrap();
+    let known = KnownMirrors::default().of_kept(&guard.id(), state, IDS, true);
+    let snapshot = Snapshot::mirror(guard, Arc::clone(&store), Arc::clone(&known));
+    let stat = rustix::fs::stat(files.join("one")).unwrap();
+    known.remember(&stat, i128::MAX, Digest::of("1"));
+    let tree = open(&files);
+    for _ in 0..2 {
+        digest(&tree, IDS, &[Selector::whole()], Some(Arc::clone(&known))).unwrap();
+    }
+    assert!(known.has_news() && !kept.exists());
+    let clone = snapshot.clone();
+    drop(snapshot);
+    assert!(known.has_news() && !kept.exists());
+    drop(clone);
+    assert!(!known.has_news() && kept.exists());
 }
 
 #[test]

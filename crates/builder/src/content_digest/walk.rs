@@ -197,7 +197,7 @@ impl<'scope, 'env: 'scope> Walk<'scope, 'env> {
         let mut out = Digester::new();
         self.readers.reading.header(&stat, &mut out);
         out.field(content.finish().as_bytes());
-        let attributes = attributes(directory.as_fd(), &mut self.buffer);
+        let (attributes, _) = attributes(directory.as_fd(), &mut self.buffer);
         Ok(Some(with(attributes, out.finish())))
     }
 

@@ -19,6 +19,7 @@ use connectrpc::ErrorCode;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
+use super::held::Held;
 use crate::blocking::blocking;
 use crate::cache::Spoilt;
 use crate::context::Context;
@@ -62,6 +63,8 @@ pub(crate) struct RemoteLayers {
     name: String,
     log: VertexLog,
     online: Arc<Online>,
+    /// What was seen here, so that it still is when it is wanted.
+    held: Held,
     /// The cache they are of, and where it is noted that it holds something else.
     cache: Option<(String, Digest, Arc<Spoilt>)>,
 }
@@ -88,7 +91,8 @@ impl RemoteLayers {
     ) -> Self {
         let (store, fetches) = (Arc::clone(&context.store), Arc::clone(&context.fetches));
         let online = Arc::clone(&context.online);
-        Self { store, fetches, online, blobs, layers, name, log, cache: None }
+        let held = Held::default();
+        Self { store, fetches, online, blobs, layers, name, log, held, cache: None }
     }
 
     /// The same, of a cache that is left out from then on when a layer is not what it says.
@@ -97,21 +101,24 @@ impl RemoteLayers {
         Self { cache: Some((source.to_owned(), cache, Arc::clone(spoilt))), ..self }
     }
 
-    /// The layers that are not on this disk.
+    /// The layers that are not on this disk. Those that are stay there as long as this lives.
     pub(crate) fn absent(&self) -> Vec<RemoteLayer> {
         let layers = self.layers.iter().zip(self.chain());
-        let absent = layers.filter(|(_, chain)| self.store.layer_by_chain_id(chain).is_none());
+        let absent = layers.filter(|(_, chain)| self.held.layer(&self.store, chain).is_none());
         absent.map(|(remote, _)| remote.clone()).collect()
     }
 
     /// The layers as far as they are on this disk, and descriptions of the others.
     pub(crate) fn pieces(self: &Arc<Self>) -> Pieces {
         let piece = |(remote, chain_id): (&RemoteLayer, Digest)| match self
-            .store
-            .layer_by_chain_id(&chain_id)
+            .held
+            .layer(&self.store, &chain_id)
         {
             Some(layer) => Piece::Here(layer),
-            None => Piece::There(Arc::new(Absent::new(remote.clone(), chain_id, Arc::clone(self)))),
+            None => {
+                let absent = Absent::new(remote.clone(), chain_id, Arc::clone(self));
+                Piece::There(Arc::new(absent))
+            }
         };
         Pieces::new(self.layers.iter().zip(self.chain()).map(piece).collect())
     }
@@ -138,10 +145,19 @@ impl RemoteLayers {
         self.blobs.place(&remote.descriptor)
     }
 
-    /// Whether a layer can still be had.
+    /// Whether a layer can still be had. One that is here stays here as long as this lives.
     pub(crate) async fn has(&self, remote: &RemoteLayer) -> bool {
-        self.store.blob(&remote.descriptor.digest).is_some()
-            || self.blobs.has(&remote.descriptor).await
+        self.has_packed(remote) || self.is_offered(remote).await
+    }
+
+    /// Whether a packed layer is here; it stays here then as long as this lives.
+    pub(crate) fn has_packed(&self, remote: &RemoteLayer) -> bool {
+        self.held.blob(&self.store, &remote.descriptor.digest)
+    }
+
+    /// Whether a layer is still where it was.
+    pub(crate) async fn is_offered(&self, remote: &RemoteLayer) -> bool {
+        self.blobs.has(&remote.descriptor).await
     }
 
     /// A packed layer as it comes: unverified and not kept.

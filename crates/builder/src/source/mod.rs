@@ -12,6 +12,7 @@ pub(crate) mod git_bundle;
 mod git_refs;
 mod git_run;
 mod git_watch;
+mod held;
 pub(crate) mod http;
 mod http_cache;
 mod http_request;

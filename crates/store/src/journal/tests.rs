@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::document::Document;
 use crate::{Options, PruneOptions, RecordType, Tree};
@@ -224,4 +226,117 @@ fn nothing_is_noted_while_it_is_looked_at_what_the_disk_lost() {
     assert!(!has_journal(temp.path()));
     resume(&store, noted);
     assert!(has_journal(temp.path()));
+}
+
+/// Whatever follows the line of a journal is kept.
+fn change(journal: &[u8], changed: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let end = journal.iter().position(|byte| *byte == b'\n').unwrap();
+    let mut line: Value = serde_json::from_slice(&journal[..end]).unwrap();
+    changed(&mut line);
+    let mut bytes = serde_json::to_vec(&line).unwrap();
+    bytes.extend_from_slice(&journal[end..]);
+    bytes
+}
+
+/// A copy of the store that was killed, with this journal, opened.
+fn open_with(killed: &Path, journal: &[u8]) -> (tempfile::TempDir, Arc<Store>) {
+    let (temp, root) = copy(killed);
+    std::fs::write(root.join(FILE), journal).unwrap();
+    let store = open(&root);
+    assert!(!has_journal(&root));
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "nothing beside the store");
+    (temp, store)
+}
+
+/// A store that was killed when it had noted the build `one` and the document `k`, and its journal.
+fn killed() -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let _turn = lock(&store.writer);
+    build(&store, "one");
+    store.promise_document("history", document("k", b"kept"));
+    store.secure().unwrap();
+    let (temp, root) = copy(temp.path());
+    let journal = std::fs::read(root.join(FILE)).unwrap();
+    (temp, root, journal)
+}
+
+#[test]
+fn a_damaged_line_is_left_out_as_a_whole() {
+    let (_temp, root, journal) = killed();
+    let end = journal.iter().position(|byte| *byte == b'\n').unwrap();
+    let mut deep = vec![b'['; 1 << 20];
+    deep.push(b'\n');
+    let hex = Digest::of("one").hex();
+    let damaged = [
+        change(&journal, |line| line["version"] = json!(VERSION + 1)),
+        change(&journal, |line| line["version"] = json!(-1)),
+        change(&journal, |line| line["next_id"] = json!(0)),
+        change(&journal, |line| line["next_id"] = json!(u64::MAX)),
+        change(&journal, |line| line["next_id"] = json!(1e300)),
+        change(&journal, |line| line["layers"][0][0] = json!(u64::MAX)),
+        change(&journal, |line| line["fresh"][0] = json!("sha256:../../../../etc/passwd")),
+        change(&journal, |line| line["fresh"][0] = json!(format!("sha256:/{}", &hex[1..]))),
+        change(&journal, |line| line["fresh"][0] = json!(format!("sha256:{}\0", &hex[1..]))),
+        change(&journal, |line| line["documents"][0]["size"] = json!(-1)),
+        change(&journal, |line| line["records"] = json!({})),
+        change(&journal, |line| line["boot"] = json!("")),
+        journal[..end].to_vec(),
+        deep,
+    ];
+    for journal in damaged {
+        let (_temp, after) = open_with(&root, &journal);
+        let said = String::from_utf8_lossy(&journal[..journal.len().min(1000)]).into_owned();
+        assert!(!is_there(&after, "one"), "{said}");
+        assert_eq!(after.document("history", "k").unwrap(), None, "{said}");
+        assert!(after.usage().is_empty(), "{said}");
+    }
+    let (_temp, after) = open_with(&root, &journal);
+    assert!(is_there(&after, "one"), "the control");
+    assert_eq!(after.document("history", "k").unwrap(), Some(document("k", b"kept")));
+}
+
+#[test]
+fn a_document_whose_bytes_are_not_all_there_is_none() {
+    let (_temp, root, journal) = killed();
+    let damaged = [
+        change(&journal, |line| line["documents"][0]["size"] = json!(5)),
+        change(&journal, |line| line["documents"][0]["size"] = json!(u64::MAX)),
+        journal[..journal.len() - 1].to_vec(),
+    ];
+    for journal in damaged {
+        let (_temp, after) = open_with(&root, &journal);
+        assert!(is_there(&after, "one"), "the batch needs no documents");
+        assert_eq!(after.document("history", "k").unwrap(), None);
+    }
+}
+
+#[test]
+fn names_of_documents_are_no_paths() {
+    let (_temp, root, journal) = killed();
+    for name in ["../../k", "/k", "k\0", ""] {
+        let journal = change(&journal, |line| line["documents"][0]["key"] = json!(name));
+        let (_temp, after) = open_with(&root, &journal);
+        assert_eq!(after.documents("history").unwrap(), [document(name, b"kept")]);
+    }
+}
+
+#[test]
+fn fuzzing_begins_with_journals_that_are_read() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/journal");
+    let mut read = 0;
+    for seed in std::fs::read_dir(seeds).unwrap() {
+        let bytes = std::fs::read(seed.unwrap().path()).unwrap();
+        parse(bytes.clone()).unwrap();
+        for place in 0..bytes.len() {
+            exercise(&bytes[..place]);
+            for byte in [0, b'\n', b'"', b'-', b'9', b'}', 0xff] {
+                let mut changed = bytes.clone();
+                changed[place] = byte;
+                exercise(&changed);
+            }
+        }
+        read += 1;
+    }
+    assert!(read >= 2, "control");
 }
