@@ -16,6 +16,7 @@ mod gateway;
 mod hardware;
 pub mod layout;
 mod listen;
+mod memory;
 mod metrics;
 mod notify;
 mod origin;
@@ -27,6 +28,7 @@ mod web;
 
 pub use check::{CheckError, Checked, check, versions};
 pub use config::{Config, ConfigError, Oidc, OidcIssuer, TlsFiles};
+pub use memory::bound_memory;
 pub use notify::notify;
 pub use run::{Options, ServerError, run};
 pub use start::{FirstToken, create_organization};

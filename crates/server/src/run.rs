@@ -24,6 +24,7 @@ use crate::config::{Config, OidcIssuer, TlsFiles};
 use crate::daily;
 use crate::gateway::{Authority, AuthorityError};
 use crate::listen::{self, Shared};
+use crate::memory;
 use crate::origin::Origin;
 use crate::registry::{self, Gatekeeper};
 use crate::start::{self, DataDir, FirstToken};
@@ -171,6 +172,7 @@ pub async fn run(options: Options) -> Result<(), ServerError> {
     let serving =
         tokio::spawn(listen::serve(listener, Arc::new(shared), stop.clone(), REQUESTS_GRACE));
     tokio::spawn(Arc::clone(&builds).keep_house());
+    tokio::spawn(memory::give_back());
     let keeper = tokio::spawn(Arc::clone(&builds).keep_caches(config.keep_every()));
     tokio::spawn(daily::tidy_up(api.records.clone(), images, config.records.keep()));
     ready(bound, first);

@@ -111,7 +111,8 @@ def changed(turn):
 def failing(turn):
     command = turn.build(turn.fresh(contexts.FAILING), wanted=1)
     if "exit code: 7" not in command.said():
-        raise Unexpected(f"it failed for another reason: {command.last()}")
+        what = f"it failed for another reason: {command.last()}"
+        raise Disturbed(what) if turn.project.disturbances != turn.disturbances else Unexpected(what)
 
 
 def exported(turn):

@@ -27,6 +27,7 @@ pub(crate) fn make_files_as_meant() {
 /// Serves until told to stop.
 pub(crate) fn run(args: ServerArgs) -> anyhow::Result<ExitCode> {
     make_files_as_meant();
+    cofferdam_server::bound_memory();
     crate::logging::start(args.log_level, args.log_format);
     super::builder::install_cryptography();
     let config = args.configuration()?;
