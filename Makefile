@@ -10,8 +10,9 @@ PACKAGES := busybox-static bzip2 ca-certificates chromium curl docker.io docker-
 	nodejs npm openssh-client openssl podman python3-venv qemu-system-x86 runc runsc skopeo strace uidmap util-linux xz-utils zstd
 GUEST := target/guest
 GUEST_PACKAGES := e2fsprogs mmdebstrap qemu-system-x86
+SYSTEMD_PACKAGES := mmdebstrap util-linux
 
-.PHONY: help setup images clients kernel build test lint unit demo walls crash guest parity bench soak fuzz clean
+.PHONY: help setup images clients kernel build test lint unit demo walls crash guest systemd parity bench soak fuzz clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort
@@ -57,6 +58,11 @@ crash: images ## Kill builders and servers at random points under load: make cra
 guest: ## Run the sandbox's tests in a virtual machine with control groups of version 2 alone
 	@tests/setup $(GUEST_PACKAGES)
 	@tests/guest/run $(GUEST)
+
+systemd: ## Start the server's unit under a real systemd, and build, kill, restart and stop
+	@tests/setup $(SYSTEMD_PACKAGES)
+	$(CARGO) build --release --locked -p cofferdam
+	@tests/systemd/run
 
 parity: images clients build ## Run BuildKit's own tests here and on buildkitd and compare: make parity BUILDKIT=CHECKOUT
 	@test -n "$(BUILDKIT)" || { echo "say where a checkout of BuildKit is: make parity BUILDKIT=DIR" >&2; exit 2; }

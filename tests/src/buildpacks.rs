@@ -271,6 +271,16 @@ pub fn modules(kind: &str, names: &[&str]) -> String {
     names.iter().map(|name| format!("[[{kind}]]\nuri = \"{name}\"\n")).collect()
 }
 
+/// An order of one group, of `test/` buildpacks with these names.
+#[must_use]
+pub fn order(names: &[&str]) -> String {
+    let group: String = names
+        .iter()
+        .map(|name| format!("[[order.group]]\nid = \"test/{name}\"\nversion = \"1.0.0\"\n"))
+        .collect();
+    format!("[[order]]\n{group}")
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())) {

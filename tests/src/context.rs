@@ -32,6 +32,12 @@ impl Context {
         Self::new(&[("Dockerfile", text)])
     }
 
+    /// One whose build is over at once: a single step that does nothing.
+    #[must_use]
+    pub fn small() -> Self {
+        Self::dockerfile("FROM @busybox\nRUN true\n")
+    }
+
     /// Writes a file and the directories above it.
     ///
     /// # Panics

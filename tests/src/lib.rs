@@ -21,12 +21,15 @@ pub mod http;
 mod image;
 pub mod images;
 pub mod leftovers;
+pub mod marks;
 mod outcome;
 mod places;
 mod process;
 pub mod registry;
 mod server;
+mod shell;
 pub mod strace;
+pub mod usage;
 pub mod wire;
 
 pub use agent::Agent;
@@ -43,3 +46,4 @@ pub use places::{is_root, need_root, program, repository, test_client, test_imag
 pub use process::Process;
 pub use registry::Registry;
 pub use server::{Answer, Data, Project, Server};
+pub use shell::sh;

@@ -151,6 +151,16 @@ impl Outcome {
     pub fn log(&self, part: &str) -> String {
         self.step(part).log.join("\n")
     }
+
+    /// Lines written by the last step whose name contains `part`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn last_log(&self, part: &str) -> String {
+        let last = self.steps().into_iter().rev().find(|step| step.name.contains(part));
+        last.unwrap_or_else(|| panic!("no step with {part:?}:\n{}", self.stderr)).log.join("\n")
+    }
 }
 
 impl Step {

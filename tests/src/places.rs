@@ -1,6 +1,7 @@
 //! Where things are: the program under test and the root filesystems to build on.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Names another program than the one that was built together with a test, such as one with optimization.
 const PROGRAM: &str = "COFFERDAM_TEST_PROGRAM";
@@ -18,6 +19,16 @@ pub fn program() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// The program where nothing is at some paths: in a mount namespace of its own they lead to the null device.
+pub(crate) fn hiding(paths: &[&str]) -> Command {
+    let script =
+        "for path in $HIDDEN; do [ ! -e $path ] || mount --bind /dev/null $path; done; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+    command.env("HIDDEN", paths.join(" ")).arg(program());
+    command
 }
 
 /// A root filesystem made by `tests/images/make`, such as `busybox`.

@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::context::Context;
 use crate::http::{Response, request};
 use crate::leftovers;
-use crate::places::program;
+use crate::places::{hiding, program};
 use crate::process::Process;
 
 /// How long a server may take to answer, on a machine that runs many at once.
@@ -348,6 +348,15 @@ impl Server {
         self.builds(project).first().unwrap_or_else(|| panic!("no build of {}", project.id)).clone()
     }
 
+    /// The id of the newest build of a project.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn newest_id(&self, project: &Project) -> String {
+        self.newest_build(project)["buildId"].as_str().unwrap().to_owned()
+    }
+
     /// Waits until a build has ended; gives it.
     ///
     /// # Panics
@@ -472,16 +481,6 @@ fn word(text: &str, start: &str) -> Option<String> {
         .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'))
         .unwrap_or(rest.len());
     Some(rest[..end].to_owned())
-}
-
-/// The program where nothing is at some paths: in a mount namespace of its own they lead to the null device.
-fn hiding(paths: &[&str]) -> Command {
-    let script =
-        "for path in $HIDDEN; do [ ! -e $path ] || mount --bind /dev/null $path; done; exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
-    command.env("HIDDEN", paths.join(" ")).arg(program());
-    command
 }
 
 #[cfg(test)]

@@ -3,64 +3,34 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod place;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use cofferdam_records::{
-    Build, BuildStatus, CachePolicy, Expired, KeepBuilds, LogEntry, ManifestRow, NewBuild,
-    NewProject, PageRequest, Project, Provider, Records, RecordsError, StepUpdate, TokenKind,
+    Build, BuildStatus, Expired, KeepBuilds, ManifestRow, PageRequest, Project, Provider, Records,
+    RecordsError, TokenKind,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
-const ALL: PageRequest<'static> = PageRequest { size: None, token: None };
-
-struct Place {
-    dir: TempDir,
-    records: Records,
-    organization: String,
-}
+use crate::place::{ALL, Place, chunk, step};
 
 impl Place {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).await.unwrap();
-        let organization = records.create_organization("acme").await.unwrap().id;
-        Self { dir, records, organization }
-    }
-
-    async fn project(&self, name: &str) -> Project {
-        let new = NewProject {
-            organization: self.organization.clone(),
-            name: name.to_owned(),
-            region: "us-east-1".to_owned(),
-            cache: CachePolicy::default(),
-            hardware: 0,
-        };
-        self.records.create_project(new).await.unwrap()
-    }
-
     /// A build with one step, `a`, that has a log.
-    async fn build(&self, project: &Project) -> Build {
-        let new = NewBuild {
-            id: None,
-            project: project.id.clone(),
-            organization: self.organization.clone(),
-            token: None,
-            command: 1,
-            options: "[]".to_owned(),
-        };
-        let build = self.records.create_build(new).await.unwrap();
-        self.records.record_steps(&build.id, &[step("a")]).await.unwrap();
-        self.records.append_logs(&build.id, &[chunk(b"said\n")]).await.unwrap();
+    async fn logged(&self, project: &Project) -> Build {
+        let build = self.build(project).await;
+        self.records.record_steps(&build.id, &[step("a", true)]).await.unwrap();
+        self.records.append_logs(&build.id, &[chunk("a", b"said\n")]).await.unwrap();
         build
     }
 
     async fn ended(&self, project: &Project) -> Build {
-        let build = self.build(project).await;
+        let build = self.logged(project).await;
         let status = BuildStatus::Success;
         assert!(self.records.finish_build(&build.id, status, None, Utc::now()).await.unwrap());
         build
@@ -76,23 +46,6 @@ impl Place {
     }
 }
 
-fn step(digest: &str) -> StepUpdate {
-    StepUpdate {
-        digest: digest.to_owned(),
-        name: format!("RUN {digest}"),
-        started_at: Utc::now(),
-        completed_at: Some(Utc::now()),
-        cached: false,
-        error: None,
-        saved: Duration::ZERO,
-        inputs: Vec::new(),
-    }
-}
-
-fn chunk(message: &[u8]) -> LogEntry {
-    LogEntry { step: "a".to_owned(), stream: 1, at: Utc::now(), message: message.to_vec() }
-}
-
 async fn connect(file: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(file).create_if_missing(true).connect().await.unwrap()
 }
@@ -104,7 +57,7 @@ async fn old_builds_go_and_others_stay() {
     let old = place.ended(&project).await;
     let shared = place.ended(&project).await;
     place.records.share_build(&shared.id, "a share").await.unwrap();
-    let running = place.build(&project).await;
+    let running = place.logged(&project).await;
     let keep = KeepBuilds { builds: 0, days: 90 };
     let now = Utc::now();
     let none = place.records.expire(keep, now + TimeDelta::days(89)).await.unwrap();
@@ -231,7 +184,7 @@ async fn what_was_measured_outlives_the_server_and_goes_with_the_project() {
     let found: Vec<_> = found.iter().map(|row| (row.kind.as_str(), row.bytes)).collect();
     assert_eq!(found, [("cache", i64::MAX.unsigned_abs()), ("registry", 7)]);
     assert_eq!(records.storage().await.unwrap().len(), 2);
-    place.build(&project).await;
+    place.logged(&project).await;
     assert!(records.log_bytes(&project.id).await.unwrap() > 0);
     assert_eq!(records.log_bytes("nobody").await.unwrap(), 0);
     records.begin_delete(&project.id).await.unwrap();
@@ -264,7 +217,7 @@ async fn a_copy_is_whole_and_closed_to_others() {
 async fn a_check_finds_what_does_not_belong() {
     let place = Place::new().await;
     let project = place.project("p").await;
-    let build = place.build(&project).await;
+    let build = place.logged(&project).await;
     let report = place.records.check().await.unwrap();
     assert!(report.is_sound(), "{report:?}");
     assert_eq!(report.running, std::slice::from_ref(&build.id));
@@ -405,22 +358,14 @@ async fn a_full_disk_tears_no_log() {
 async fn write_until_full() {
     let place = Place::new().await;
     let project = place.project("p").await;
-    let new = NewBuild {
-        id: None,
-        project: project.id,
-        organization: place.organization.clone(),
-        token: None,
-        command: 1,
-        options: "[]".to_owned(),
-    };
     let records = &place.records;
-    let build = records.create_build(new).await.unwrap().id;
-    records.record_steps(&build, &[step("a")]).await.unwrap();
+    let build = place.build(&project).await.id;
+    records.record_steps(&build, &[step("a", true)]).await.unwrap();
     let text = format!("{}\n", "x".repeat(99)).repeat(6000);
-    records.append_logs(&build, &[chunk(text.as_bytes())]).await.unwrap();
-    let error = records.append_logs(&build, &[chunk(text.as_bytes())]).await.unwrap_err();
+    records.append_logs(&build, &[chunk("a", text.as_bytes())]).await.unwrap();
+    let error = records.append_logs(&build, &[chunk("a", text.as_bytes())]).await.unwrap_err();
     assert!(matches!(error, RecordsError::File { .. }), "{error}");
-    records.append_logs(&build, &[chunk(b"after\n")]).await.unwrap();
+    records.append_logs(&build, &[chunk("a", b"after\n")]).await.unwrap();
     let request = PageRequest { size: Some(10_000), token: None };
     let lines = records.logs(&build, "a", request).await.unwrap().unwrap().items;
     assert_eq!(lines.len(), 6001);

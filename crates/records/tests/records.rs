@@ -3,53 +3,20 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod place;
+
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use cofferdam_records::{
-    Build, BuildStatus, CachePolicy, ConnectionRecord, LogEntry, ManifestRow, NewBuild, NewProject,
-    NewToken, PageRequest, Project, ProjectChange, ProjectState, Provider, Records, RecordsError,
-    Reference, StepUpdate, TokenKind, Walls, WallsChange,
+    BuildStatus, ConnectionRecord, LogEntry, ManifestRow, NewToken, PageRequest, ProjectChange,
+    ProjectState, Provider, Records, RecordsError, Reference, StepUpdate, TokenKind, Walls,
+    WallsChange,
 };
-use tempfile::TempDir;
 
-struct Place {
-    dir: TempDir,
-    records: Records,
-    organization: String,
-}
+use crate::place::{ALL, Place, chunk, step};
 
 impl Place {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).await.unwrap();
-        let organization = records.create_organization("acme").await.unwrap().id;
-        Self { dir, records, organization }
-    }
-
-    async fn project(&self, name: &str) -> Project {
-        let new = NewProject {
-            organization: self.organization.clone(),
-            name: name.to_owned(),
-            region: "us-east-1".to_owned(),
-            cache: CachePolicy { keep_gb: 50, keep_days: 14 },
-            hardware: 1,
-        };
-        self.records.create_project(new).await.unwrap()
-    }
-
-    async fn build(&self, project: &Project) -> Build {
-        let new = NewBuild {
-            id: None,
-            project: project.id.clone(),
-            organization: self.organization.clone(),
-            token: None,
-            command: 1,
-            options: "[]".to_owned(),
-        };
-        self.records.create_build(new).await.unwrap()
-    }
-
     fn token(
         &self,
         kind: TokenKind,
@@ -69,25 +36,6 @@ impl Place {
         }
     }
 }
-
-fn step(digest: &str, completed: bool) -> StepUpdate {
-    StepUpdate {
-        digest: digest.to_owned(),
-        name: format!("RUN {digest}"),
-        started_at: Utc::now(),
-        completed_at: completed.then(Utc::now),
-        cached: false,
-        error: None,
-        saved: Duration::ZERO,
-        inputs: vec!["sha256:in".to_owned()],
-    }
-}
-
-fn chunk(step: &str, message: &[u8]) -> LogEntry {
-    LogEntry { step: step.to_owned(), stream: 1, at: Utc::now(), message: message.to_vec() }
-}
-
-const ALL: PageRequest<'static> = PageRequest { size: None, token: None };
 
 #[tokio::test]
 async fn projects_live_change_and_have_ranges_of_their_own() {

@@ -54,7 +54,7 @@ fn the_record_says_which_flow_ran_and_why() {
         || server.build(&project, &app).arg("--builder").arg(&builder).arg("--trust-builder");
 
     let _ = build().run().success();
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     let shown = builds(&server, &project, &format!("builds show {id}"));
     let line = "trusted (prepare, build, export): the builder is trusted by --trust-builder";
     assert!(flow(&shown).starts_with(line), "{shown}");

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use cofferdam_tests::buildpacks::{FLOWS, Flow, Workshop, label, run_base};
+use cofferdam_tests::buildpacks::{FLOWS, Flow, Workshop, label, order, run_base};
 use cofferdam_tests::http::{Response, Server};
-use cofferdam_tests::{Context, Options, Outcome, Registry, digest, images};
+use cofferdam_tests::{Context, Options, Outcome, Registry, digest, images, sh};
 
 /// A daemon whose steps may reach what a test serves.
 pub(crate) fn open_to(server: &Server) -> Workshop {
@@ -23,13 +23,7 @@ pub(crate) fn repository(directory: &Path, change: &str) {
         git add . && git commit -qm one && git tag v1 && {change} && git commit -qam two && git checkout -q --detach && \
         cd .. && git clone -q --bare work repo.git && cd repo.git && git update-server-info"
     );
-    let out = Command::new("sh")
-        .args(["-c", &script])
-        .current_dir(directory)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    sh(directory, &script);
 }
 
 fn build(workshop: &Workshop, builder: &str, locator: &str) -> Outcome {
@@ -116,13 +110,6 @@ fn a_buildpackage_brings_its_dependencies() {
     for name in ["own", "one", "two"] {
         workshop.buildpack(name, "exit 0", &format!("echo {name} ran"));
     }
-    let order = |ids: &[&str]| {
-        let group: String = ids
-            .iter()
-            .map(|id| format!("[[order.group]]\nid = \"test/{id}\"\nversion = \"1.0.0\"\n"))
-            .collect();
-        format!("[[order]]\n{group}")
-    };
     let descriptor = format!(
         "api = \"0.12\"\n[buildpack]\nid = \"test/both\"\nversion = \"1.0.0\"\n{}",
         order(&["one", "two"])

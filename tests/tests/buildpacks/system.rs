@@ -1,6 +1,6 @@
 //! Composites, system buildpacks, targets, execution environments, and variables from one buildpack to the next.
 
-use cofferdam_tests::buildpacks::{FLOWS, Flow, Workshop, modules};
+use cofferdam_tests::buildpacks::{FLOWS, Flow, Workshop, modules, order};
 use cofferdam_tests::{Context, Outcome};
 
 /// A component with further keys in its descriptor.
@@ -20,13 +20,6 @@ fn a_composite_stands_for_its_groups() {
     workshop.buildpack("fails", "exit 100", "exit 0");
     workshop.buildpack("one", "exit 0", "exit 0");
     workshop.buildpack("two", "exit 0", "exit 0");
-    let order = |ids: &[&str]| {
-        let group: String = ids
-            .iter()
-            .map(|id| format!("[[order.group]]\nid = \"test/{id}\"\nversion = \"1.0.0\"\n"))
-            .collect();
-        format!("[[order]]\n{group}")
-    };
     let descriptor = format!(
         "api = \"0.12\"\n[buildpack]\nid = \"test/both\"\nversion = \"1.0.0\"\n{}{}",
         order(&["fails"]),

@@ -1,7 +1,7 @@
 //! Builds as they are listed, shown, followed, stopped and shared.
 
 use cofferdam_tests::http::request;
-use cofferdam_tests::{Client, Context, Project, Server};
+use cofferdam_tests::{Client, Context, Server};
 use serde_json::Value;
 
 use crate::{cofferdam, wait, with_token};
@@ -18,10 +18,6 @@ fn controls(text: &str) -> Vec<char> {
     let hostile =
         |c: &char| (c.is_control() && *c != '\n') || ('\u{202a}'..='\u{202e}').contains(c);
     text.chars().filter(hostile).collect()
-}
-
-fn newest(server: &Server, project: &Project) -> String {
-    server.newest_build(project)["buildId"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -97,7 +93,7 @@ fn nothing_in_a_build_controls_the_terminal() {
     let project = server.project("hostile");
     let failed = server.build(&project, &hostile()).run().failure();
     assert!(failed.contains("exit code: 3"), "{failed}");
-    let id = newest(&server, &project);
+    let id = server.newest_id(&project);
     for args in ["builds show", "builds show --json", "builds logs", "builds logs --json"] {
         let outcome = cofferdam(&server, args).arg(&id).success();
         assert_eq!(controls(&outcome.text()), [], "{args}: {:?}", outcome.text());
@@ -144,7 +140,7 @@ fn a_shared_build_needs_no_token() {
     let project = server.project("shared");
     let context = Context::dockerfile("FROM @busybox\nRUN echo open\n");
     let _ = server.build(&project, &context).run().success();
-    let id = newest(&server, &project);
+    let id = server.newest_id(&project);
     let url = cofferdam(&server, "builds share").arg(&id).success().text();
     let open = || request("GET", url.trim(), &[], b"").status;
     assert_eq!(open(), 200, "{url}");

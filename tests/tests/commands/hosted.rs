@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use cofferdam_tests::{Build, Context, Server, leftovers};
+use cofferdam_tests::marks::{appears, disappears, mark, sleeping};
+use cofferdam_tests::{Build, Context, Server};
 
-use crate::wait;
+use crate::PATIENCE;
 
 fn context() -> Context {
     Context::new(&[
@@ -34,7 +35,7 @@ fn files_and_secrets_travel_both_ways() {
         .success();
     assert_eq!(fs::read_to_string(out.path().join("files/count")).unwrap(), "5\n");
     assert_eq!(fs::read_to_string(out.path().join("files/hello")).unwrap(), "hello world\n");
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     let page = outcome.stderr.lines().find(|line| line.starts_with("Build: ")).unwrap();
     assert!(page.contains(&server.url()) && page.contains(&id), "{page}");
     assert_eq!(server.newest_build(&project)["status"], "STATUS_SUCCESS");
@@ -62,16 +63,16 @@ fn a_failure_is_the_builds_and_is_recorded() {
 fn control_c_cancels_it() {
     let server = Server::start();
     let project = server.project("interrupted");
-    let mark = format!("61{:07}", std::process::id());
-    let context = Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"));
+    let mark = mark(61);
+    let context = sleeping(&mark);
     let build = server.build(&project, &context).spawn();
-    wait("step", || (!leftovers::marked(&mark).is_empty()).then_some(()));
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    appears(&mark);
+    let id = server.newest_id(&project);
     build.interrupt();
     let outcome = build.finish();
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
-    wait("end of the step", || leftovers::marked(&mark).is_empty().then_some(()));
-    assert_eq!(server.ended(&id, crate::PATIENCE)["status"], "STATUS_CANCELED");
+    disappears(&mark, PATIENCE);
+    assert_eq!(server.ended(&id, PATIENCE)["status"], "STATUS_CANCELED");
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn a_saved_image_is_listed_pulled_and_deleted() {
         .run()
         .success();
     assert!(!outcome.stderr.contains("ignored"), "names that are not pushed: {}", outcome.stderr);
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     let in_project = |args: &str| cofferdam(&server, args).arg("--project").arg(&project.id);
     let images = in_project("images list --json").success().json();
     let mut tags: Vec<&str> =

@@ -188,7 +188,7 @@ fn a_build_is_as_isolated_as_anybody_demands() {
     let build = |args: &str| {
         let outcome =
             server.build(&project, &kernel()).args("--no-cache").args(args).run().success();
-        let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+        let id = server.newest_id(&project);
         let shown = cofferdam(&server, &format!("builds show {id} --json")).success().json();
         (is_of_this_machine(&outcome), shown["isolation"].as_str().unwrap_or_default().to_owned())
     };

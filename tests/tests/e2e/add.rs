@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cofferdam_tests::http::{Response, Server};
-use cofferdam_tests::{Builder, Context, digest};
+use cofferdam_tests::{Builder, Context, digest, sh};
 
 fn tarball() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
@@ -109,14 +109,7 @@ fn repository(directory: &Path) -> String {
         mkdir sub && printf 'FROM scratch\\nCOPY file /f\\n' > Dockerfile && echo one > file && echo sub > sub/inner && git add . && git commit -qm one && git tag v1 && \
         echo two > file && git commit -qam two && git checkout -q --detach && cd .. && git clone -q --bare work repo.git && \
         cd repo.git && git update-server-info && git rev-parse v1";
-    let out = Command::new("sh")
-        .args(["-c", script])
-        .current_dir(directory)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    sh(directory, script)
 }
 
 #[test]

@@ -1,28 +1,15 @@
 //! Git bundles: made of a repository, and in place of one.
 
 use std::path::Path;
-use std::process::Command;
 
 use bollard_buildkit_proto::moby::buildkit::v1::frontend as wire;
 use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{Policy, Rule, Selector};
 use bollard_buildkit_proto::pb;
 use cofferdam_tests::http::Server;
-use cofferdam_tests::{Builder, Registry};
+use cofferdam_tests::{Builder, Registry, sh};
 use tonic::Status;
 
 use super::gateway::{Driven, graph};
-
-/// Runs a script that prints a commit.
-fn sh(directory: &Path, script: &str) -> String {
-    let out = Command::new("sh")
-        .args(["-c", script])
-        .current_dir(directory)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap().trim().to_owned()
-}
 
 /// A repository `repo.git` with two commits, of which it tells the second.
 fn repository(directory: &Path) -> String {

@@ -2,29 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use cofferdam_tests::marks::{appears, disappears, mark, sleeping};
 use cofferdam_tests::{Builder, Context, Options, leftovers};
-
-fn mark(number: u32) -> String {
-    format!("{number}{:07}", std::process::id())
-}
-
-fn appears(mark: &str) {
-    for _ in 0..1500 {
-        if !leftovers::marked(mark).is_empty() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("no process with {mark}");
-}
-
-fn disappears(mark: &str, within: Duration) {
-    let begun = Instant::now();
-    while !leftovers::marked(mark).is_empty() {
-        assert!(begun.elapsed() < within, "still there: {:?}", leftovers::marked(mark));
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 #[test]
 fn interrupting_the_client_ends_the_step() {
@@ -48,7 +27,7 @@ fn interrupting_the_client_ends_the_step() {
 fn a_client_that_is_killed_takes_its_step_with_it() {
     let builder = Builder::plain();
     let mark = mark(42);
-    let context = Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"));
+    let context = sleeping(&mark);
     let build = builder.build(&context).spawn();
     appears(&mark);
     build.process().kill();
@@ -120,7 +99,7 @@ fn walk(directory: &std::path::Path) -> Vec<String> {
 fn telling_a_builder_to_stop_ends_running_builds() {
     let builder = Builder::plain();
     let mark = mark(44);
-    let context = Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"));
+    let context = sleeping(&mark);
     let build = builder.build(&context).spawn();
     appears(&mark);
     let begun = Instant::now();

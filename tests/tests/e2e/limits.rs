@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cofferdam_tests::marks::{appears, disappears, mark, sleeping};
 use cofferdam_tests::{Builder, Context, Options, leftovers, need_root};
 
 fn limited(limits: &str) -> Builder {
@@ -17,10 +18,6 @@ fn fails(builder: &Builder, command: &str) -> String {
 fn says(builder: &Builder, command: &str) -> String {
     let context = Context::dockerfile(&format!("FROM @busybox\nRUN {command}\n"));
     builder.build(&context).run().success().log("RUN ")
-}
-
-fn mark(number: u32) -> String {
-    format!("{number}{:07}", std::process::id())
 }
 
 #[test]
@@ -184,13 +181,7 @@ fn a_build_takes_so_long() {
         error.contains("the build was ended: it ran longer than 3s (limits.build.time)"),
         "{error}"
     );
-    for _ in 0..500 {
-        if leftovers::marked(&mark).is_empty() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert!(leftovers::marked(&mark).is_empty());
+    disappears(&mark, Duration::from_secs(5));
     // The time is each build's own.
     for _ in 0..2 {
         let context = Context::dockerfile("FROM @busybox\nRUN sleep 1.5\n");
@@ -224,14 +215,9 @@ fn a_build_runs_so_many_steps_at_once() {
 fn so_many_builds_run_at_once_and_others_wait() {
     let builder = limited("builds = 1");
     let mark = mark(63);
-    let long = Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"));
+    let long = sleeping(&mark);
     let first = builder.build(&long).spawn();
-    for _ in 0..1500 {
-        if !leftovers::marked(&mark).is_empty() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    appears(&mark);
     let short = Context::dockerfile("FROM @busybox\nRUN echo done\n");
     let second = builder.build(&short).spawn();
     second.wait_for("this builder runs at most 1 builds at once (limits.builds)");

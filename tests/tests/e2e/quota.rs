@@ -1,11 +1,10 @@
 //! What a builder keeps: limits of its disk hold while it works, and what was finished survives a kill.
 
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::moby::buildkit::v1::BuildHistoryRequest;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
+use cofferdam_tests::usage::du;
 use cofferdam_tests::{Builder, Context, Options, need_root};
 use tonic::transport::Endpoint;
 
@@ -35,13 +34,6 @@ fn fill(builder: &Builder, context: &Context) {
 
 fn is_cached(builder: &Builder, context: &Context) -> bool {
     builder.build(context).run().success().ran().is_empty()
-}
-
-/// What `du` says. Files that go while it counts make it complain, and no difference.
-fn du(root: &Path) -> u64 {
-    let output = Command::new("du").args(["-s", "-B1"]).arg(root).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Waits until the builder's root takes no more than this.

@@ -1,5 +1,6 @@
 //! The builder of an ordinary user with subordinate ids.
 
+use cofferdam_tests::marks::{appears, mark, sleeping};
 use cofferdam_tests::{Builder, Context, Options, Registry, leftovers, need_root};
 
 fn ordinary() -> Builder {
@@ -36,22 +37,10 @@ fn an_ordinary_user_builds_pushes_and_caches() {
 #[test]
 fn no_process_of_it_is_root_and_steps_have_ids_of_their_own() {
     let builder = ordinary();
-    let mark = format!("45{:07}", std::process::id());
-    let context = Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"));
+    let mark = mark(46);
+    let context = sleeping(&mark);
     let build = builder.build(&context).spawn();
-    let mut found = Vec::new();
-    for _ in 0..1500 {
-        found = leftovers::marked(&mark);
-        if !found.is_empty() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    assert_eq!(
-        found.first().map(|(_, owner)| *owner),
-        Some(1_500_000_000),
-        "first of the subordinate ids"
-    );
+    assert_eq!(appears(&mark), 1_500_000_000, "first of the subordinate ids");
     for pid in leftovers::tree(builder.pid()).keys() {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
         let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap().to_owned();

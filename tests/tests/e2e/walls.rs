@@ -1,8 +1,8 @@
 //! The sandbox as a step of a real build sees it, with controls that show the test would notice.
 
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
 
+use cofferdam_tests::marks::{appears, mark};
 use cofferdam_tests::{Builder, Context, Options, is_root, leftovers, need_root};
 
 fn log(builder: &Builder, command: &str) -> String {
@@ -14,13 +14,13 @@ fn log(builder: &Builder, command: &str) -> String {
 #[test]
 fn three_roots_are_three_ids() {
     let builder = Builder::plain();
-    // The mark is unique among all processes of the machine.
-    let mark = format!("3{:06}", std::process::id() % 1_000_000);
+    let mark = mark(47);
     let context = Context::dockerfile(&format!(
         "FROM @busybox\nRUN cat /proc/self/uid_map; id -u; touch /made; sleep {mark}\n"
     ));
     let build = builder.build(&context).spawn();
-    let step = wait_for_mark(&mark);
+    // The shell has the mark inside one long word; the sleep has it alone.
+    let step = appears(&mark);
     assert_ne!(step, 0, "the step's root is not the host's");
     let owner = std::fs::metadata(builder.root().join("store")).unwrap().uid();
     assert_ne!(step, owner, "the step's root is not the builder's");
@@ -44,17 +44,6 @@ fn three_roots_are_three_ids() {
             .any(|line| line.split_whitespace().collect::<Vec<_>>() == ["0", "65536", "65536"]),
         "{said}"
     );
-}
-
-fn wait_for_mark(mark: &str) -> u32 {
-    for _ in 0..1500 {
-        // The shell has the mark inside one long word; the sleep has it alone.
-        if let Some((_, owner)) = leftovers::marked(mark).first() {
-            return *owner;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("no process with {mark}");
 }
 
 #[test]

@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use bollard_buildkit_proto::moby::buildkit::v1::{DiskUsageRequest, PruneRequest, UsageRecord};
+use cofferdam_tests::marks::{appears, mark};
 use cofferdam_tests::{Builder, Context, Image, Options, leftovers, need_root, repository};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::shared::{appears, attempt, context, fixed, intact, mark, same, tidy, undisturbed};
+use crate::shared::{attempt, context, fixed, intact, same, tidy, undisturbed};
 
 const YEAR: i64 = 365 * 24 * 3600;
 const TWO_DAYS: Duration = Duration::from_secs(48 * 3600);

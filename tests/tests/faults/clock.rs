@@ -9,11 +9,10 @@ use std::process::Command;
 use std::sync::Arc;
 
 use cofferdam_tests::http::request;
+use cofferdam_tests::marks::{appears, mark};
 use cofferdam_tests::{Context, Data, Project, Server, leftovers, need_root, program, registry};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-
-use crate::shared::{appears, mark};
 
 /// Debian's, wherever this architecture's libraries are.
 fn library() -> PathBuf {

@@ -1,10 +1,11 @@
 //! A client that stops reading while a step writes and writes.
 
+use std::time::Duration;
+
+use cofferdam_tests::marks::{appears, disappears, mark};
 use cofferdam_tests::strace::{memory_of, store_of};
 use cofferdam_tests::{Builder, Context};
 use rustix::process::Signal;
-
-use crate::shared::{appears, disappears, mark};
 
 /// What a builder may take for a hundred megabytes of output that nobody reads: it keeps 16 MiB of a step, once for those who
 /// come later and once on its way.
@@ -43,7 +44,7 @@ fn a_client_that_reads_nothing_holds_up_nobody() {
             build.process().signal(Signal::CONT);
             build.interrupt();
         }
-        disappears(&mark);
+        disappears(&mark, Duration::from_secs(60));
         assert_ne!(build.finish().code, Some(0));
     }
     assert_eq!(builder.image("FROM @busybox\nRUN echo next > /n\n").text("n"), "next\n");

@@ -1,9 +1,10 @@
 //! A step that takes more memory than it may, beside one that does not.
 
+use cofferdam_tests::marks::{appears, mark};
 use cofferdam_tests::{Builder, Context, Options, leftovers, need_root};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::shared::{appears, intact, mark, one_error, tidy};
+use crate::shared::{intact, one_error, tidy};
 
 #[test]
 fn a_step_without_memory_takes_nobody_with_it() {

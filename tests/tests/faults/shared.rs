@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_store::{Store, Trouble};
-use cofferdam_tests::{Build, Builder, Context, Home, Image, leftovers};
+use cofferdam_tests::{Build, Builder, Context, Home, Image};
 
 /// The time of everything in the images.
 /// Before any clock that a test sets: what is older than it stays as it is.
@@ -80,21 +80,6 @@ pub(crate) fn one_error(stderr: &str, words: &[&str]) {
         let told = errors[0].to_lowercase().matches(word).count();
         assert!(told <= 1, "{word:?} is said {told} times: {}", errors[0]);
     }
-}
-
-/// A number of seconds to sleep that no other process sleeps.
-pub(crate) fn mark(number: u32) -> String {
-    format!("{number}{:07}", std::process::id())
-}
-
-/// Waits until a process has `mark` among its arguments.
-pub(crate) fn appears(mark: &str) {
-    eventually(&format!("a process with {mark}"), || !leftovers::marked(mark).is_empty());
-}
-
-/// Waits until no process has `mark` among its arguments.
-pub(crate) fn disappears(mark: &str) {
-    eventually(&format!("the end of {mark}"), || leftovers::marked(mark).is_empty());
 }
 
 /// Waits, for at most a minute, until something holds.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cofferdam_tests::marks::{appears, mark};
 use cofferdam_tests::wire::{Fault, Wire};
 use cofferdam_tests::{
     Builder, Context, Data, Home, Options, Process, Registry, RunningBuild, Server, images,
@@ -15,7 +16,7 @@ use cofferdam_tests::{
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::shared::{appears, eventually, intact, mark, noise};
+use crate::shared::{eventually, intact, noise};
 
 /// How long whoever is told to stop may take: a builder that does not is killed after 20 seconds.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -228,7 +229,7 @@ fn a_server_whose_builds_pull_and_push_tells_them_and_ends() {
         }
         let build = build.spawn();
         wire.wait_until_held();
-        let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+        let id = server.newest_id(&project);
         let data = server.stop();
         let stderr = build.finish().failure();
         let said = stderr.to_lowercase();

@@ -4,14 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam_fleet::FleetError;
+use cofferdam_tests::marks::mark;
 use cofferdam_tests::{Context, leftovers};
 use cofferdam_wire::cofferdam::builder::v1::__buffa::oneof::watch_build_response::Event;
 
 use super::yard::{Door, Seen, Settings, Yard, blocking, project};
-
-fn mark(number: u32) -> String {
-    format!("{number}{:07}", std::process::id())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_sees_all_of_its_build_live_and_nothing_of_others() {

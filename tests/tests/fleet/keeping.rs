@@ -1,12 +1,11 @@
 //! Caches within bounds: measured to what `du` says, made smaller when nobody builds, left alone where somebody does.
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cofferdam_fleet::{Collected, Isolation, Keep, ProjectSpec, Root};
 use cofferdam_tests::Context;
+use cofferdam_tests::usage::{assert_close, du};
 
 use super::yard::{Door, Settings, Yard, blocking, eventually, project};
 
@@ -28,18 +27,6 @@ fn context(name: &str) -> Context {
 
 const fn at_most(bytes: u64) -> Keep {
     Keep { max_bytes: Some(bytes), unused_for: None }
-}
-
-/// Bytes of disk that a directory takes.
-fn du(directory: &Path) -> u64 {
-    let output = Command::new("du").args(["-s", "--block-size=1"]).arg(directory).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-fn assert_close(told: u64, directory: &Path) {
-    let found = du(directory);
-    assert!(told.abs_diff(found) <= found / 100, "told {told}, found {found}");
 }
 
 /// Builds the contexts one after the other and waits until the builder has ended. Gives which of their steps were cached.

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cofferdam_tests::marks::{appears, mark, sleeping};
 use cofferdam_tests::{Context, Data, Project, Server};
 
-use crate::{appears, as_the_page_says, cofferdam, know_token, logs, pull};
+use crate::{as_the_page_says, cofferdam, know_token, logs, pull};
 
 /// Saves an image under the tag `stable`; the build's id.
 fn save(server: &Server, project: &Project) -> String {
     let context = Context::dockerfile("FROM @busybox\nRUN echo saved > /s && echo told\n");
     let _ = server.depot_build(project, &context).args("--save --save-tag stable").success();
-    server.newest_build(project)["buildId"].as_str().unwrap().to_owned()
+    server.newest_id(project)
 }
 
 /// Files below a directory.
@@ -45,11 +46,11 @@ fn what_was_saved_while_a_build_ran_is_restored_as_the_page_says() {
     let token = server.token().to_owned();
     let built = save(&server, &project);
     let image = pull(&server, &project, "stable");
-    let mark = format!("64{:07}", std::process::id());
-    let sleeping = Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"));
-    let running = server.depot_build(&project, &sleeping).spawn();
+    let mark = mark(64);
+    let context = sleeping(&mark);
+    let running = server.depot_build(&project, &context).spawn();
     appears(&mark);
-    let interrupted = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let interrupted = server.newest_id(&project);
 
     let place = tempfile::tempdir().unwrap();
     let backup = place.path().join("backup");
@@ -82,7 +83,7 @@ fn what_was_saved_while_a_build_ran_is_restored_as_the_page_says() {
         (pulled.digest.as_str(), pulled.text("s")),
         (image.digest.as_str(), "saved\n".to_owned())
     );
-    let context = Context::dockerfile("FROM @busybox\nRUN true\n");
+    let context = Context::small();
     let _ = server.depot_build(&project, &context).success();
     let refused = server.depot_build(&late, &context).run();
     assert_ne!(refused.code, Some(0), "a token of later was taken");

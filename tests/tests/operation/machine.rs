@@ -100,7 +100,7 @@ fn an_organization_of_before_the_first_start_keeps_its_token_out_of_the_log() {
     know_token(&data, text.lines().last().unwrap());
     let server = Server::start_as(data, "", masked());
     let project = server.project("first");
-    let context = Context::dockerfile("FROM @busybox\nRUN true\n");
+    let context = Context::small();
     let _ = server.depot_build(&project, &context).success();
     assert!(!server.log().contains("shown this once"), "{}", server.log());
 }

@@ -12,11 +12,10 @@ mod machine;
 mod unit;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use cofferdam_tests::http::request;
 use cofferdam_tests::{
-    Client, Data, Image, Outcome, Project, Server, leftovers, program, registry, repository,
+    Client, Data, Image, Outcome, Project, Server, program, registry, repository,
 };
 
 const MANIFESTS: &str =
@@ -48,15 +47,6 @@ fn as_the_page_says(part: &str, data: &Path, backup: &Path) -> Vec<Outcome> {
 /// Gives data that no server printed a token for the token of the server it came from.
 fn know_token(data: &Data, token: &str) {
     std::fs::write(data.file("log"), format!("{token}\n")).unwrap();
-}
-
-/// Waits for a process of a step.
-fn appears(mark: &str) {
-    let begun = Instant::now();
-    while leftovers::marked(mark).is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "no process with {mark}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// An image of a project, read out of the server's registry.

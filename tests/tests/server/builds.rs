@@ -124,7 +124,7 @@ fn secrets_and_arguments_reach_the_step_and_nothing_else() {
     let sum = digest(SECRET.as_bytes());
     assert!(image.text("sum").starts_with(sum.trim_start_matches("sha256:")));
     assert!(!outcome.stderr.contains("swordfish"));
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     assert!(!format!("{:?}", server.steps(&project, &id)).contains("swordfish"));
     assert!(!server.log().contains("swordfish"));
 }

@@ -19,7 +19,7 @@ fn builds_are_loaded_and_pulled() {
     assert_eq!(docker.read("demo/loaded:1", "l"), "loaded\n", "{}", outcome.stderr);
 
     let _ = server.depot_build(&project, &context).args("--save --save-tag stable").success();
-    let build = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let build = server.newest_id(&project);
     let _ = docker.client("rmi --force demo/loaded:1").success();
     let pull = |what: &str| {
         docker

@@ -14,7 +14,7 @@ fn context() -> Context {
 fn save(server: &Server, project: &Project, tag: &str) -> String {
     let context = context();
     let _ = server.depot_build(project, &context).args("--save --save-tag").arg(tag).success();
-    server.newest_build(project)["buildId"].as_str().unwrap().to_owned()
+    server.newest_id(project)
 }
 
 /// A document or blob of the server's registry with a token: the status, and the bytes.
@@ -104,7 +104,7 @@ fn a_saved_bake_has_a_tag_for_each_target() {
         .arg(&project.id)
         .within(context.path())
         .success();
-    let build = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let build = server.newest_id(&project);
     for (target, name) in [("one", "first\n"), ("two", "second\n")] {
         let image = pull(&server, &project.token, &project.id, &format!("{build}-{target}"));
         assert_eq!(image.text("name"), name);

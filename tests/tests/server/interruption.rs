@@ -3,38 +3,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cofferdam_tests::{Client, Context, Server, leftovers};
+use cofferdam_tests::marks::{appears, disappears, mark, sleeping};
+use cofferdam_tests::{Client, Context, Server};
 use rustix::process::Signal;
 use serde_json::json;
-
-/// A number of seconds to sleep that no other process sleeps.
-fn mark(number: u32) -> String {
-    format!("{number}{:07}", std::process::id())
-}
-
-fn appears(mark: &str) {
-    let begun = Instant::now();
-    while leftovers::marked(mark).is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "no process with {mark}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn disappears(mark: &str, within: Duration) {
-    let begun = Instant::now();
-    while !leftovers::marked(mark).is_empty() {
-        assert!(begun.elapsed() < within, "still there: {:?}", leftovers::marked(mark));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn sleeping(mark: &str) -> Context {
-    Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"))
-}
-
-fn small() -> Context {
-    Context::dockerfile("FROM @busybox\nRUN true\n")
-}
 
 /// Changes the server's records behind its back.
 fn sql(server: &Server, statement: &str) {
@@ -53,12 +25,12 @@ fn control_c_cancels_the_build() {
     let context = sleeping(&mark);
     let build = server.depot_build(&project, &context).spawn();
     appears(&mark);
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     build.interrupt();
     assert_ne!(build.finish().code, Some(0));
     disappears(&mark, Duration::from_secs(10));
     assert_eq!(server.ended(&id, Duration::from_secs(10))["status"], "STATUS_CANCELED");
-    let _ = server.depot_build(&project, &small()).success();
+    let _ = server.depot_build(&project, &Context::small()).success();
 }
 
 #[test]
@@ -69,11 +41,11 @@ fn a_killed_client_leaves_a_build_that_ends() {
     let context = sleeping(&mark);
     let build = server.depot_build(&project, &context).spawn();
     appears(&mark);
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     build.process().kill();
     disappears(&mark, Duration::from_secs(60));
     assert_eq!(server.ended(&id, Duration::from_secs(60))["status"], "STATUS_ERROR");
-    let _ = server.depot_build(&project, &small()).success();
+    let _ = server.depot_build(&project, &Context::small()).success();
 }
 
 #[test]
@@ -84,7 +56,7 @@ fn a_build_canceled_by_somebody_else_says_so() {
     let context = sleeping(&mark);
     let build = server.depot_build(&project, &context).spawn();
     appears(&mark);
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     let _ =
         server.call("cofferdam.server.v1.BuildService/CancelBuild", &json!({ "buildId": id })).ok();
     disappears(&mark, Duration::from_secs(10));
@@ -116,7 +88,7 @@ fn resetting_and_deleting_cancel_what_runs() {
             "{said}"
         );
     }
-    let context = small();
+    let context = Context::small();
     let said = server.depot_build(&project, &context).run().failure();
     assert!(said.contains("unauthenticated"), "its token went with it: {said}");
 }
@@ -130,7 +102,7 @@ fn a_build_that_somebody_else_began_is_carried_out() {
         .ok();
     let id = begun["buildId"].as_str().unwrap();
     let token = begun["buildToken"].as_str().unwrap();
-    let context = small();
+    let context = Context::small();
     // Whoever builds has a token for this one build and nothing else.
     let outcome = Client::depot(&server.url())
         .token(token)
@@ -163,14 +135,14 @@ fn a_server_that_was_killed_ends_its_builds_when_it_is_back() {
     let context = sleeping(&mark);
     let build = server.depot_build(&project, &context).spawn();
     appears(&mark);
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     let data = server.kill();
     disappears(&mark, Duration::from_secs(10));
     build.process().signal(Signal::TERM);
     let _ = build.finish();
     let server = Server::start_in(data, "");
     assert_eq!(server.ended(&id, Duration::from_secs(60))["status"], "STATUS_ERROR");
-    let _ = server.depot_build(&project, &small()).success();
+    let _ = server.depot_build(&project, &Context::small()).success();
 }
 
 #[test]
@@ -184,7 +156,7 @@ fn an_end_that_cannot_be_recorded_now_is_recorded_later() {
          BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
     );
     // Its client is not kept waiting.
-    let _ = server.depot_build(&project, &small()).success();
+    let _ = server.depot_build(&project, &Context::small()).success();
     let build = server.newest_build(&project);
     assert_eq!(build["status"], "STATUS_RUNNING");
     assert!(server.log().contains("could not be recorded"), "{}", server.log());

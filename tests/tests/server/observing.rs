@@ -114,7 +114,7 @@ fn says(message: &Value, text: &str) -> bool {
 
 /// The id of the newest build, which has ended.
 fn newest(server: &Server, project: &Project) -> String {
-    let id = server.newest_build(project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(project);
     let _ = server.ended(&id, PATIENCE);
     id
 }

@@ -19,7 +19,7 @@ fn a_shared_build_is_open_until_it_is_not() {
     let project = server.project("shared");
     let context = hostile();
     let _ = server.depot_build(&project, &context).success();
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     let share = |method: &str| {
         server.call(&format!("depot.core.v1.BuildService/{method}"), &json!({ "buildId": id })).ok()
     };

@@ -1,9 +1,9 @@
 //! How much projects keep: what nobody builds is kept within the policy, and what the API tells is what is on the disk.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use cofferdam_tests::usage::{assert_close, du};
 use cofferdam_tests::{Context, Data, Project, Server};
 use serde_json::{Value, json};
 
@@ -16,18 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn context(name: &str) -> Context {
     Context::dockerfile(&format!("FROM @busybox\nRUN echo {name}; fallocate -l {LARGE} /large\n"))
-}
-
-/// Bytes of disk that a directory takes.
-fn du(directory: &Path) -> u64 {
-    let output = Command::new("du").args(["-s", "--block-size=1"]).arg(directory).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-fn assert_close(told: u64, directory: &Path) {
-    let found = du(directory);
-    assert!(told.abs_diff(found) <= found / 100, "told {told}, found {found}");
 }
 
 fn wait_for(server: &Server, what: &str, holds: impl Fn() -> bool) {

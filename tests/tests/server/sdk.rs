@@ -9,7 +9,7 @@ fn every_method_of_the_node_sdk() {
     let project = server.project("built");
     let context = Context::dockerfile("FROM @busybox\nRUN echo one; echo two\n");
     let _ = server.depot_build(&project, &context).args("--save").success();
-    let build = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let build = server.newest_id(&project);
     let outcome = Client::node("tests/clients/sdk.mjs")
         .env("DEPOT_API_URL", server.url())
         .env("PROJECT", &project.id)

@@ -3,33 +3,10 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cofferdam_tests::{Context, Data, Project, Server, leftovers, program};
+use cofferdam_tests::marks::{appears, mark, sleeping};
+use cofferdam_tests::{Context, Data, Server, leftovers, program};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-
-fn mark(number: u32) -> String {
-    format!("{number}{:07}", std::process::id())
-}
-
-fn appears(mark: &str) {
-    let begun = Instant::now();
-    while leftovers::marked(mark).is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "no process with {mark}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn sleeping(mark: &str) -> Context {
-    Context::dockerfile(&format!("FROM @busybox\nRUN sleep {mark}\n"))
-}
-
-fn small() -> Context {
-    Context::dockerfile("FROM @busybox\nRUN true\n")
-}
-
-fn newest(server: &Server, project: &Project) -> String {
-    server.newest_build(project)["buildId"].as_str().unwrap().to_owned()
-}
 
 fn status(server: &Server, token: &str, build: &str) -> Value {
     let method = "depot.core.v1.BuildService/GetBuild";
@@ -44,7 +21,7 @@ fn running_builds_may_finish() {
     let context = Context::dockerfile("FROM @busybox\nRUN echo under way && sleep 4\n");
     let build = server.depot_build(&project, &context).spawn();
     build.wait_for("under way");
-    let id = newest(&server, &project);
+    let id = server.newest_id(&project);
     let data = server.stop();
     let _ = build.finish().success();
     let server = Server::start_in(data, "");
@@ -60,7 +37,7 @@ fn builds_that_take_too_long_are_canceled_and_told_so() {
     let context = sleeping(&mark);
     let build = server.depot_build(&project, &context).spawn();
     appears(&mark);
-    let id = newest(&server, &project);
+    let id = server.newest_id(&project);
     let data = server.stop();
     let said = build.finish().failure();
     assert!(said.contains("the server is stopping"), "{said}");
@@ -91,14 +68,14 @@ fn a_builder_that_is_killed_fails_its_builds_and_is_replaced() {
     let context = sleeping(&mark);
     let build = server.depot_build(&project, &context).spawn();
     appears(&mark);
-    let id = newest(&server, &project);
+    let id = server.newest_id(&project);
     // Everything below the server is its builder: supervisor, gate and builder.
     for pid in leftovers::tree(server.pid()).into_keys().filter(|pid| *pid != server.pid()) {
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).ok();
     }
     assert_ne!(build.finish().code, Some(0));
     assert_eq!(server.ended(&id, Duration::from_secs(60))["status"], "STATUS_ERROR");
-    let _ = server.depot_build(&project, &small()).success();
+    let _ = server.depot_build(&project, &Context::small()).success();
 }
 
 #[test]
@@ -109,7 +86,7 @@ fn a_revoked_token_ends_what_runs_with_it() {
     let context = sleeping(&mark);
     let build = server.depot_build(&project, &context).spawn();
     appears(&mark);
-    let id = newest(&server, &project);
+    let id = server.newest_id(&project);
     let of_project = json!({ "projectId": project.id });
     let tokens = server.call("depot.core.v1.ProjectService/ListTokens", &of_project).ok();
     let token = json!({ "tokenId": tokens["tokens"][0]["tokenId"] });
@@ -129,7 +106,7 @@ fn removal_goes_on_after_a_restart() {
     let (gone, kept) = (server.project("gone"), server.project("kept"));
     let token = server.token().to_owned();
     for project in [&gone, &kept] {
-        let context = small();
+        let context = Context::small();
         let _ = server.depot_build(project, &context).success();
     }
     let path = json!({ "projectId": gone.id });
@@ -151,7 +128,7 @@ fn removal_goes_on_after_a_restart() {
 fn a_deleted_project_leaves_no_images_on_the_disk() {
     let server = Server::start();
     let project = server.project("saved");
-    let context = small();
+    let context = Context::small();
     let _ = server.depot_build(&project, &context).args("--save").success();
     let data = server.data().path();
     assert!(data.join("registry").join(&project.id).exists(), "nothing was saved");

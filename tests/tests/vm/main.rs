@@ -258,7 +258,7 @@ fn a_server_takes_builds_to_virtual_machines() {
     assert_eq!(outcome.ran().len(), 1, "another level's cache was used: {}", outcome.stderr);
     assert!(outcome.log("RUN ").contains("cloud-amd64"), "{}", outcome.log("RUN "));
     // What the gate saw for a step in the machine is in the server's records.
-    let id = server.newest_build(&project)["buildId"].as_str().unwrap().to_owned();
+    let id = server.newest_id(&project);
     let shown = Command::new(program())
         .args(["builds", "show", "--network", &id])
         .env("COFFERDAM_SERVER", server.url())

@@ -216,7 +216,7 @@ fn own_pages(_: &Stage) -> Control {
 
 /// What a token gets of a build of the victim's.
 fn asked(two: &Two, token: &str) -> Vec<u16> {
-    let build = two.server.newest_build(&two.victim)["buildId"].as_str().unwrap().to_owned();
+    let build = two.server.newest_id(&two.victim);
     let project = &two.victim.id;
     [
         ("depot.core.v1.BuildService/GetBuild", json!({ "buildId": build })),
@@ -239,7 +239,7 @@ fn records(stage: &Stage) -> String {
         assert!(answers.iter().all(|status| *status != 200), "{token}: {answers:?}");
     }
     // With the attacker's own project in the path, and the victim's build.
-    let build = two.server.newest_build(&two.victim)["buildId"].as_str().unwrap().to_owned();
+    let build = two.server.newest_id(&two.victim);
     let crossed = json!({ "projectId": two.attacker.id, "buildId": build, "pageSize": 10 });
     let answer = two.server.call_as(
         &two.attacker.token,

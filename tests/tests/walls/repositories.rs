@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use cofferdam_tests::Build;
-use cofferdam_tests::Context;
 use cofferdam_tests::http::{Response, Server};
+use cofferdam_tests::{Build, Context, sh};
 
 use crate::attack::{Attack, Control, ONCE, own};
 use crate::planted::TEXT;
@@ -62,17 +61,6 @@ pub(crate) const ATTACKS: &[Attack] = &[
         trusting,
     ),
 ];
-
-fn sh(directory: &Path, script: &str) -> Output {
-    let out = Command::new("sh")
-        .args(["-c", script])
-        .current_dir(directory)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
-    out
-}
 
 /// A repository `repo.git` for plain web servers, with a file, after `more` was done in its work tree.
 fn repository(directory: &Path, more: &str) -> Server {

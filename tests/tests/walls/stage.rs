@@ -78,15 +78,7 @@ impl Stage {
 
     /// What a step of this stage prints.
     pub(crate) fn step(&self, command: &str) -> String {
-        let outcome = self.run(&format!("RUN {command}")).success();
-        outcome
-            .steps()
-            .into_iter()
-            .rev()
-            .find(|step| step.name.contains("RUN "))
-            .unwrap()
-            .log
-            .join("\n")
+        self.run(&format!("RUN {command}")).success().last_log("RUN ")
     }
 
     /// Two projects of a server.
