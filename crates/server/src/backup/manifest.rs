@@ -280,7 +280,7 @@ mod tests {
             good.replace("sha256", "sha1").into_bytes(),
             good.replace("sha256:0", "sha256:").into_bytes(),
             good.trim_end().as_bytes().to_vec(),
-            good[..20].as_bytes().to_vec(),
+            good.as_bytes()[..20].to_vec(),
             b"\xff\n".to_vec(),
             vec![b'x'; 1 << 20],
         ] {
