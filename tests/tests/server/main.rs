@@ -15,6 +15,7 @@ mod examples;
 mod exec;
 mod images;
 mod interruption;
+mod late;
 mod observing;
 mod pages;
 mod protocols;

@@ -17,12 +17,10 @@ use wire::__buffa::oneof::get_endpoint_response::Connection;
 
 use super::cli_build::no_endpoint;
 use super::{Api, failed, origin};
-use crate::builds::{EndpointError, Outcome};
+use crate::builds::{EndpointError, Outcome, ended_already};
 
 /// How often a client is told that it still has to wait.
 const STILL_WAITING: Duration = Duration::from_secs(1);
-/// Most characters of the reason that a client is told for an end it does not know of.
-const MAX_REASON: usize = 500;
 
 /// The service.
 pub(super) struct BuildKitApi(pub(super) Arc<Api>);
@@ -143,22 +141,13 @@ impl Api {
 /// Whether a build has ended as its client says. What a client takes for a failure can be a builder that was lost: to both of
 /// them the build came to nothing.
 fn agrees(said: BuildStatus, recorded: &Build) -> Result<(), ConnectError> {
-    let how = match recorded.status {
+    match recorded.status {
         // Its end could not be recorded at once, and is as soon as it can be.
-        BuildStatus::Running => return Ok(()),
-        status if status == said => return Ok(()),
-        BuildStatus::Error if said == BuildStatus::Failed => return Ok(()),
-        BuildStatus::Success => "a success",
-        BuildStatus::Failed => "failed",
-        BuildStatus::Error => "broken off",
-        BuildStatus::Canceled => "canceled",
-    };
-    let why = recorded.error.as_deref().and_then(|error| error.lines().next()).unwrap_or_default();
-    let why: String = why.chars().take(MAX_REASON).collect();
-    let colon = if why.is_empty() { "" } else { ": " };
-    let id = &recorded.id;
-    let message = format!("build {id} had ended already and is recorded as {how}{colon}{why}");
-    Err(ConnectError::failed_precondition(message))
+        BuildStatus::Running => Ok(()),
+        status if status == said => Ok(()),
+        BuildStatus::Error if said == BuildStatus::Failed => Ok(()),
+        _ => Err(ConnectError::failed_precondition(ended_already(recorded))),
+    }
 }
 
 #[cfg(test)]

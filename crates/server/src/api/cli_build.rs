@@ -182,6 +182,9 @@ impl BuildService for CliBuildApi {
         let mut response = wire::ReportBuildHealthResponse::default();
         match self.0.builds.get(&id) {
             Some(live) if live.is_running() || !live.is_cut() => live.sign(),
+            // It is still on the way to its builder, where it is told: to stop by this it would close a connection that it then
+            // waits for.
+            Some(live) if !live.has_solved() => {}
             // A moment that has passed makes the client stop.
             _ => {
                 response.cancels_at =

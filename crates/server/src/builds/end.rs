@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use cofferdam_records::{BuildStatus, Records, RecordsError};
+use cofferdam_records::{Build, BuildStatus, Records, RecordsError};
 use tracing::Instrument;
 
 use super::{Builds, LiveBuild};
@@ -16,6 +16,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const LAST_REPORT: Duration = Duration::from_secs(5);
 /// How long an ended build is remembered, for clients that still ask after it.
 const MEMORY: Duration = Duration::from_secs(60);
+/// Most characters of the reason that a client is told for an end it does not know of.
+const MAX_REASON: usize = 500;
 /// How long to wait before trying again to record an end.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -49,6 +51,21 @@ impl Outcome {
             Self::Failed(error) | Self::Canceled(error) | Self::Lost(error) => Some(error),
         }
     }
+}
+
+/// What became of a build that has ended, for a client that does not know.
+pub(crate) fn ended_already(recorded: &Build) -> String {
+    let how = match recorded.status {
+        BuildStatus::Success => "a success",
+        BuildStatus::Failed => "failed",
+        // One whose end is not recorded yet is not there any more either.
+        BuildStatus::Error | BuildStatus::Running => "broken off",
+        BuildStatus::Canceled => "canceled",
+    };
+    let why = recorded.error.as_deref().and_then(|error| error.lines().next()).unwrap_or_default();
+    let why: String = why.chars().take(MAX_REASON).collect();
+    let colon = if why.is_empty() { "" } else { ": " };
+    format!("build {} had ended already and is recorded as {how}{colon}{why}", recorded.id)
 }
 
 /// An end as it is to be recorded.
@@ -109,6 +126,16 @@ impl Builds {
         let ending = tokio::spawn(carried_out.instrument(span));
         if let Err(error) = ending.await {
             tracing::error!(%error, "ending a build failed");
+        }
+    }
+
+    /// What to tell a client that comes too late.
+    pub(crate) async fn how_it_ended(&self, build: &str) -> String {
+        match self.records.build(build).await {
+            Ok(Some(recorded)) if recorded.status != BuildStatus::Running => {
+                ended_already(&recorded)
+            }
+            _ => format!("build {build} has ended: begin another one"),
         }
     }
 

@@ -244,6 +244,12 @@ impl LiveBuild {
         }
     }
 
+    /// Whether its client ever came as far as building something.
+    pub(crate) fn has_solved(&self) -> bool {
+        let solves = self.solves();
+        solves.running > 0 || solves.succeeded > 0 || solves.failed.is_some() || solves.canceled
+    }
+
     /// Resolves when connections of this build are to be cut.
     pub(crate) async fn cut(&self) {
         self.cut.cancelled().await;

@@ -32,7 +32,7 @@ use crate::gateway::{Authority, Fingerprint};
 use crate::metrics::{ALL, BUILDERS, BUILDS, BUILDS_RUNNING, CACHE_BYTES, QUEUE_LENGTH};
 
 pub(crate) use create::CreateError;
-pub(crate) use end::Outcome;
+pub(crate) use end::{Outcome, ended_already};
 pub(crate) use endpoint::{Connection, EndpointError};
 pub(crate) use live::LiveBuild;
 pub(crate) use storage::{CACHE, Figure, Look, REGISTRY};

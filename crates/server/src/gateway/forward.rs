@@ -9,6 +9,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::Instrument;
 
 use super::authority::fingerprint;
+use super::ended;
 use crate::builds::{Builds, LiveBuild};
 use crate::metrics::ERRORS;
 
@@ -26,7 +27,10 @@ pub(crate) async fn serve(stream: TlsStream<TcpStream>, builds: &Arc<Builds>) {
         tracing::debug!("a connection with the certificate of a build that has ended");
         return;
     };
-    let Some(_connection) = build.connection() else { return };
+    let Some(_connection) = build.connection() else {
+        ended::serve(stream, builds, &build).instrument(build.span().clone()).await;
+        return;
+    };
     let traced = build.trace().begin("connection");
     let carried = carry(stream, builds, &build).instrument(build.span().clone()).await;
     build.trace().end(traced, !carried);

@@ -1,9 +1,10 @@
 //! The way of a build's bytes: mutual TLS ends here, and what is inside goes unread to the builder of that build's project.
 //!
 //! A connection belongs to the build whose certificate its client holds, and to nothing else: names in the handshake choose
-//! nothing but this gateway. It must never forward a connection whose build has ended.
+//! nothing but this gateway. It must never forward a connection whose build has ended: such a client is told so.
 
 mod authority;
+mod ended;
 mod forward;
 
 pub(crate) use authority::{Authority, AuthorityError, ClientCertificate, Fingerprint};
