@@ -23,7 +23,7 @@ const BUSY: Duration = Duration::from_secs(15);
 /// How long a caller waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(30);
 /// Pages kept in memory by each connection, in KiB (the minus is SQLite's).
-const CACHE: &str = "-8000";
+const CACHE: &str = "-2000";
 
 /// Bytes of the journal that are kept for what comes: after a burst, what is over goes back to the disk.
 const JOURNAL: &str = "67108864";

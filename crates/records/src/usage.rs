@@ -30,24 +30,16 @@ pub struct ProjectUsage {
     pub saved: Duration,
 }
 
-/// Sums of a project's builds; the window is [`$2`, `$3`).
-const SUMS: &str = "SELECT projects.id, projects.name, projects.hardware, projects.created_at AS made_at,
-    count(builds.id) AS builds, coalesce(sum(max(finished_at - coalesce(started_at, builds.created_at), 0)), 0) AS took,
-    coalesce(sum(saved), 0) AS saved
-    FROM projects LEFT JOIN builds ON builds.project = projects.id AND builds.created_at >= $2 AND builds.created_at < $3";
+/// A project without its builds.
+const PROJECT: &str = "SELECT id, name, hardware, created_at FROM projects";
+/// Sums of the builds of project `$1`; the window is [`$2`, `$3`). They are read one after the other in the order of their table:
+/// to group them by project SQLite would gather all of them in memory first.
+const SUMS: &str = "SELECT count(*) AS builds,
+    coalesce(sum(max(finished_at - coalesce(started_at, created_at), 0)), 0) AS took, coalesce(sum(saved), 0) AS saved
+    FROM builds WHERE project = $1 AND created_at >= $2 AND created_at < $3";
 
-fn read(row: &SqliteRow) -> Result<(i64, ProjectUsage), sqlx::Error> {
-    let took: i64 = row.try_get("took")?;
-    let usage = ProjectUsage {
-        project: row.try_get("id")?,
-        name: row.try_get("name")?,
-        hardware: row.try_get("hardware")?,
-        builds: size(row.try_get("builds")?),
-        duration: Duration::from_micros(size(took)),
-        saved: duration(row.try_get("saved")?),
-    };
-    Ok((row.try_get("made_at")?, usage))
-}
+/// A moment from which on builds count, and one from which on they do not any more.
+type Window = (DateTime<Utc>, DateTime<Utc>);
 
 impl Records {
     /// What a project built in a window, its end excluded. None when there is no such project.
@@ -60,16 +52,35 @@ impl Records {
         start: DateTime<Utc>,
         end: DateTime<Utc>,
     ) -> Result<Option<ProjectUsage>, RecordsError> {
-        let query = format!("{SUMS} WHERE projects.id = $1 GROUP BY projects.id");
-        let row = sqlx::query(&query)
-            .bind(project)
-            .bind(micros(start))
-            .bind(micros(end))
-            .fetch_optional(&self.read)
-            .await;
-        row.and_then(|row| row.as_ref().map(read).transpose())
-            .map(|found| found.map(|(_, usage)| usage))
-            .map_err(RecordsError::database("sum up a project's builds"))
+        let query = format!("{PROJECT} WHERE id = $1");
+        let found = async {
+            let row = sqlx::query(&query).bind(project).fetch_optional(&self.read).await?;
+            match row {
+                Some(row) => Ok(Some(self.summed_up(&row, (start, end)).await?.1)),
+                None => Ok(None),
+            }
+        };
+        found.await.map_err(RecordsError::database("sum up a project's builds"))
+    }
+
+    /// What the project of a row built, and when the project was made.
+    async fn summed_up(
+        &self,
+        project: &SqliteRow,
+        (start, end): Window,
+    ) -> Result<(i64, ProjectUsage), sqlx::Error> {
+        let id: String = project.try_get("id")?;
+        let sums = sqlx::query(SUMS).bind(&id).bind(micros(start)).bind(micros(end));
+        let sums = sums.fetch_one(&self.read).await?;
+        let usage = ProjectUsage {
+            project: id,
+            name: project.try_get("name")?,
+            hardware: project.try_get("hardware")?,
+            builds: size(sums.try_get("builds")?),
+            duration: Duration::from_micros(size(sums.try_get("took")?)),
+            saved: duration(sums.try_get("saved")?),
+        };
+        Ok((project.try_get("created_at")?, usage))
     }
 
     /// What the projects of an organization built in a window, newest project first.
@@ -87,23 +98,46 @@ impl Records {
         let asked = Asked::read(request, list, &PAGES)?;
         let (at, id) = asked.after.clone().unwrap_or((i64::MAX, String::new()));
         let query = format!(
-            "{SUMS} WHERE projects.organization = $1 AND deleting = 0 AND (projects.created_at, projects.id) < ($4, $5)
-             GROUP BY projects.id ORDER BY projects.created_at DESC, projects.id DESC LIMIT $6"
+            "{PROJECT} WHERE organization = $1 AND deleting = 0 AND (created_at, id) < ($2, $3)
+             ORDER BY created_at DESC, id DESC LIMIT $4"
         );
-        let rows = sqlx::query(&query)
-            .bind(organization)
-            .bind(micros(start))
-            .bind(micros(end))
-            .bind(at)
-            .bind(id)
-            .bind(asked.limit())
-            .fetch_all(&self.read)
-            .await;
-        let found: Vec<(i64, ProjectUsage)> = rows
-            .and_then(|rows| rows.iter().map(read).collect())
-            .map_err(RecordsError::database("sum up an organization's builds"))?;
+        let projects = sqlx::query(&query).bind(organization).bind(at).bind(id).bind(asked.limit());
+        let found = async {
+            let mut found = Vec::new();
+            for project in projects.fetch_all(&self.read).await? {
+                found.push(self.summed_up(&project, (start, end)).await?);
+            }
+            Ok(found)
+        };
+        let found: Vec<(i64, ProjectUsage)> =
+            found.await.map_err(RecordsError::database("sum up an organization's builds"))?;
         let page = asked.page(found, |(at, usage)| (*at, usage.project.clone()));
         let items = page.items.into_iter().map(|(_, usage)| usage).collect();
         Ok(Page { items, next: page.next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn builds_are_summed_up_without_being_gathered() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).await.unwrap();
+        let plan = async |query: &str| {
+            let query = format!("EXPLAIN QUERY PLAN {query}");
+            let rows = sqlx::query(&query).fetch_all(&records.read).await.unwrap();
+            let steps: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            steps.join("; ")
+        };
+        let found = plan(SUMS).await;
+        assert!(found.contains("SEARCH builds") && !found.contains("TEMP"), "{found}");
+        let grouped = plan(
+            "SELECT count(builds.id) FROM projects LEFT JOIN builds ON builds.project = projects.id
+             GROUP BY projects.created_at",
+        );
+        assert!(grouped.await.contains("TEMP"), "control: this one is gathered");
     }
 }
