@@ -13,7 +13,7 @@ HOUR = 3600
 # The slope is a median over pairs: so many points have as many pairs as one cares to look at.
 MOST_POINTS = 600
 LEAST_POINTS = 5
-FLAT, GROWS, UNKNOWN = "flat", "GROWS", "not judged"
+FLAT, GROWS, LESS, UNKNOWN = "flat", "GROWS", "less", "not judged"
 
 
 def theil_sen(points):
@@ -155,10 +155,11 @@ class Same:
 
 
 def at_rest(same, rows):
-    """The first and the last number, and whether the last is not more than it may be. What may not differ may not be less either."""
+    """The first and the last number, and whether the last is not more than it may be. Less is said, and is no leak."""
     first, last = rows[0].get(same.name), rows[-1].get(same.name)
     if first is None or last is None or len(rows) < 2:
         return first, last, UNKNOWN
     allowed = max(same.most, same.share * first)
-    differs = last - first > allowed if allowed else last != first
-    return first, last, GROWS if differs else FLAT
+    if last - first > allowed:
+        return first, last, GROWS
+    return first, last, LESS if last < first and not allowed else FLAT
