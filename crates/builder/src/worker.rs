@@ -1,6 +1,7 @@
 //! What this builder says about itself: worker record, platforms, version.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use buffa::MessageField;
 use cofferdam_graph::{default_platform, normalize_platform, parse_platform};
@@ -30,16 +31,14 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// The worker of this store; its id survives restarts.
-    pub(crate) fn open(store: &Store, config: &Config) -> Result<Self, Failure> {
+    /// The worker of this store; its id survives restarts. Inside a runtime.
+    pub(crate) fn open(store: &Arc<Store>, config: &Config) -> Result<Self, Failure> {
         let known = store.document("worker", "id").map_err(Failure::store)?;
         let id = match known.and_then(|document| String::from_utf8(document.bytes).ok()) {
             Some(id) => id,
             None => {
                 let id = random_id()?;
-                let document =
-                    Document { key: "id".into(), bytes: id.clone().into(), blobs: Vec::new() };
-                store.put_document("worker", &document).map_err(Failure::store)?;
+                remember(Arc::clone(store), &id);
                 id
             }
         };
@@ -113,6 +112,16 @@ pub(crate) fn version() -> BuildkitVersion {
         dockerfileVersion: DOCKERFILE_VERSION.to_owned(),
         ..BuildkitVersion::default()
     }
+}
+
+/// Writes a new id down. Nobody waits for that: should it be lost with the machine's power, the worker has another one the next time.
+fn remember(store: Arc<Store>, id: &str) {
+    let document = Document { key: "id".into(), bytes: id.into(), blobs: Vec::new() };
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = store.put_document("worker", &document) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the worker's id is not kept");
+        }
+    });
 }
 
 /// Random text for ids.

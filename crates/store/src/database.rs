@@ -16,7 +16,6 @@ use crate::directory::DirectoryRow;
 use crate::flush::Batch;
 use crate::ids::LayerId;
 use crate::layer::LayerInfo;
-use crate::loss;
 use crate::record::{ContentKey, Record};
 use crate::root::{self, Root};
 use crate::state::lock;
@@ -24,11 +23,16 @@ use crate::trash::Reaper;
 
 mod ages;
 mod batch;
+mod error;
+mod fresh;
 mod schema;
 
 use ages::stamp;
 pub(crate) use ages::{Ages, DocumentName};
 use batch::apply;
+pub use error::DatabaseError;
+use error::failed;
+use fresh::Fresh;
 use schema::{
     ALIASES, CONTENTS, DIRECTORIES, DOCUMENT_USES, DOCUMENTS, LAYERS, META, MIGRATIONS,
     NEXT_ID_KEY, RECORD_BLOBS, RECORDS, SCHEMA_KEY, migrate, to_digest, to_digests,
@@ -45,61 +49,6 @@ const OPEN_TRIES: u32 = 200;
 const OPEN_DELAY: std::time::Duration = std::time::Duration::from_millis(10);
 /// A smaller file is not worth the look for free pages.
 const COMPACT_FROM: u64 = 32 << 20;
-
-/// Working with the records' file failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DatabaseError {
-    /// The file was written by a newer version of this program.
-    #[error("records have schema {found}, this version knows up to {supported}")]
-    Newer {
-        /// The schema of the file.
-        found: u64,
-        /// The newest schema this version can read.
-        supported: u64,
-    },
-    /// The file cannot be opened.
-    #[error("cannot open the records' file")]
-    File {
-        /// Why it failed.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A read or write failed.
-    #[error("cannot {attempt}")]
-    Access {
-        /// What was tried.
-        attempt: &'static str,
-        /// Why it failed.
-        #[source]
-        source: Box<redb::Error>,
-    },
-}
-
-impl DatabaseError {
-    /// Whether the file itself is at fault, so that trying again is of no use.
-    pub(crate) fn is_damage(&self) -> bool {
-        match self {
-            Self::Newer { .. } => false,
-            Self::File { source } => loss::is_damage(source),
-            Self::Access { source, .. } => match &**source {
-                redb::Error::Io(error) => {
-                    let kinds =
-                        [std::io::ErrorKind::InvalidData, std::io::ErrorKind::UnexpectedEof];
-                    kinds.contains(&error.kind()) || loss::is_damage(error)
-                }
-                redb::Error::Corrupted(_)
-                | redb::Error::UpgradeRequired(_)
-                | redb::Error::TableTypeMismatch { .. }
-                | redb::Error::TableIsMultimap(_)
-                | redb::Error::TableIsNotMultimap(_)
-                | redb::Error::TypeDefinitionChanged { .. }
-                | redb::Error::TableDoesNotExist(_) => true,
-                _ => false,
-            },
-        }
-    }
-}
 
 /// Rows as read at open.
 #[derive(Default)]
@@ -121,16 +70,42 @@ pub(crate) struct Database {
     handle: Mutex<Option<Arc<redb::Database>>>,
 }
 
+fn builder() -> redb::Builder {
+    let mut builder = redb::Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
 impl Database {
     pub(crate) fn open(root: Arc<Root>) -> Result<Self, DatabaseError> {
         let database = Self { root, handle: Mutex::new(None) };
-        if !database.is_current()? {
+        if root::file_size(database.root.top.as_fd(), FILE).is_none() {
+            database.create()?;
+        } else if !database.is_current()? {
             database.write("prepare the tables", Durability::Immediate, |transaction| {
                 migrate(transaction, MIGRATIONS)
             })??;
         }
         database.compact();
         Ok(database)
+    }
+
+    /// Makes the file.
+    fn create(&self) -> Result<(), DatabaseError> {
+        let top = self.root.top.as_fd();
+        let lost = |source| DatabaseError::File { source };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
+        let part = root::open(top, fresh::PART, flags).map_err(|errno| lost(errno.into()))?;
+        let (backend, making) =
+            Fresh::begin(File::from(part)).map_err(failed("lock the records' file"))?;
+        let opened = builder().create_with_backend(backend);
+        let handle = opened.map_err(failed("make the records' file"))?;
+        *lock(&self.handle) = Some(Arc::new(handle));
+        self.write("prepare the tables", Durability::Immediate, |transaction| {
+            migrate(transaction, MIGRATIONS)
+        })??;
+        making.finish().map_err(lost)?;
+        root::rename_new(top, fresh::PART, top, FILE).map_err(|errno| lost(errno.into()))
     }
 
     /// Moves a damaged file out of the way; none is open.
@@ -213,8 +188,8 @@ impl Database {
         }
         let backend = redb::backends::FileBackend::new(File::from(file))
             .map_err(failed("lock the records' file"))?;
-        let mut builder = redb::Database::builder();
-        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(suspect);
+        let mut builder = builder();
+        builder.set_check_integrity_on_open(suspect);
         builder.create_with_backend(backend).map_err(failed("read the records' file"))
     }
 
@@ -491,8 +466,4 @@ impl Database {
             Ok(found)
         })
     }
-}
-
-fn failed<E: Into<redb::Error>>(attempt: &'static str) -> impl FnOnce(E) -> DatabaseError {
-    move |source| DatabaseError::Access { attempt, source: Box::new(source.into()) }
 }

@@ -29,6 +29,19 @@ fn a_second_open_of_the_same_directory_is_refused() {
 }
 
 #[test]
+fn records_whose_making_a_crash_stopped_are_made_anew() {
+    let temp = tempfile::tempdir().unwrap();
+    let (part, file) = (temp.path().join("records.part"), temp.path().join("records"));
+    std::fs::write(&part, vec![0xff; 3 << 20]).unwrap();
+    let store = open(temp.path());
+    assert!(file.exists() && !part.exists());
+    let key = put(&store, "key", &[Tree::from(layer(&store, &[("a", "1")]))]);
+    drop(store);
+    let store = open(temp.path());
+    assert!(store.record(&key).is_some() && !store.was_damaged());
+}
+
+#[test]
 fn a_record_leads_to_its_trees_at_once_and_after_a_restart() {
     let temp = tempfile::tempdir().unwrap();
     let (identity, alias) = (Digest::of("key"), Digest::of("alias"));
