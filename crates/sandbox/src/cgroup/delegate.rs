@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
-use super::orphans::{named, orphans};
+use super::orphans::{Supervisors, named, orphans};
 use super::{
     CgroupError, Delegation, HOME, Hierarchy, HierarchyKind, STEP_CONTROLLERS, enable, limits,
     open_directory, read_control, retry, step_controllers, write_control,
@@ -105,12 +105,14 @@ impl Delegator<'_> {
 
     fn fill(&self, grant: &mut Grant) -> Result<(), CgroupError> {
         let mut used: Vec<String> = Vec::new();
+        let mut known = Supervisors::default();
+        let name = named(self.name);
         for place in places()? {
             // One hierarchy can be mounted in many places, such as the roots of other systems.
             if used.contains(&place.device) {
                 continue;
             }
-            match self.make(&place, grant) {
+            match self.make(&place, &name, &mut known, grant) {
                 Ok(()) => used.push(place.device),
                 // An ordinary user may not create groups in most hierarchies, and some are mounted read-only.
                 Err(CgroupError::Create {
@@ -130,14 +132,20 @@ impl Delegator<'_> {
         Ok(())
     }
 
-    fn make(&self, place: &Place, grant: &mut Grant) -> Result<(), CgroupError> {
+    fn make(
+        &self,
+        place: &Place,
+        name: &str,
+        known: &mut Supervisors,
+        grant: &mut Grant,
+    ) -> Result<(), CgroupError> {
         let family = place.base(self.owner.is_some()).join(FAMILY);
         let created = make_directory(&family)?;
         if created {
             initialise(place, &family);
         }
-        sweep(&family);
-        let own = family.join(named(self.name));
+        sweep(&family, known);
+        let own = family.join(name);
         make_directory(&own)?;
         grant.created.push(own.clone());
         let dir = open(&own)?;
@@ -298,7 +306,8 @@ pub fn sweep_groups(ended: &[u32]) -> Result<(), CgroupError> {
     let root = rustix::process::geteuid().is_root();
     let places = places()?;
     let families = places.iter().map(|place| place.base(root).join(FAMILY));
-    remove_all(families.flat_map(|family| orphans(&family)).collect(), ended)
+    let mut known = Supervisors::default();
+    remove_all(families.flat_map(|family| orphans(&family, &mut known)).collect(), ended)
 }
 
 /// Removes groups, each with the number that its supervisor had; fails when one of `ended` stays.
@@ -330,8 +339,8 @@ fn remove_all(mut groups: Vec<(u32, PathBuf)>, ended: &[u32]) -> Result<(), Cgro
 }
 
 /// Removes groups of supervisors that are gone, as far as they are empty.
-fn sweep(family: &Path) {
-    for (_, path) in orphans(family) {
+fn sweep(family: &Path, known: &mut Supervisors) {
+    for (_, path) in orphans(family, known) {
         remove_tree(&path).ok();
     }
 }

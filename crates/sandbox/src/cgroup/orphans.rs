@@ -3,6 +3,7 @@
 //! A name ends in `-<pid>.<start>`: a number that was a supervisor's can be another process's later, the two together cannot.
 //! Nothing is removed here.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,12 @@ use std::path::{Path, PathBuf};
 const MAX_DESCRIPTION: u64 = 8 << 10;
 /// Where the start is in it, counted from the name of the program on. See proc_pid_stat(5).
 const START: usize = 19;
+
+/// What is known of supervisors: the same ones have groups in every hierarchy. To be forgotten soon: they end.
+#[derive(Debug, Default)]
+pub(super) struct Supervisors {
+    gone: HashMap<(u32, Option<u64>), bool>,
+}
 
 /// The name of a group that the calling process makes; `name` ends in its number.
 pub(super) fn named(name: &str) -> String {
@@ -21,8 +28,9 @@ pub(super) fn named(name: &str) -> String {
 }
 
 /// Groups of supervisors that are gone, with the number that each had.
-pub(super) fn orphans(family: &Path) -> impl Iterator<Item = (u32, PathBuf)> + use<> {
-    fs::read_dir(family).into_iter().flatten().flatten().filter_map(|entry| {
+pub(super) fn orphans(family: &Path, known: &mut Supervisors) -> Vec<(u32, PathBuf)> {
+    let groups = fs::read_dir(family).into_iter().flatten().flatten();
+    let gone = groups.filter_map(|entry| {
         let name = entry.file_name();
         let supervisor = name.to_str()?.rsplit('-').next()?;
         // Groups of earlier programs have no start in their names.
@@ -31,8 +39,10 @@ pub(super) fn orphans(family: &Path) -> impl Iterator<Item = (u32, PathBuf)> + u
             None => (supervisor, None),
         };
         let pid: u32 = pid.parse().ok()?;
-        is_gone(pid, start).then(|| (pid, entry.path()))
-    })
+        let gone = known.gone.entry((pid, start)).or_insert_with(|| is_gone(pid, start));
+        gone.then(|| (pid, entry.path()))
+    });
+    gone.collect()
 }
 
 fn is_gone(pid: u32, start: Option<u64>) -> bool {
@@ -79,7 +89,8 @@ mod tests {
         for name in &names {
             fs::create_dir(family.path().join(name)).unwrap();
         }
-        let mut found: Vec<_> = orphans(family.path())
+        let mut found: Vec<_> = orphans(family.path(), &mut Supervisors::default())
+            .into_iter()
             .map(|(pid, path)| (pid, path.file_name().unwrap().to_str().unwrap().to_owned()))
             .collect();
         found.sort();
