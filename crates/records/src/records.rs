@@ -22,8 +22,10 @@ const READERS: u32 = 8;
 const BUSY: Duration = Duration::from_secs(15);
 /// How long a caller waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(30);
-/// Pages kept in memory by each connection, in KiB (the minus is SQLite's).
-const CACHE: &str = "-2000";
+/// Pages kept in memory by each connection, in KiB (the minus is SQLite's). Whatever is written empties the caches of all that read, so
+/// that one holds little more than what its last query read, which grows with the records up to this bound; the kernel has the file's
+/// pages anyway.
+const CACHE: &str = "-500";
 
 /// Bytes of the journal that are kept for what comes: after a burst, what is over goes back to the disk.
 const JOURNAL: &str = "67108864";
