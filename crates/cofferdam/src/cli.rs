@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::backup::{self, BackupArgs};
 use crate::commands::build::{self, BuildArgs};
-use crate::commands::builder::{self, BuilderArgs};
+use crate::commands::builder::{self, Begun, BuilderArgs};
 use crate::commands::builder_image::{self, BuilderImageArgs};
 use crate::commands::buildpack::{self, BuildpackArgs};
 use crate::commands::builds::{self, BuildsArgs};
@@ -30,12 +30,30 @@ use crate::commands::usage::{self, UsageArgs};
 /// Under this name the program takes the arguments of `cofferdam builder` directly, as a drop-in for BuildKit's daemon.
 const DAEMON_NAME: &str = "buildkitd";
 
+/// The command that takes those.
+const BUILDER: &str = "builder";
+
 /// Builds container images from code nobody trusts.
 #[derive(Debug, Parser)]
 #[command(name = "cofferdam", version, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// As much of it as a builder's supervisor needs: describing every command takes time and memory, of which builders are to take little.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, propagate_version = true)]
+struct BuilderCli {
+    #[command(subcommand)]
+    command: BuilderCommand,
+}
+
+/// The one command of [`BuilderCli`].
+#[derive(Debug, Subcommand)]
+enum BuilderCommand {
+    /// Run a builder that BuildKit clients can connect to
+    Builder(Box<BuilderArgs>),
 }
 
 /// What can be asked for.
@@ -85,11 +103,22 @@ pub(crate) enum Command {
     Usage(UsageArgs),
 }
 
-/// Parses and does it.
-pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
-    match Cli::parse_from(with_command(arguments)).command {
+/// Parses and does it. To be called by a process with one thread that has read nothing.
+pub(crate) fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    let arguments = with_command(arguments);
+    // It has to come first in a process that becomes a builder's supervisor. The program has no option before its command.
+    if arguments.get(1).is_some_and(|first| first == BUILDER) {
+        return match builder::begin()? {
+            Begun::Supervisor(spares) => {
+                let BuilderCommand::Builder(args) = BuilderCli::parse_from(arguments).command;
+                builder::run(*args, Some(spares))
+            }
+            Begun::Copy(code) => Ok(code),
+        };
+    }
+    match Cli::parse_from(arguments).command {
         Command::Build(args) => build::run(*args),
-        Command::Builder(args) => builder::run(*args),
+        Command::Builder(args) => builder::run(*args, None),
         Command::BuilderImage(args) => builder_image::run(*args),
         Command::Buildpack(args) => buildpack::run(*args),
         Command::Rebase(args) => rebase::run(*args),
@@ -113,11 +142,10 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<E
 }
 
 /// Adds the command that the program's own name stands for.
-fn with_command(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = arguments.collect();
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let name = arguments.first().and_then(|first| Path::new(first).file_name());
     if name == Some(OsStr::new(DAEMON_NAME)) {
-        arguments.insert(1, "builder".into());
+        arguments.insert(1, BUILDER.into());
     }
     arguments
 }
@@ -129,8 +157,8 @@ mod tests {
 
     use super::*;
 
-    fn words(text: &str) -> impl Iterator<Item = OsString> {
-        text.split_whitespace().map(OsString::from).collect::<Vec<_>>().into_iter()
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
     }
 
     #[test]
@@ -143,6 +171,16 @@ mod tests {
         let own = command.get_arguments().filter_map(clap::Arg::get_long);
         let own = own.map(|flag| (command.get_name().to_owned(), flag.to_owned()));
         own.chain(command.get_subcommands().flat_map(flags)).collect()
+    }
+
+    #[test]
+    fn a_builders_supervisor_reads_what_is_described() {
+        BuilderCli::command().debug_assert();
+        let help = |mut command: clap::Command| {
+            command.build();
+            command.find_subcommand_mut(BUILDER).unwrap().render_long_help().to_string()
+        };
+        assert_eq!(help(BuilderCli::command()), help(Cli::command()));
     }
 
     #[test]

@@ -52,7 +52,6 @@ fn failures_are_one_line_with_the_reason() {
         (&["trust", "deny", "no image"], "no image"),
         (&["builder", "--addr", "npipe://x"], "npipe://x"),
         (&["builder", "--tlscert", "x"], "TLS"),
-        (&["__gate"], "supervisor"),
     ];
     for (arguments, reason) in cases {
         let output = cofferdam(arguments);

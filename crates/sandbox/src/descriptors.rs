@@ -101,3 +101,11 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>,
     unsafe { AsyncFd::register_with_interest(fd, interest) }
         .map_err(|error| Errno::from_io_error(&error.into()).unwrap_or(Errno::IO))
 }
+
+/// Resolves when `fd` can be read from: of a pidfd, when its process has ended. Inside a runtime.
+pub(crate) async fn until_readable(fd: &OwnedFd) -> Result<(), Errno> {
+    let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let watched = watch(fd.try_clone().map_err(failed)?, Interest::READABLE)?;
+    watched.readable().await.map_err(failed)?.retain_ready();
+    Ok(())
+}

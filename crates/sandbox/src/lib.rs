@@ -29,6 +29,7 @@ mod profile;
 mod rlimits;
 mod rootfs;
 mod seccomp;
+mod spare;
 mod spec;
 
 pub use cgroup::{CgroupError, Delegation, Hierarchy, HierarchyKind, sweep_groups};
@@ -45,6 +46,7 @@ pub use network::{
     GATE_ADDRESS, STEP_ADDRESS, STEP_INTERFACE, STEP_MTU, STEP_NETMASK, STEP_PREFIX_LENGTH,
 };
 pub use rootfs::make_skeleton;
+pub use spare::{Spare, SpareError, Task, Twin};
 pub use spec::{
     Exit, Limits, Mount, MountSource, Network, Process, Security, Spec, StepIds, Ulimit, Usage,
     User,

@@ -151,7 +151,7 @@ pub(crate) fn read_memfd(fd: OwnedFd) -> std::io::Result<Vec<u8>> {
 
 /// Puts `fd` in the place of descriptor `number`, open across exec.
 pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
-    // SAFETY: only used for 0, 1 and 2, which no owner in this crate holds.
+    // SAFETY: only used for 0, 1 and 2, which no owner in this crate holds, and by a spare copy, which has closed all others.
     if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
@@ -189,4 +189,29 @@ pub(crate) fn reap(pid: i32) -> Option<(i32, Ended)> {
         peak_resident: u64::try_from(usage.ru_maxrss).unwrap_or(0) << 10,
     };
     Some((pid, ended))
+}
+
+/// Reaps a child by its descriptor; gives its exit code, or 128 and the number of the signal that ended it.
+pub(crate) fn wait_for(pidfd: &OwnedFd) -> Result<i32, Errno> {
+    /// `P_PIDFD` of wait.h.
+    const BY_DESCRIPTOR: libc::idtype_t = 3;
+    let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    loop {
+        // SAFETY: siginfo_t is made of integers; the pointer is valid for the call.
+        let (result, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let result =
+                libc::waitid(BY_DESCRIPTOR, id, &raw mut info, libc::WEXITED | libc::__WALL);
+            (result, info)
+        };
+        if result == 0 {
+            // SAFETY: waitid has filled in the fields of a child's end.
+            let status = unsafe { info.si_status() };
+            return Ok(if info.si_code == libc::CLD_EXITED { status } else { 128 + status });
+        }
+        match last_errno() {
+            Errno::INTR => {}
+            errno => return Err(errno),
+        }
+    }
 }

@@ -28,7 +28,7 @@ mod web;
 
 pub use check::{CheckError, Checked, check, versions};
 pub use config::{Config, ConfigError, Oidc, OidcIssuer, TlsFiles};
-pub use memory::bound_memory;
+pub use memory::{bound_builders_memory, bound_memory, give_back_memory};
 pub use notify::notify;
 pub use run::{Options, ServerError, run};
 pub use start::{FirstToken, create_organization};

@@ -1,5 +1,5 @@
-//! What keeps a server that runs for weeks as small as what it uses: how the C library's allocator divides memory between threads,
-//! and when it gives back what is free.
+//! What keeps a server that runs for weeks, and builders that wait, as small as what they use: how the C library's allocator divides
+//! memory between threads, and when it gives back what is free.
 //!
 //! Left alone it makes an arena for each thread, up to eight a processor, and gives back only what is free at an arena's end. After
 //! an hour of builds two thirds of what the server held were such gaps. Nothing here may change what the server does.
@@ -14,29 +14,56 @@ const MAPPED: c_int = 64 << 10;
 /// How often free pages are given back.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Sets how memory is divided. To be called before the first thread is started; an allocator that knows no such settings does as it
-/// always did.
+/// Sets how the server's memory is divided. To be called before the first thread is started; an allocator that knows no such settings
+/// does as it always did.
 pub fn bound_memory() {
-    #[cfg(target_env = "gnu")]
-    for (setting, value) in [(libc::M_ARENA_MAX, ARENAS), (libc::M_MMAP_THRESHOLD, MAPPED)] {
-        // SAFETY: it takes two numbers by value, and the allocator locks what it changes.
-        let known = unsafe { libc::mallopt(setting, value) };
-        debug_assert_eq!(known, 1, "setting {setting} of the allocator");
-    }
+    set(Setting::Arenas, ARENAS);
+    set(Setting::Mapped, MAPPED);
 }
+
+/// Sets how a builder's memory is divided: threads that work at the same time should not wait for each other, and each of the many that
+/// wait needs no arena of its own. To be called likewise.
+pub fn bound_builders_memory() {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    set(Setting::Arenas, c_int::try_from(processors).map_or(ARENAS, |count| count.max(ARENAS)));
+}
+
+/// What the allocator is told.
+#[derive(Debug, Clone, Copy)]
+enum Setting {
+    /// How many arenas there are at most.
+    Arenas,
+    /// From how many bytes on a buffer is mapped by itself.
+    Mapped,
+}
+
+#[cfg(target_env = "gnu")]
+fn set(setting: Setting, value: c_int) {
+    let number = match setting {
+        Setting::Arenas => libc::M_ARENA_MAX,
+        Setting::Mapped => libc::M_MMAP_THRESHOLD,
+    };
+    // SAFETY: it takes two numbers by value, and the allocator locks what it changes.
+    let known = unsafe { libc::mallopt(number, value) };
+    debug_assert_eq!(known, 1, "{setting:?} of the allocator");
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn set(_: Setting, _: c_int) {}
 
 /// Gives back what is free, again and again, for as long as the server runs.
 pub(crate) async fn give_back() {
     loop {
         tokio::time::sleep(EVERY).await;
         // It takes the lock of each arena for the time that it walks through it.
-        if let Err(error) = tokio::task::spawn_blocking(trim).await {
+        if let Err(error) = tokio::task::spawn_blocking(give_back_memory).await {
             tracing::warn!(%error, "free memory could not be given back");
         }
     }
 }
 
-fn trim() {
+/// Gives back what is free now. Blocks for as long as it takes to walk through all that is free.
+pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes a number by value, and touches free memory alone, under the allocator's own locks.
     unsafe {
@@ -69,7 +96,7 @@ mod tests {
             }
         }
         let kept = own();
-        trim();
+        give_back_memory();
         let left = own();
         assert!(kept > full - (16 << 20), "control: {full} bytes, then {kept}");
         assert!(left < full - (32 << 20), "{full} bytes, then {left}");

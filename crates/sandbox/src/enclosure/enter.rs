@@ -1,4 +1,4 @@
-//! The way into an enclosure, walked by a process that was just executed for it.
+//! The way into an enclosure, walked by a process that has just begun for it.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -42,9 +42,9 @@ pub struct Entered {
     pub descriptors: BTreeMap<String, OwnedFd>,
 }
 
-/// Enters the enclosure this process was executed for; `None` when it was executed for something else.
+/// Enters the enclosure this process was begun for; `None` when it was begun for something else.
 ///
-/// To be called before anything else in `main`: the process must have one thread. The process that returns is not the one that
+/// To be called before anything else in `main`, or as soon as a spare copy was told what to become: the process must have one thread. The process that returns is not the one that
 /// called, but a copy of it: the builder. What fails on the way is told to the supervisor, and the process ends.
 ///
 /// # Errors

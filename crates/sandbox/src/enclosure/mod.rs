@@ -1,12 +1,12 @@
 //! The builder's own enclosure: what makes "the builder process" unprivileged.
 //!
-//! The supervisor, root of the host or an ordinary user, calls [`Enclosure::spawn`]. That executes the same program again, whose
-//! first act is [`enter`]; with one thread and nothing of the supervisor's in memory, it takes the namespaces, builds a root of
-//! what it was given, changes its ids and goes on as the builder.
+//! The supervisor, root of the host or an ordinary user, calls [`Enclosure::spawn`]. That tells a spare copy of the supervisor, or
+//! executes the same program again, whose first act is [`enter`]; with one thread and nothing of the supervisor's in memory, it takes
+//! the namespaces, builds a root of what it was given, changes its ids and goes on as the builder.
 //!
 //! ```text
 //! supervisor                     host ids, host root
-//!   |-- (program again: enter)   prepares, writes the id maps, ends
+//!   |-- (spare copy: enter)      prepares, writes the id maps, ends
 //!   '-- init                     pid 1 of the enclosure: reaps, passes signals on, ends when the supervisor does
 //!         '-- builder            enter() returns here
 //!               '-- nursery, helpers, steps
@@ -22,6 +22,7 @@
 //! | devices | own nodes, readable by the builder | the host's nodes, as far as the user may open them |
 //! | limits | a group of its own in every hierarchy | what the user's unified group delegates |
 
+mod begin;
 mod enter;
 mod ids;
 mod init;
@@ -31,20 +32,18 @@ mod root;
 mod supervised;
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cgroup::{CgroupError, Delegator};
 use crate::descriptors;
 use crate::message::encode;
-use crate::mounts::{Attributes, MountError, detached_bind, restrict};
+use crate::mounts::MountError;
 use crate::process;
+use crate::spare::{Spare, SpareError};
 use crate::spec::{Limits, Network, StepIds};
 
 pub use enter::{Entered, enter};
@@ -52,7 +51,7 @@ pub use supervised::{Supervised, SupervisedExit};
 
 use ids::Identity;
 pub(crate) use ids::range as subordinate_range;
-use plan::{FIRST_INHERITED, MARK, PLAN, Plan};
+use plan::Plan;
 
 /// Where a step's root is attached, in a step's own mount namespace.
 pub(crate) const STEP_ROOT: &str = "/run/cofferdam/step";
@@ -115,6 +114,9 @@ pub enum EnclosureError {
     /// The program could not be executed again.
     #[error("execute this program again as builder")]
     Spawn(#[source] std::io::Error),
+    /// The spare copy could not become the builder.
+    #[error("make a builder of a spare copy of this process")]
+    Spare(#[from] SpareError),
     /// This program could not be mounted read-only.
     #[error("mount this program read-only")]
     Program {
@@ -185,6 +187,9 @@ pub struct EnclosureOptions {
     pub network: Network,
     /// Whether `/dev/kvm` is among its devices.
     pub kvm: bool,
+    /// A copy of this process that is to become the builder. Without one, or when the file of this program could be written to by the
+    /// builder's ids, this program is executed again.
+    pub spare: Option<Spare>,
 }
 
 /// Makes enclosed processes.
@@ -192,9 +197,10 @@ pub struct EnclosureOptions {
 pub struct Enclosure;
 
 impl Enclosure {
-    /// Executes this program again inside an enclosure and waits until it is there.
+    /// Begins a process of this program inside an enclosure and waits until it is there.
     ///
-    /// The program must call [`enter`] before anything else. Blocks for some ten milliseconds.
+    /// The program must call [`enter`] before anything else, in a spare copy as soon as that was told what to become. Blocks for some
+    /// ten milliseconds.
     ///
     /// # Errors
     ///
@@ -228,7 +234,8 @@ struct Started {
     lifeline: OwnedFd,
 }
 
-fn start(plan: &Plan, options: EnclosureOptions) -> Result<Started, EnclosureError> {
+fn start(plan: &Plan, mut options: EnclosureOptions) -> Result<Started, EnclosureError> {
+    let spare = options.spare.take();
     let failed = |action: &'static str| EnclosureError::mechanism(action);
     let sealed =
         process::sealed_memfd("enclosure", &encode(plan)).map_err(failed("write the plan"))?;
@@ -237,82 +244,14 @@ fn start(plan: &Plan, options: EnclosureOptions) -> Result<Started, EnclosureErr
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed("make a pipe"))?;
     let mut inherited = vec![sealed.as_fd(), theirs.as_fd(), dead_end.as_fd()];
     inherited.extend(options.descriptors.iter().map(|(_, fd)| fd.as_fd()));
-    let mut child = command(&options, &inherited)?.spawn().map_err(EnclosureError::Spawn)?;
+    let mut begun = begin::begin(spare, &options, &plan.identity, &inherited)?;
     drop(theirs);
     drop(options);
     let outcome = listen(&status);
     // It ends as soon as it has written the maps, or has failed.
-    child.wait().map_err(EnclosureError::Spawn)?;
+    begun.wait()?;
     let (pid, pidfd) = outcome?;
     Ok(Started { pid, pidfd, lifeline })
-}
-
-fn command(
-    options: &EnclosureOptions,
-    inherited: &[BorrowedFd<'_>],
-) -> Result<Command, EnclosureError> {
-    let name = std::env::args_os().next().unwrap_or_else(|| "cofferdam".into());
-    // First out of the way of the places they are to have, then into them.
-    let above = FIRST_INHERITED + i32::try_from(inherited.len()).unwrap_or(i32::MAX / 2);
-    let program = program(above)?;
-    let mut command = match &program {
-        Some(program) => Command::new(format!("/proc/self/fd/{}", program.as_raw_fd())),
-        None => Command::new("/proc/self/exe"),
-    };
-    command
-        .arg0(name)
-        .args(&options.args)
-        .env_clear()
-        .envs(options.env.iter().cloned())
-        .env(MARK, "1");
-    command.stdin(Stdio::null());
-    let mut moved: Vec<OwnedFd> = Vec::with_capacity(inherited.len());
-    for fd in inherited {
-        let copy = rustix::io::fcntl_dupfd_cloexec(fd, above)
-            .map_err(EnclosureError::mechanism("pass descriptors on"))?;
-        moved.push(copy);
-    }
-    let place_all = move || {
-        // Held until the program is executed from it.
-        let _program = &program;
-        for (number, fd) in (PLAN..).zip(&moved) {
-            place(fd.as_raw_fd(), number)?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec only dup2 is called, which is allowed there; the numbers from PLAN on are below every
-    // descriptor in `moved`, and what they meant in the copied table is of no further use.
-    unsafe { command.pre_exec(place_all) };
-    Ok(command)
-}
-
-/// This program on a read-only mount of its own, by a descriptor from `above` on. A step can make the kernel run what it was
-/// copied from (CVE-2019-5736): that file must not be writable through anything a step can name, whoever owns it. Only root can
-/// make such a mount; an ordinary user's steps have other ids than whoever owns the file.
-fn program(above: RawFd) -> Result<Option<OwnedFd>, EnclosureError> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let failed = |action: &'static str| EnclosureError::mechanism(action);
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let file = rustix::fs::open("/proc/self/exe", flags, Mode::empty())
-        .map_err(failed("open this program"))?;
-    let attributes = Attributes { readonly: true, nosuid: true, nodev: true, noexec: false };
-    let mount = detached_bind(file, false).and_then(|mount| {
-        restrict(&mount, attributes, false)?;
-        Ok(mount)
-    });
-    let mount = mount.map_err(|error| EnclosureError::Program { source: error })?;
-    rustix::io::fcntl_dupfd_cloexec(&mount, above).map(Some).map_err(failed("pass this program on"))
-}
-
-fn place(fd: RawFd, number: RawFd) -> std::io::Result<()> {
-    // SAFETY: see `command`.
-    if unsafe { libc::dup2(fd, number) } < 0 {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 /// Hears the new process out until the builder is in its place.
@@ -339,7 +278,7 @@ fn listen(status: &OwnedFd) -> Result<(i32, OwnedFd), EnclosureError> {
 fn abandon(init: Option<(i32, OwnedFd)>, error: EnclosureError) -> EnclosureError {
     if let Some((_, pidfd)) = init {
         rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).ok();
-        supervised::wait_for(&pidfd).ok();
+        process::wait_for(&pidfd).ok();
     }
     error
 }

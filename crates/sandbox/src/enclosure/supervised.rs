@@ -1,15 +1,13 @@
 //! A builder as its supervisor sees it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
-use tokio::io::Interest;
 
 use super::{EnclosureError, Started};
 use crate::cgroup::Grant;
-use crate::descriptors;
-use crate::namespaces::last_errno;
+use crate::{descriptors, process};
 
 /// How an enclosed process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +71,8 @@ impl Supervised {
         if let Some(exit) = self.exit {
             return Ok(exit);
         }
-        let code =
-            wait_for(&self.pidfd).map_err(EnclosureError::mechanism("wait for the builder"))?;
+        let code = process::wait_for(&self.pidfd)
+            .map_err(EnclosureError::mechanism("wait for the builder"))?;
         let exit = SupervisedExit { code };
         self.exit = Some(exit);
         if let Err(error) = self.grant.remove() {
@@ -90,14 +88,9 @@ impl Supervised {
     /// Likewise.
     pub async fn exited(&mut self) -> Result<SupervisedExit, EnclosureError> {
         if self.exit.is_none() {
-            let failed = |error: std::io::Error| {
-                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                EnclosureError::mechanism("wait for the builder")(errno)
-            };
-            let copy = self.pidfd.try_clone().map_err(failed)?;
-            let watched = descriptors::watch(copy, Interest::READABLE)
+            descriptors::until_readable(&self.pidfd)
+                .await
                 .map_err(EnclosureError::mechanism("wait for the builder"))?;
-            watched.readable().await.map_err(failed)?.retain_ready();
         }
         // It has ended: what remains takes a moment.
         self.wait()
@@ -109,31 +102,6 @@ impl Drop for Supervised {
         if self.exit.is_none() {
             self.kill();
             self.wait().ok();
-        }
-    }
-}
-
-/// Reaps a child by its descriptor; gives its exit code, or 128 and the number of the signal that ended it.
-pub(super) fn wait_for(pidfd: &OwnedFd) -> Result<i32, Errno> {
-    /// `P_PIDFD` of wait.h.
-    const BY_DESCRIPTOR: libc::idtype_t = 3;
-    let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(|_| Errno::BADF)?;
-    loop {
-        // SAFETY: siginfo_t is made of integers; the pointer is valid for the call.
-        let (result, info) = unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            let result =
-                libc::waitid(BY_DESCRIPTOR, id, &raw mut info, libc::WEXITED | libc::__WALL);
-            (result, info)
-        };
-        if result == 0 {
-            // SAFETY: waitid has filled in the fields of a child's end.
-            let status = unsafe { info.si_status() };
-            return Ok(if info.si_code == libc::CLD_EXITED { status } else { 128 + status });
-        }
-        match last_errno() {
-            Errno::INTR => {}
-            errno => return Err(errno),
         }
     }
 }

@@ -8,12 +8,16 @@ mod inside;
 mod ordinary;
 mod outside;
 mod probe;
+mod spare;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cofferdam_sandbox::enter() {
-        Ok(Some(entered)) => return inside::main(entered),
+        Ok(Some(entered)) => {
+            let args: Vec<String> = std::env::args().collect();
+            return inside::main(entered, &args);
+        }
         Ok(None) => {}
         Err(error) => {
             eprintln!("enter: {error}");
@@ -23,6 +27,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("probe") => probe::main(&args[2..]),
+        Some("knowing") => spare::knowing(&args[2]),
+        Some("from") => spare::from(&args[2]),
         Some("as-user") => ordinary::as_user(args.get(2).map_or("", String::as_str)),
         Some("--list") => ExitCode::SUCCESS,
         _ => outside::main(args.get(1).filter(|arg| !arg.starts_with('-')).map(String::as_str)),

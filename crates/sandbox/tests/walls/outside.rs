@@ -18,6 +18,10 @@ use crate::ordinary::{
     a_user_without_subordinate_ids_is_refused, an_ordinary_user_has_builders_too,
     an_ordinary_user_has_gvisor_too,
 };
+use crate::spare::{
+    a_copy_knows_nothing_of_its_maker, a_program_that_others_can_write_to_is_executed_from_a_mount,
+    spare,
+};
 
 pub(crate) fn main(filter: Option<&str>) -> ExitCode {
     if !rustix::process::geteuid().is_root() {
@@ -42,6 +46,11 @@ pub(crate) fn main(filter: Option<&str>) -> ExitCode {
         ("outside::a_builder_is_confined_itself", a_builder_is_confined_itself),
         ("outside::nothing_survives_the_supervisor", nothing_survives_the_supervisor),
         ("outside::signals_reach_the_builder", signals_reach_the_builder),
+        ("outside::a_copy_knows_nothing_of_its_maker", a_copy_knows_nothing_of_its_maker),
+        (
+            "outside::a_program_that_others_can_write_to_is_executed_from_a_mount",
+            a_program_that_others_can_write_to_is_executed_from_a_mount,
+        ),
         ("outside::foreign_stores_are_refused", foreign_stores_are_refused),
         ("outside::failures_leave_nothing", failures_leave_nothing),
         ("outside::an_ordinary_user_has_builders_too", an_ordinary_user_has_builders_too),
@@ -86,6 +95,7 @@ pub(crate) fn options(store: &Path, args: &[&str]) -> EnclosureOptions {
         args: args.iter().map(Into::into).collect(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("RUST_BACKTRACE".into(), "0".into())],
         binds: vec![Bind { source: probe, target: PROBE.into(), readonly: true }],
+        spare: Some(spare()),
         ..EnclosureOptions::default()
     }
 }
@@ -118,7 +128,7 @@ fn leftovers() -> Vec<PathBuf> {
 }
 
 /// A builder in which a step is running. Gives the step's upper directory as the host sees it.
-fn hold(store: &Path) -> (Supervised, PathBuf) {
+pub(crate) fn hold(store: &Path) -> (Supervised, PathBuf) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let mut options = options(store, &["hold"]);
     options.descriptors.push(("ready".into(), writer));

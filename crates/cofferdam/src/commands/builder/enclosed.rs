@@ -1,5 +1,6 @@
 //! The builder's own process, from inside its enclosure.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::process::ExitCode;
@@ -25,9 +26,9 @@ const LAUNCH_HELPERS: u8 = 2;
 /// Longest configuration: certificates included, it stays far below.
 const MAX_CONFIG: u64 = 64 << 20;
 
-/// Becomes the builder and serves until told to stop. The process has one thread when this is called.
-pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
-    if std::env::args_os().nth(1).is_some_and(|first| first == vm::MODE) {
+/// Becomes the builder and serves until told to stop. The process has one thread when this is called, and was begun with `arguments`.
+pub(crate) fn run(entered: Entered, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    if arguments.get(1).is_some_and(|first| first == vm::MODE) {
         return vm::run(entered);
     }
     let Entered { store, ids, cgroup, tun, mut descriptors } = entered;
@@ -50,6 +51,7 @@ pub(crate) fn run(entered: Entered) -> anyhow::Result<ExitCode> {
     };
     let launcher =
         Launcher::prefork(LauncherConfig { helpers: LAUNCH_HELPERS, ids, cgroup, gvisor })?;
+    cofferdam_server::bound_builders_memory();
     super::install_cryptography();
     let gate = descriptors.remove(GATE);
     let devices = descriptors.remove(DEVICES);

@@ -1,21 +1,20 @@
-//! The gate's process: this program again, under an id that is no builder's, with nothing but the control socket and a policy.
+//! The gate's process: a spare copy of the supervisor under an id that is no builder's, with nothing but the control socket and a policy.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use cofferdam_builder::Landlock;
 use cofferdam_egress::{GateOptions, Policy, run_gate_with};
+use cofferdam_sandbox::{Spare, Task};
 use serde::{Deserialize, Serialize};
-use tokio::process::{Child, Command};
 
 use super::settings::Settings;
 
-/// First argument of a process that is to be a gate.
-pub(crate) const MODE: &str = "__gate";
+/// First argument of a copy that is to be a gate.
+pub(super) const MODE: &str = "__gate";
 
 /// The id a gate takes on when started as root: the one below those that builders are given.
 const GATE_ID: u32 = (1 << 28) - 1;
@@ -37,8 +36,8 @@ struct Order {
     policy: Policy,
 }
 
-/// Starts a gate on `control`. It ends when the other end of that socket is closed.
-pub(super) fn start(control: OwnedFd, settings: &Settings) -> anyhow::Result<Child> {
+/// Makes a gate on `control` of this copy. It ends when the other end of that socket is closed, or when it is dropped.
+pub(super) fn start(spare: Spare, control: &OwnedFd, settings: &Settings) -> anyhow::Result<Spare> {
     let order = Order {
         level: settings.level.name().to_owned(),
         format: settings.format.name().to_owned(),
@@ -47,13 +46,9 @@ pub(super) fn start(control: OwnedFd, settings: &Settings) -> anyhow::Result<Chi
         policy: settings.config.egress.clone(),
     };
     let order = in_memory(c"gate", &serde_json::to_vec(&order)?)?;
-    let mut command = std::process::Command::new("/proc/self/exe");
-    command.arg0("cofferdam").arg(MODE).env_clear();
-    command.stdin(Stdio::from(control)).stdout(Stdio::from(order));
-    // A terminal's Ctrl-C is for the supervisor: the gate ends after the last step.
-    command.process_group(0);
-    let mut command = Command::from(command);
-    command.kill_on_drop(true).spawn().context("start the gate")
+    let task = Task { args: vec!["cofferdam".into(), MODE.into()], env: Vec::new(), first: 0 };
+    spare.tell(&task, &[control.as_fd(), order.as_fd()]).context("start the gate")?;
+    Ok(spare)
 }
 
 /// An id outside of the builder's.
@@ -77,7 +72,7 @@ pub(super) fn in_memory(name: &std::ffi::CStr, bytes: &[u8]) -> anyhow::Result<O
 }
 
 /// The gate's whole life.
-pub(crate) fn run() -> anyhow::Result<ExitCode> {
+pub(super) fn run() -> anyhow::Result<ExitCode> {
     let order = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let mut bytes = Vec::new();
     order

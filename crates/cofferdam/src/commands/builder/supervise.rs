@@ -1,6 +1,6 @@
 //! The life of a builder as its supervisor sees it: started, signalled, ended, cleaned up after.
 //!
-//! One thread throughout: the runtime is a current-thread one, and the processes made here are executed anew.
+//! One thread throughout. Gate and builder become what they are of copies that were made before anything was read.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cofferdam_egress::control_pair;
-use cofferdam_sandbox::{Enclosure, EnclosureOptions, Isolation, Network, Supervised};
+use cofferdam_sandbox::{Enclosure, EnclosureOptions, Isolation, Network, Spare, Supervised};
 use rustix::process::Signal;
 use tokio::net::unix::pipe;
-use tokio::process::Child;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::settings::Settings;
-use super::{devices, enclosed, gate, listen, vm};
+use super::{Spares, devices, enclosed, gate, listen, vm};
 
 /// Below the root directory: the part that belongs to the builder's ids. The rest stays the supervisor's.
 pub(super) const STORE: &str = "store";
@@ -54,11 +53,11 @@ const KEPT: &[&str] = &[
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Runs a builder until it ends.
-pub(super) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+pub(super) fn run(settings: Settings, spares: Spares) -> anyhow::Result<ExitCode> {
     crate::commands::server::make_files_as_meant();
     keep_descriptors().context("close inherited descriptors to other programs")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(supervise(settings))
+    runtime.block_on(supervise(settings, spares))
 }
 
 /// Whatever this process was started with besides its standard streams is not for the gate and not for the builder.
@@ -69,7 +68,7 @@ fn keep_descriptors() -> std::io::Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
+async fn supervise(settings: Settings, spares: Spares) -> anyhow::Result<ExitCode> {
     for flag in &settings.ignored.0 {
         tracing::debug!(flag, "this flag means nothing here and is ignored");
     }
@@ -81,7 +80,8 @@ async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
     cofferdam_server::layout::BUILDER.bring_up_to_date(&settings.root)?;
     let bound = listen::bind(&settings.addresses, settings.owner)?;
     let (ours, theirs) = control_pair()?;
-    let mut gate = gate::start(theirs, &settings)?;
+    let mut gate = gate::start(spares.gate, &theirs, &settings)?;
+    drop(theirs);
     let mut descriptors = bound.descriptors;
     descriptors.push((enclosed::GATE.to_owned(), ours));
     if settings.config.isolation.level == Isolation::Vm {
@@ -89,11 +89,13 @@ async fn supervise(settings: Settings) -> anyhow::Result<ExitCode> {
     } else if let Some(feed) = devices::watch(&settings.config)? {
         descriptors.push((enclosed::DEVICES.to_owned(), feed));
     }
-    let mut builder = enclose(&settings, descriptors)?;
+    let mut builder = enclose(&settings, descriptors, spares.builder)?;
     tracing::info!(root = %settings.root.display(), addresses = ?settings.config.grpc.address, "the builder is up");
+    // Reading arguments and configuration took a hundred times what waiting takes.
+    cofferdam_server::give_back_memory();
     let code = watch(&mut builder, &mut gate, &mut stop).await;
     // The builder held the other end of its socket: it ends by itself, and is killed when dropped if not.
-    timeout(GATE_PATIENCE, gate.wait()).await.ok();
+    timeout(GATE_PATIENCE, gate.exited()).await.ok();
     drop(bound.sockets);
     if settings.until_stdin_closes {
         remove_directories(&settings.addresses);
@@ -142,6 +144,7 @@ fn take_root(root: &Path) -> anyhow::Result<File> {
 fn enclose(
     settings: &Settings,
     mut descriptors: Vec<(String, std::os::fd::OwnedFd)>,
+    spare: Spare,
 ) -> anyhow::Result<Supervised> {
     let mut config = settings.config.clone();
     settings.level.name().clone_into(&mut config.log.level);
@@ -152,7 +155,7 @@ fn enclose(
     env.push(("PATH".into(), PATH.into()));
     env.push(("HOME".into(), "/tmp".into()));
     if settings.config.isolation.level == Isolation::Vm {
-        return vm::enclose(settings, descriptors, config, &env);
+        return vm::enclose(settings, descriptors, config, &env, spare);
     }
     descriptors.push((enclosed::CONFIG.to_owned(), gate::in_memory(c"config", &config)?));
     Enclosure::spawn(EnclosureOptions {
@@ -164,6 +167,7 @@ fn enclose(
         limits: settings.limits.clone(),
         // No way out but the gate.
         network: Network::Gate,
+        spare: Some(spare),
         ..EnclosureOptions::default()
     })
     .context("start the builder")
@@ -172,7 +176,7 @@ fn enclose(
 /// Waits for the builder's end; passes signals on, and loses patience in the end.
 async fn watch(
     builder: &mut Supervised,
-    gate: &mut Child,
+    gate: &mut Spare,
     stop: &mut Stop,
 ) -> anyhow::Result<ExitCode> {
     let mut deadline = Instant::now() + NEVER;
@@ -204,14 +208,14 @@ async fn watch(
                 tracing::info!("the builder was told to stop");
                 builder.signal(signal)?;
             }
-            status = gate.wait(), if !gate_ended => {
+            code = gate.exited(), if !gate_ended => {
                 gate_ended = true;
                 // It succeeds when the builder has closed the socket: then the builder's own end is near.
-                if stopping || status.as_ref().is_ok_and(std::process::ExitStatus::success) {
+                if stopping || matches!(code, Ok(0)) {
                     continue;
                 }
                 // Steps would fail one by one without saying why; a builder cannot be given another gate.
-                tracing::error!(status = ?status.ok(), "the gate is gone: stopping the builder");
+                tracing::error!(code = ?code.ok(), "the gate is gone: stopping the builder");
                 failed = true;
                 stopping = true;
                 deadline = Instant::now() + PATIENCE;

@@ -20,7 +20,7 @@ use cofferdam_microvm::{
     Accelerator, DEFAULT_DISK, Kernel, LEAST_DISK, Machine, OVERHEAD, Order, prepare_initramfs,
 };
 use cofferdam_sandbox::{
-    Bind, Enclosure, EnclosureOptions, Entered, Limits, Network, Supervised, can_limit,
+    Bind, Enclosure, EnclosureOptions, Entered, Limits, Network, Spare, Supervised, can_limit,
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,7 @@ pub(super) fn enclose(
     mut descriptors: Vec<(String, OwnedFd)>,
     config: Vec<u8>,
     env: &[(OsString, OsString)],
+    spare: Spare,
 ) -> anyhow::Result<Supervised> {
     ensure!(cfg!(target_arch = "x86_64"), "level vm needs an x86-64 machine");
     let vm = &settings.config.isolation.vm;
@@ -113,6 +114,7 @@ pub(super) fn enclose(
         limits: limits(settings, memory),
         network: Network::None,
         kvm: chosen.accelerator == Accelerator::Kvm,
+        spare: Some(spare),
     })
     .context("start the virtual machine")
 }

@@ -67,8 +67,7 @@ fn all(under_gvisor: bool) -> Vec<(&'static str, Case)> {
         .collect()
 }
 
-pub(crate) fn main(entered: Entered) -> ExitCode {
-    let args: Vec<String> = std::env::args().collect();
+pub(crate) fn main(entered: Entered, args: &[String]) -> ExitCode {
     let role = args.get(1).map_or("cases", String::as_str);
     if let "confined" | "unconfined" = role {
         return confined::main(&entered, role == "confined");
