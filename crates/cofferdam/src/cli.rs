@@ -105,10 +105,10 @@ pub(crate) enum Command {
 
 /// Parses and does it. To be called by a process with one thread that has read nothing.
 pub(crate) fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
-    let arguments = with_command(arguments);
+    let mut arguments = with_command(arguments);
     // It has to come first in a process that becomes a builder's supervisor. The program has no option before its command.
     if arguments.get(1).is_some_and(|first| first == BUILDER) {
-        return match builder::begin()? {
+        return match builder::begin(&mut arguments)? {
             Begun::Supervisor(spares) => {
                 let BuilderCommand::Builder(args) = BuilderCli::parse_from(arguments).command;
                 builder::run(*args, Some(spares))

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use cofferdam_tests::{Build, Builder, Context, leftovers};
+use cofferdam_tests::{Build, Builder, Context, Options, leftovers, need_root};
 use serde_json::Value;
 
 fn context() -> Context {
@@ -171,4 +171,24 @@ fn the_machine_is_examined() {
         line.contains("install") || line.contains("tcg") || line.contains("not tried")
     };
     assert!(missing.iter().all(advised), "{missing:?}");
+}
+
+/// They begin as copies of the supervisor, whose environment may hold what is not theirs.
+#[test]
+fn gate_and_builder_have_nothing_of_their_supervisors_environment() {
+    need_root();
+    let hidden = format!("of-the-supervisor-{}", std::process::id());
+    let within = vec!["env".to_owned(), format!("HIDDEN={hidden}")];
+    let builder = Builder::start(&Options { within, ..Options::default() });
+    let mut modes = Vec::new();
+    for pid in leftovers::tree(builder.pid()).into_keys() {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
+        let own = pid == builder.pid();
+        assert_eq!(read("environ").contains(&hidden), own, "control, or {}", read("cmdline"));
+        assert_eq!(read("cmdline").contains("--root"), own, "{}", read("cmdline"));
+        modes.extend(read("cmdline").split('\0').nth(1).map(str::to_owned));
+    }
+    modes.sort();
+    modes.dedup();
+    assert_eq!(modes, ["__builder", "__gate", "builder"]);
 }

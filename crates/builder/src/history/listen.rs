@@ -79,13 +79,13 @@ impl Wanted {
     }
 }
 
-fn from_now_on(live: broadcast::Receiver<Told>, wanted: Wanted) -> Events {
-    let next = |state: Option<(broadcast::Receiver<Told>, Wanted)>| async move {
+fn from_now_on(live: broadcast::Receiver<Arc<Told>>, wanted: Wanted) -> Events {
+    let next = |state: Option<(broadcast::Receiver<Arc<Told>>, Wanted)>| async move {
         let (mut live, wanted) = state?;
         loop {
             match live.recv().await {
                 Ok(told) if wanted.includes(&told.key) => {
-                    return Some((Ok(told.event), Some((live, wanted))));
+                    return Some((Ok(told.event.clone()), Some((live, wanted))));
                 }
                 Ok(_) => {}
                 Err(RecvError::Closed) => return None,

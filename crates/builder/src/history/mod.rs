@@ -66,7 +66,8 @@ pub(crate) struct History {
     store: Arc<Store>,
     bounds: Bounds,
     state: Mutex<State>,
-    events: broadcast::Sender<Told>,
+    /// Room for the whole backlog is made at once, so what is in it is small.
+    events: broadcast::Sender<Arc<Told>>,
     /// What clients trace.
     pub(crate) spans: Spans,
     /// Held while documents are written or removed, so that neither overtakes the other.
@@ -119,7 +120,7 @@ impl History {
 
     fn tell(&self, key: &Key, event: wire::BuildHistoryEvent) {
         // Nobody listens most of the time.
-        let _ = self.events.send(Told { key: key.clone(), event });
+        let _ = self.events.send(Arc::new(Told { key: key.clone(), event }));
     }
 
     /// Shows a build that begins.

@@ -18,6 +18,8 @@ mod vm;
 mod vm_hypervisor;
 mod vouched;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -46,16 +48,27 @@ pub(crate) enum Begun {
     Copy(ExitCode),
 }
 
-/// Makes the spare copies. To be called first, by a process with one thread that has read nothing. In a copy it returns when what
-/// the copy became has ended.
-pub(crate) fn begin() -> anyhow::Result<Begun> {
+/// Makes the spare copies. To be called first, by a process with one thread that has read nothing but its arguments. In a copy it
+/// returns when what the copy became has ended; there it takes the arguments away.
+pub(crate) fn begin(arguments: &mut Vec<OsString>) -> anyhow::Result<Begun> {
     match Spare::make(2)? {
         Twin::Maker(mut spares) => match (spares.pop(), spares.pop()) {
             (Some(builder), Some(gate)) => Ok(Begun::Supervisor(Spares { gate, builder })),
             _ => bail!(MISSING),
         },
-        Twin::Copy(task) => part(&task).map(Begun::Copy),
+        Twin::Copy(task) => {
+            arguments.drain(..).for_each(wipe);
+            part(&task).map(Begun::Copy)
+        }
     }
+}
+
+/// Overwrites a text that is of no more use.
+fn wipe(text: OsString) {
+    let mut bytes = text.into_vec();
+    bytes.fill(0);
+    // Otherwise nobody would read what was written.
+    std::hint::black_box(&bytes);
 }
 
 /// The life of a copy.
