@@ -19,10 +19,11 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode};
+use rustix::fs::{Access, CWD, Mode};
 use rustix::io::Errno;
 
 use super::orphans::{Supervisors, named, orphans};
+use super::removal::{remove_all, remove_tree, sweep};
 use super::{
     CgroupError, Delegation, HOME, Hierarchy, HierarchyKind, STEP_CONTROLLERS, enable, limits,
     open_directory, read_control, retry, step_controllers, write_control,
@@ -308,50 +309,6 @@ pub fn sweep_groups(ended: &[u32]) -> Result<(), CgroupError> {
     let families = places.iter().map(|place| place.base(root).join(FAMILY));
     let mut known = Supervisors::default();
     remove_all(families.flat_map(|family| orphans(&family, &mut known)).collect(), ended)
-}
-
-/// Removes groups, each with the number that its supervisor had; fails when one of `ended` stays.
-fn remove_all(mut groups: Vec<(u32, PathBuf)>, ended: &[u32]) -> Result<(), CgroupError> {
-    let mut stays = None;
-    retry(|| {
-        let mut again = Ok(());
-        stays = None;
-        groups.retain(|(supervisor, path)| {
-            let Err(source) = remove_tree(path) else { return false };
-            if source == Errno::NOENT {
-                return false;
-            }
-            let awaited = ended.contains(supervisor);
-            if awaited {
-                stays = Some(CgroupError::Remove { path: path.clone(), source });
-            }
-            // What else keeps others', such as a lack of rights, does not pass.
-            let passes = awaited || source == Errno::BUSY;
-            if passes {
-                again = Err(source);
-            }
-            passes
-        });
-        again
-    })
-    .ok();
-    stays.map_or(Ok(()), Err)
-}
-
-/// Removes groups of supervisors that are gone, as far as they are empty.
-fn sweep(family: &Path, known: &mut Supervisors) {
-    for (_, path) in orphans(family, known) {
-        remove_tree(&path).ok();
-    }
-}
-
-fn remove_tree(path: &Path) -> Result<(), Errno> {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path())?;
-        }
-    }
-    rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)
 }
 
 fn make_directory(path: &Path) -> Result<bool, CgroupError> {

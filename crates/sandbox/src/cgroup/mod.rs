@@ -7,6 +7,7 @@
 mod delegate;
 mod limits;
 mod orphans;
+mod removal;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
