@@ -262,9 +262,10 @@ async fn processes_share_a_container_and_end_with_its_first() {
     processes.start("1", "c", "echo first > /shared; hostname; cat; sleep 100", false).await;
     let data = wire::FdMessage { fd: 0, eof: true, data: b"said\n".to_vec() };
     processes.say("1", Input::File(data)).await;
-    let second = processes
-        .run("2", "c", "cat /shared; touch /empty/x; tr '\\0' ' ' < /proc/1/cmdline; exit 7")
-        .await;
+    // That a process has started says nothing of how far it is: the second waits for the first's file.
+    let look = "until test -s /shared; do sleep 0.01; done; \
+        cat /shared; touch /empty/x; tr '\\0' ' ' < /proc/1/cmdline; exit 7";
+    let second = processes.run("2", "c", look).await;
     assert_eq!(second.code(), 7);
     assert!(
         second.text().starts_with("first\n") && second.text().contains("sleep 100"),
