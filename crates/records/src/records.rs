@@ -22,10 +22,12 @@ const READERS: u32 = 8;
 const BUSY: Duration = Duration::from_secs(15);
 /// How long a caller waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(30);
-/// Pages kept in memory by each connection, in KiB (the minus is SQLite's). Whatever is written empties the caches of all that read, so
-/// that one holds little more than what its last query read, which grows with the records up to this bound; the kernel has the file's
-/// pages anyway.
-const CACHE: &str = "-500";
+/// Pages kept in memory by each connection that writes, in KiB (the minus is SQLite's): what a transaction changes and does not find
+/// room for here is written to the journal before its end.
+const WRITERS_CACHE: &str = "-500";
+/// The same by each connection that reads. Whatever is written empties these caches, so that one holds little more than what its last
+/// query read, which grows with the records up to this bound; the kernel has the file's pages anyway. It is the way down a few trees.
+const READERS_CACHE: &str = "-100";
 
 /// Bytes of the journal that are kept for what comes: after a burst, what is over goes back to the disk.
 const JOURNAL: &str = "67108864";
@@ -72,7 +74,7 @@ impl Records {
             .journal_mode(SqliteJournalMode::Wal)
             .busy_timeout(BUSY)
             .foreign_keys(false)
-            .pragma("cache_size", CACHE)
+            .pragma("cache_size", WRITERS_CACHE)
             .pragma("journal_size_limit", JOURNAL)
             .pragma("temp_store", "memory");
         let pool = |most: u32, options: SqliteConnectOptions| async move {
@@ -91,7 +93,8 @@ impl Records {
         let write = pool(1, full).await?;
         bring_up_to_date(&write, &file, upgrade).await?;
         let stream = pool(1, normal.clone()).await?;
-        let read = pool(READERS, normal.read_only(true)).await?;
+        let read =
+            pool(READERS, normal.read_only(true).pragma("cache_size", READERS_CACHE)).await?;
         let logs = Logs::open(&logs)?;
         Ok(Self { read, write, stream, logs: Arc::new(logs) })
     }

@@ -123,6 +123,25 @@ pub enum LayoutError {
     },
 }
 
+/// A directory that can be used, whose version may not be noted yet.
+#[derive(Debug)]
+#[must_use = "the version is to be noted"]
+pub struct Unnoted<'a> {
+    dir: &'a Path,
+    /// None if it was noted before.
+    version: Option<u32>,
+}
+
+impl Unnoted<'_> {
+    /// Notes the version, if it is not; waits for the disk.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn note(self) -> Result<(), LayoutError> {
+        self.version.map_or(Ok(()), |version| note(self.dir, version))
+    }
+}
+
 /// What the file says.
 struct Noted {
     version: u32,
@@ -141,10 +160,24 @@ impl Layout {
     /// # Errors
     /// It has a newer form, was left by an unfinished restore, or cannot be changed.
     pub fn bring_up_to_date(&self, dir: &Path) -> Result<(), LayoutError> {
+        self.prepare(dir)?.note()
+    }
+
+    /// The same, but that of a directory with nothing in it the version is not noted yet, which waits twice for the disk. Until it is
+    /// noted, nothing may be in it that a later version would change.
+    ///
+    /// # Errors
+    /// As of [`Self::bring_up_to_date`].
+    pub fn prepare<'a>(&self, dir: &'a Path) -> Result<Unnoted<'a>, LayoutError> {
         let noted = read(dir)?;
         if noted.is_none() && holds_nothing(dir)? {
-            return note(dir, self.known());
+            return Ok(Unnoted { dir, version: Some(self.known()) });
         }
+        self.migrate(dir, noted)?;
+        Ok(Unnoted { dir, version: None })
+    }
+
+    fn migrate(&self, dir: &Path, noted: Option<Noted>) -> Result<(), LayoutError> {
         let found = self.judge(dir, noted)?;
         for (step, to) in self.missing(found) {
             if let Step::Changed(change) = step {
@@ -311,7 +344,9 @@ mod tests {
     fn a_new_directory_has_the_newest_version() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("lock"), "").unwrap();
-        LATER.bring_up_to_date(dir.path()).unwrap();
+        let unnoted = LATER.prepare(dir.path()).unwrap();
+        assert_eq!(version(dir.path()), None);
+        unnoted.note().unwrap();
         assert_eq!(version(dir.path()), Some(4));
         assert!(!dir.path().join("first").exists());
         LATER.bring_up_to_date(dir.path()).unwrap();

@@ -77,7 +77,7 @@ async fn supervise(settings: Settings, spares: Spares) -> anyhow::Result<ExitCod
     create_root(&settings)?;
     // Held to the end: two supervisors would hand one disk to two guests.
     let _alone = take_root(&settings.root)?;
-    cofferdam_server::layout::BUILDER.bring_up_to_date(&settings.root)?;
+    let unnoted = cofferdam_server::layout::BUILDER.prepare(&settings.root)?;
     let bound = listen::bind(&settings.addresses, settings.owner)?;
     let (ours, theirs) = control_pair()?;
     let mut gate = gate::start(spares.gate, &theirs, &settings)?;
@@ -90,6 +90,8 @@ async fn supervise(settings: Settings, spares: Spares) -> anyhow::Result<ExitCod
         descriptors.push((enclosed::DEVICES.to_owned(), feed));
     }
     let mut builder = enclose(&settings, descriptors, spares.builder)?;
+    // The builder opens its store meanwhile. If the machine goes down before this is on the disk, that store has nothing in it.
+    unnoted.note()?;
     tracing::info!(root = %settings.root.display(), addresses = ?settings.config.grpc.address, "the builder is up");
     // Reading arguments and configuration took a hundred times what waiting takes.
     cofferdam_server::give_back_memory();
