@@ -11,9 +11,9 @@
 //!     <step>/           one leaf per step, made by the builder
 //! ```
 //!
-//! In the unified hierarchy the first process of the builder is made in `<id>`, creates its namespace of groups there, and only
-//! then moves to `builder`. With the mount option `nsdelegate`, which systemd always sets, no process can be moved across the
-//! border of a namespace: one that began at `builder` could never start a step beside it.
+//! In the unified hierarchy the builder's namespace of groups begins at `<id>` and its processes are in `builder`. With the mount
+//! option `nsdelegate`, which systemd always sets, no process can be moved across the border of a namespace: one that began at
+//! `builder` could never start a step beside it.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -162,10 +162,13 @@ impl Delegator<'_> {
         if place.has("devices") && self.owner.is_some() {
             restrict_devices(&dir, &own, self.kvm)?;
         }
-        if place.kind == HierarchyKind::V1 {
+        // An ordinary user's builder makes its own in the unified hierarchy.
+        if place.kind == HierarchyKind::V1 || self.owner.is_some() {
             let home = own.join(HOME);
             make_directory(&home)?;
-            grant.join.push(home);
+            if place.kind == HierarchyKind::V1 {
+                grant.join.push(home);
+            }
         }
         if let Some(owner) = self.owner {
             give(&own, owner)?;
@@ -218,7 +221,7 @@ impl Place {
                 let above = family.parent().unwrap_or(family);
                 for dir in [above, family].into_iter().flat_map(open) {
                     if may_branch(&dir) {
-                        enable(&dir);
+                        enable(&dir).ok();
                     }
                 }
                 step_controllers(own, "cgroup.controllers")

@@ -124,7 +124,23 @@ impl Delegation {
         hierarchy.map(Hierarchy::open).transpose()
     }
 
-    /// Has the calling process, the first of the builder's, arrange the groups of the unified hierarchy from inside.
+    /// The leaf of it that is for the builder itself, if the supervisor has made one.
+    pub(crate) fn home(&self) -> Result<Option<OwnedFd>, CgroupError> {
+        let Some(group) = self.unified()? else { return Ok(None) };
+        match open_directory(&group, HOME) {
+            Ok(home) => Ok(Some(home)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(source) => Err(CgroupError::Open { path: HOME.into(), source }),
+        }
+    }
+
+    /// Moves the calling process, the only one in the delegated group of the unified hierarchy, into a leaf of it.
+    pub(crate) fn move_home(&self) -> Result<(), CgroupError> {
+        let unified = |hierarchy: &&Hierarchy| hierarchy.kind == HierarchyKind::V2;
+        self.hierarchies.iter().filter(unified).try_for_each(Hierarchy::move_home)
+    }
+
+    /// Has the calling process, the first of the builder's, make controllers usable for the groups of steps.
     pub(crate) fn settle(&mut self) -> Result<(), CgroupError> {
         let unified = |hierarchy: &&mut Hierarchy| hierarchy.kind == HierarchyKind::V2;
         self.hierarchies.iter_mut().filter(unified).try_for_each(Hierarchy::settle)
@@ -245,17 +261,22 @@ impl Hierarchy {
             .map_err(|source| CgroupError::Open { path: self.path.clone(), source })
     }
 
-    /// Moves the calling process, the only one in this group, into a leaf and makes the controllers usable for the leaves: in the
-    /// unified hierarchy a group with processes cannot have children with controllers.
-    fn settle(&mut self) -> Result<(), CgroupError> {
+    fn move_home(&self) -> Result<(), CgroupError> {
         let path = self.path.join(HOME);
         let create = |source| CgroupError::Create { path: path.clone(), source };
         let dir = self.open()?;
         rustix::fs::mkdirat(&dir, HOME, Mode::from_raw_mode(0o755)).map_err(create)?;
         let home = open_directory(&dir, HOME).map_err(create)?;
         write_control(&home, "cgroup.procs", "0")
-            .map_err(|source| CgroupError::Join { path: path.clone(), source })?;
-        enable(&dir);
+            .map_err(|source| CgroupError::Join { path: path.clone(), source })
+    }
+
+    /// Makes the controllers usable for the leaves. No process may be left in this group: in the unified hierarchy a group with
+    /// processes cannot have children with controllers.
+    fn settle(&mut self) -> Result<(), CgroupError> {
+        let dir = self.open()?;
+        // A process that has ended and was waited for may count for moments yet. What is left then shows in what is read back.
+        retry(|| enable(&dir)).ok();
         self.controllers = step_controllers(&dir, "cgroup.subtree_control");
         Ok(())
     }
@@ -263,11 +284,19 @@ impl Hierarchy {
 
 /// Makes controllers usable for children of a group of the unified hierarchy, as far as the group has them. What is really on is
 /// read back by whoever needs to know.
-fn enable(dir: &OwnedFd) {
+///
+/// # Errors
+/// `EBUSY`: there are processes in the group.
+fn enable(dir: &OwnedFd) -> Result<(), Errno> {
+    let mut enabled = Ok(());
     for controller in STEP_CONTROLLERS {
         // One at a time: a single unknown name would spoil the others.
-        write_control(dir, "cgroup.subtree_control", &format!("+{controller}")).ok();
+        let done = write_control(dir, "cgroup.subtree_control", &format!("+{controller}"));
+        if done == Err(Errno::BUSY) {
+            enabled = done;
+        }
     }
+    enabled
 }
 
 /// Those of the controllers listed in `file` that are of use to steps.

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::{DumpableBehavior, Signal, pidfd_send_signal, set_dumpable_behavior};
 
+use super::groups::Way;
 use super::ids::Identity;
 use super::plan::{FIRST_INHERITED, LIFELINE, MARK, PLAN, Plan, STATUS, Status};
 use super::{EnclosureError, init, maps, root};
@@ -16,15 +17,14 @@ use crate::descriptors;
 use crate::identity::write_file;
 use crate::message::encode;
 use crate::namespaces::{
-    CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER,
-    CLONE_NEWUTS, CLONE_PARENT, Side, fork, unshare,
+    CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
+    CLONE_PARENT, Side, fork, unshare,
 };
 use crate::network;
 use crate::process;
 use crate::spec::{Network, StepIds};
 
-/// Namespaces that belong to the builder's user namespace in any case. That of control groups does too, and is made by
-/// [`settle_in_groups`].
+/// Namespaces that belong to the builder's user namespace in any case. That of control groups is made by [`Way`].
 const OWNED: i32 = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
 
 /// What a process finds when it has entered its enclosure.
@@ -112,22 +112,23 @@ fn walk(
         Identity::Block { .. } => flags,
         Identity::Subordinate { .. } => flags | CLONE_NEWUSER | owned(plan),
     };
-    let group = plan.delegation.unified()?;
+    let way = Way::prepare(plan)?;
     // SAFETY: one thread, counted by `enter`.
-    let forked = unsafe { fork(flags, group.as_ref().map(AsFd::as_fd)) };
+    let forked = unsafe { fork(flags, way.group()) };
     match forked.map_err(EnclosureError::mechanism("create namespaces"))? {
         Side::Parent { pid, pidfd } => {
             drop(theirs);
             lead(plan, status, &ours, pid, &pidfd)
         }
         Side::Child => {
-            drop((ours, group));
+            drop(ours);
+            way.enter()?;
             let mut delegation = match plan.identity {
                 Identity::Block { .. } => follow_as_root(plan, &theirs)?,
                 Identity::Subordinate { .. } => follow_as_user(plan, &theirs)?,
             };
             drop(theirs);
-            settle_in_groups(&mut delegation)?;
+            way.settle(&mut delegation)?;
             settle_in()?;
             let tun = prepare_network(plan.network)?;
             become_builder(lifeline)?;
@@ -208,14 +209,6 @@ fn become_root(outer: &OwnedFd) -> Result<(), EnclosureError> {
         set_dumpable_behavior(DumpableBehavior::Dumpable)
     };
     change().map_err(EnclosureError::mechanism("take the builder's ids"))
-}
-
-/// Makes the namespace of control groups while this process is in the delegated group of the unified hierarchy, so that the
-/// groups of the steps are inside it, and makes room for them there.
-fn settle_in_groups(delegation: &mut Delegation) -> Result<(), EnclosureError> {
-    unshare(CLONE_NEWCGROUP)
-        .map_err(EnclosureError::mechanism("create the builder's cgroup namespace"))?;
-    Ok(delegation.settle()?)
 }
 
 fn settle_in() -> Result<(), EnclosureError> {

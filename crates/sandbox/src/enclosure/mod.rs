@@ -24,6 +24,7 @@
 
 mod begin;
 mod enter;
+mod groups;
 mod ids;
 mod init;
 mod maps;

@@ -12,6 +12,7 @@ use crate::bench::{Bench, bind};
 
 pub(super) const CASES: &[(&str, super::Case)] = cases![
     "lifecycle":
+    the_builder_is_in_a_leaf_of_its_own,
     memory_limit,
     process_limit,
     limits_are_written,
@@ -41,6 +42,19 @@ fn processes(mark: &str) -> Vec<String> {
 
 fn mounts() -> usize {
     fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+/// The namespace of groups begins above the builder's own group, so that those of steps are in it; nobody is in what is above.
+async fn the_builder_is_in_a_leaf_of_its_own(bench: Arc<Bench>) {
+    let Some(delegation) = &bench.entered.cgroup else { return };
+    for hierarchy in delegation.hierarchies.iter().filter(|own| own.kind == HierarchyKind::V2) {
+        let seen = fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert!(seen.lines().any(|line| line == "0::/builder"), "{seen}");
+        let inside = |group: &str| fs::read_to_string(hierarchy.path.join(group)).unwrap();
+        assert_eq!(inside("cgroup.procs"), "");
+        let own = std::process::id().to_string();
+        assert!(inside("builder/cgroup.procs").lines().any(|line| line == own));
+    }
 }
 
 async fn memory_limit(bench: Arc<Bench>) {
