@@ -219,12 +219,13 @@ def opened(given, work):
     logs.mkdir()
     with Registry(work / "registry", logs) as registry:
         base = registry.push("busybox", images / "busybox.tar")
-        server = Server(given.program, work / "server", given.idle)
+        program = own_copy(given.program, work)
+        server = Server(program, work / "server", given.idle)
         watch = looks.Watch(server.pid)
         try:
             api = Api(server.url, server.token())
             scene = Scene(
-                given.program, depot if os.access(depot, os.X_OK) else None, work, registry, server, api, base, given.idle)
+                program, depot if os.access(depot, os.X_OK) else None, work, registry, server, api, base, given.idle)
             scene.projects = [scene.project(f"soak-{number}") for number in range(given.projects)]
             watch.steady = scene.projects[0].id
             scene.make_builder_image()
@@ -237,6 +238,13 @@ def opened(given, work):
                 server.daemon.stop()
                 given.out.mkdir(parents=True, exist_ok=True)
                 keep_log(server, given.out)
+
+
+def own_copy(program, work):
+    """The program in a file that nobody else runs: pages of a file that others run, too, would count as a part."""
+    directory = work / "program"
+    directory.mkdir(mode=0o755)
+    return Path(shutil.copy(program, directory / "cofferdam"))
 
 
 def keep_log(server, out):
