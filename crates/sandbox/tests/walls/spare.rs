@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, ExitCode, Output};
 
@@ -28,8 +29,9 @@ pub(crate) fn spare() -> Spare {
             let args: Vec<String> =
                 task.args.into_iter().map(|arg| arg.into_string().unwrap()).collect();
             let entered = enter().unwrap().unwrap();
-            // Nothing of the stack that this copy shares with its maker is to be dropped.
-            std::process::exit(i32::from(inside::main(entered, &args) != ExitCode::SUCCESS))
+            // Nothing of the stack that this copy shares with its maker is to be dropped, nor is its maker's work to go on here.
+            let ended = catch_unwind(AssertUnwindSafe(|| inside::main(entered, &args)));
+            std::process::exit(i32::from(!matches!(ended, Ok(ExitCode::SUCCESS))))
         }
     }
 }
