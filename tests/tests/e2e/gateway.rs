@@ -266,12 +266,9 @@ async fn processes_share_a_container_and_end_with_its_first() {
     let look = "until test -s /shared; do sleep 0.01; done; \
         cat /shared; touch /empty/x; tr '\\0' ' ' < /proc/1/cmdline; exit 7";
     let second = processes.run("2", "c", look).await;
+    let text = second.text();
     assert_eq!(second.code(), 7);
-    assert!(
-        second.text().starts_with("first\n") && second.text().contains("sleep 100"),
-        "{}",
-        second.text()
-    );
+    assert!(text.starts_with("first\n") && text.contains("sleep 100"), "{text}");
     assert_eq!(second.error(), "exit code: 7");
     processes.start("3", "c", "sleep 100", false).await;
 

@@ -85,9 +85,11 @@ fn namespace_of(group: &OwnedFd) -> Result<OwnedFd, Errno> {
             drop(theirs);
             let heard = descriptors::receive(&ours, RecvFlags::empty());
             let code = process::wait_for(&pidfd)?;
-            match heard? {
-                Some((_, mut fds)) if fds.len() == 1 => fds.pop().ok_or(Errno::BADMSG),
-                _ => Err(Errno::from_raw_os_error(code)),
+            match (heard?.and_then(|(_, mut fds)| fds.pop()), code) {
+                (Some(namespace), _) => Ok(namespace),
+                (None, 1..128) => Err(Errno::from_raw_os_error(code)),
+                // A signal has ended it, or there was no room for the descriptor.
+                (None, _) => Err(Errno::BADMSG),
             }
         }
         Side::Child => {

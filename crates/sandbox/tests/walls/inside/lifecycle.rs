@@ -44,7 +44,8 @@ fn mounts() -> usize {
     fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
 }
 
-/// The namespace of groups begins above the builder's own group, so that those of steps are in it; nobody is in what is above.
+/// The namespace of groups begins above the builder's own group, so that those of steps are in it; nobody is in what is above. The
+/// group above is the builder's, and its own is not.
 async fn the_builder_is_in_a_leaf_of_its_own(bench: Arc<Bench>) {
     let Some(delegation) = &bench.entered.cgroup else { return };
     for hierarchy in delegation.hierarchies.iter().filter(|own| own.kind == HierarchyKind::V2) {
@@ -54,6 +55,13 @@ async fn the_builder_is_in_a_leaf_of_its_own(bench: Arc<Bench>) {
         assert_eq!(inside("cgroup.procs"), "");
         let own = std::process::id().to_string();
         assert!(inside("builder/cgroup.procs").lines().any(|line| line == own));
+        let writes = |group: &str| {
+            let file = hierarchy.path.join(group);
+            fs::OpenOptions::new().write(true).open(file).map_err(|error| error.kind())
+        };
+        assert!(writes("cgroup.procs").is_ok(), "control");
+        let refused = writes("builder/cgroup.procs").unwrap_err();
+        assert_eq!(refused, std::io::ErrorKind::PermissionDenied);
     }
 }
 
