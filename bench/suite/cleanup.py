@@ -3,12 +3,18 @@
 Touches only what is below the directory given, and control groups by the names peers give theirs.
 """
 
+import contextlib
+import os
 import subprocess
+import time
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
 # Parents that dockerd and buildkitd make and keep.
 NAMES = ("docker", "buildkit")
+# Deleted files that would be noticed, and seconds until they are forgotten.
+MANY_FILES = 10_000
+RECENT = 65
 
 
 def mounts_below(directory):
@@ -27,6 +33,18 @@ def remove(directory):
         raise RuntimeError("something is still mounted in the benchmark's directory")
     # Hundreds of thousands of files at times, for which this takes half as long as doing it here.
     subprocess.run(["rm", "-rf", "--one-file-system", directory], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def settled(directory):
+    """Waits after a block that deleted many files. ext4 gives no inode number out again for a minute, and looks at each such number for
+    every file that is made meanwhile: the next row would pay for that, whoever of its peers makes files first the most."""
+    before = os.statvfs(directory).f_ffree
+    yield
+    if os.statvfs(directory).f_ffree - before > MANY_FILES:
+        # The minute begins when the file system has written down that they are gone.
+        os.sync()
+        time.sleep(RECENT)
 
 
 def groups():

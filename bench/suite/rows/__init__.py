@@ -73,8 +73,9 @@ class Bench:
         """Stops all of them, and only then removes what they kept, which takes longer."""
         for peer in peers:
             peer.stop()
-        for peer in peers:
-            cleanup.remove(peer.directory)
+        with cleanup.settled(self.work):
+            for peer in peers:
+                cleanup.remove(peer.directory)
 
     @contextlib.contextmanager
     def temporary(self):

@@ -18,7 +18,7 @@ use cofferdam_digest::{Digest, Digester};
 use cofferdam_session::patterns::PatternError;
 use cofferdam_store::IdRange;
 
-pub(crate) use self::known::{KnownFiles, KnownMirrors};
+pub(crate) use self::known::{KnownFiles, KnownMirrors, Stamp, now};
 use self::readers::{Readers, Reading};
 use self::walk::Walk;
 use crate::rooted::{Root, clean};

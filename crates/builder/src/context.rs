@@ -30,6 +30,7 @@ use crate::gateway::bridge::Bridge;
 use crate::history::{History, Recording};
 use crate::online::Online;
 use crate::op::build::Nesting;
+use crate::op::file::EarlierCopies;
 use crate::provenance::Produced;
 use crate::serving::{Scope, ServedSolve};
 use crate::source::{Answers, Names};
@@ -96,6 +97,8 @@ pub(crate) struct Context {
     pub(crate) nesting: Nesting,
     /// Digests of files in mirrors of clients' directories.
     pub(crate) known_files: KnownMirrors,
+    /// Copies of those directories.
+    pub(crate) earlier_copies: Arc<EarlierCopies>,
     /// Imported caches that hold other layers than they say.
     pub(crate) spoilt: Arc<Spoilt>,
     worker: OnceLock<WorkerRecord>,
@@ -134,6 +137,7 @@ impl Context {
             produced: Arc::default(),
             nesting: Nesting::default(),
             known_files: KnownMirrors::default(),
+            earlier_copies: Arc::default(),
             spoilt: Arc::default(),
             config,
             worker: OnceLock::new(),

@@ -98,6 +98,14 @@ impl Snapshot {
         }
     }
 
+    /// Names the mirror that this is, and never another one.
+    pub(crate) fn mirror_id(&self) -> Option<String> {
+        match &self.0.origin {
+            Origin::Mirror { guard, .. } => Some(guard.id()),
+            _ => None,
+        }
+    }
+
     /// The tree, when it is known to be on this disk as committed layers.
     pub(crate) fn known_tree(&self) -> Option<Tree> {
         self.0.tree.get().cloned()
@@ -202,6 +210,13 @@ impl Workspace {
         let active = store.new_layer(description, RecordType::Regular).map_err(Failure::store)?;
         let fd = mount_tree(&base, Some(&active)).map_err(Failure::store)?;
         Ok(Self { root: Root::new(fd), active, base })
+    }
+
+    /// The same layer without a view of what is below it: the merged tree is gone from here on, and the root is the layer's own
+    /// directory.
+    pub(crate) fn bare(mut self) -> Result<Self, Failure> {
+        self.root = self.upper()?;
+        Ok(self)
     }
 
     /// The merged tree.

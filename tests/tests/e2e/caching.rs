@@ -1,5 +1,7 @@
 //! What is reused, and what is not.
 
+use std::os::unix::fs::MetadataExt;
+
 use cofferdam_tests::{Builder, Context};
 
 fn context() -> Context {
@@ -91,6 +93,49 @@ fn no_cache_runs_everything_or_a_stage_again() {
         builder.build(&context).run().success().ran().is_empty(),
         "what ran without the cache is in the cache"
     );
+}
+
+/// Files of the builder's layers that are called `name`.
+fn in_layers(builder: &Builder, name: &str) -> Vec<std::fs::Metadata> {
+    let layers = std::fs::read_dir(builder.root().join("store/layers")).unwrap();
+    let files = layers.map(|layer| layer.unwrap().path().join("app").join(name));
+    files.filter_map(|file| std::fs::metadata(file).ok()).collect()
+}
+
+#[test]
+fn a_copy_made_again_shares_what_did_not_change_and_nobody_can_write_to_it() {
+    let builder = Builder::plain();
+    let context = Context::new(&[
+        ("Dockerfile", "FROM @busybox\nCOPY src /app\n"),
+        ("src/a", "1"),
+        ("src/b", "1"),
+    ]);
+    let build = || builder.build(&context).args("--no-cache").image();
+    let _ = build();
+    // A file that changed within the last tick of the clock is copied again.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let _ = build();
+    let again = build();
+    assert_eq!([again.text("app/a"), again.text("app/b")], ["1", "1"]);
+    let shared = in_layers(&builder, "a").iter().filter(|file| file.nlink() > 1).count();
+    assert!(shared >= 2, "control: two layers have one file: {:?}", in_layers(&builder, "a"));
+    context.write("src/b", "2");
+    let changed = build();
+    assert_eq!([changed.text("app/a"), changed.text("app/b")], ["1", "2"]);
+    // Steps that write to it, by its name, by one they make and by a mount, get a file of their own.
+    context.write(
+        "Dockerfile",
+        "FROM @busybox AS source\nCOPY src /app\nFROM source AS writes\nRUN echo evil > /app/a && ln /app/b /app/c && echo evil > /app/c\n\
+         RUN --mount=type=bind,from=source,source=/app,target=/m,rw echo evil > /m/a; chmod 777 /m/b\n\
+         FROM source\nCOPY --from=source /app/a /app/copied\nCOPY --from=writes /app/a /evil\nRUN cp /app/a /app/d && [ $(cat /app/a /app/b /app/copied /app/d) = 1211 ]\n",
+    );
+    let _ = build();
+    context.write("Dockerfile", "FROM @busybox\nCOPY src /app\n");
+    let last = build();
+    assert_eq!([last.text("app/a"), last.text("app/b")], ["1", "2"]);
+    assert_eq!(last.files()["app/b"].mode, 0o644);
+    let written = in_layers(&builder, "a").iter().filter(|file| file.len() != 1).count();
+    assert_eq!(written, 1, "control: the step that wrote has a file of its own");
 }
 
 #[test]

@@ -34,14 +34,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The present in nanoseconds, by the clock that the kernel takes the times of files from.
-pub(super) fn now() -> i128 {
+pub(crate) fn now() -> i128 {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     i128::from(now.tv_sec) * SECOND + i128::from(now.tv_nsec)
 }
 
 /// What tells one state of a file from another.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Stamp {
     /// In bytes.
     pub(super) size: u64,
     /// Seconds and nanoseconds of the last change of the content, as somebody may have set it.
@@ -57,7 +57,8 @@ impl Stamp {
         clippy::cast_possible_truncation,
         reason = "field types differ between architectures; nanoseconds are below a second"
     )]
-    fn of(stat: &Stat) -> Self {
+    /// The present state.
+    pub(crate) fn of(stat: &Stat) -> Self {
         Self {
             size: stat.st_size as u64,
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
@@ -66,7 +67,7 @@ impl Stamp {
     }
 
     /// Whether a change at `now` or later gives the file another stamp.
-    fn has_passed(&self, now: i128) -> bool {
+    pub(crate) fn has_passed(&self, now: i128) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let tick = if nanoseconds == 0 { COARSE_TICK } else { TICK };
         i128::from(seconds) * SECOND + i128::from(nanoseconds) + tick < now

@@ -15,13 +15,13 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cofferdam_digest::{Digest, Digester};
-use cofferdam_image::layer::{Block, BlockSource, Packed};
+use cofferdam_image::layer::{Block, BlockKey, BlockSource, Packed};
 use cofferdam_store::{Blob, Store};
 
 /// Kind of store documents that list the blocks of a blob, by the blob's digest.
 const KIND: &str = "packed-blocks";
 /// Start of such a document; another one is for another encoding.
-const FORMAT: &[u8; 8] = b"blocks 1";
+const FORMAT: &[u8; 8] = b"blocks 2";
 /// Bytes of one block in it: key, offset, size, checksum.
 const ENTRY: usize = 32 + 8 + 4 + 4;
 
@@ -170,7 +170,7 @@ impl Index {
         bytes.extend_from_slice(FORMAT);
         bytes.extend_from_slice(&self.turn.to_le_bytes());
         for block in &self.blocks {
-            bytes.extend_from_slice(block.key.as_bytes());
+            bytes.extend_from_slice(&block.key.0);
             bytes.extend_from_slice(&block.offset.to_le_bytes());
             bytes.extend_from_slice(&block.size.to_le_bytes());
             bytes.extend_from_slice(&block.crc.to_le_bytes());
@@ -203,7 +203,7 @@ fn decode_block(entry: &[u8]) -> Option<Block> {
     let (size, rest) = rest.split_first_chunk::<4>()?;
     let (crc, _) = rest.split_first_chunk::<4>()?;
     Some(Block {
-        key: Digest::from_bytes(*key),
+        key: BlockKey(*key),
         offset: u64::from_le_bytes(*offset),
         size: u32::from_le_bytes(*size),
         crc: u32::from_le_bytes(*crc),
@@ -231,13 +231,13 @@ struct Earlier {
 }
 
 impl BlockSource for Source<'_> {
-    fn block(&self, key: &Digest) -> Option<Vec<u8>> {
+    fn block(&self, key: &BlockKey) -> Option<Vec<u8>> {
         self.earlier.iter().find_map(|earlier| earlier.block(self.store, key))
     }
 }
 
 impl Earlier {
-    fn block(&self, store: &Store, key: &Digest) -> Option<Vec<u8>> {
+    fn block(&self, store: &Store, key: &BlockKey) -> Option<Vec<u8>> {
         let found = self.index.blocks.binary_search_by_key(key, |block| block.key).ok()?;
         let block = self.index.blocks.get(found)?;
         let opened = self.opened.get_or_init(|| {

@@ -6,21 +6,22 @@
 
 use std::sync::Arc;
 
+use buffa::Message;
+use cofferdam_digest::{Digest, Digester};
 use cofferdam_graph::Vertex;
 use cofferdam_solver::Step;
 use cofferdam_store::{Store, Tree, mount_tree};
 use cofferdam_wire::pb;
 use cofferdam_wire::pb::__buffa::oneof::{file_action::Action, user_opt::User};
-use rustix::fs::AtFlags;
-use rustix::io::Errno;
 
 use super::exec_limits::disk_is_low;
-use super::file::{self, Maker};
+use super::file::{self, Copying, EarlierCopies, Maker};
+use super::past_overlay::{has_room, is_apart};
 use crate::blocking::{blocking, give_back};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::remains::{Remains, Subject};
-use crate::rooted::{Root, clean, components};
+use crate::rooted::Root;
 use crate::snapshot::{Snapshot, Workspace};
 use crate::user::{resolve_group, resolve_owner};
 
@@ -53,6 +54,10 @@ pub(crate) async fn execute(
         views,
         states: Vec::new(),
         below: None,
+        is_bare: false,
+        mirror: mirror_of(op, &inputs),
+        earlier: Arc::clone(&context.earlier_copies),
+        copying: None,
         explores: context.builds_of(step).iter().any(|build| build.explores),
     };
     match blocking(move || run.actions()).await? {
@@ -90,27 +95,22 @@ fn is_read(op: &pb::FileOp, index: i64) -> bool {
     })
 }
 
-/// Whether what an action makes is the same without a view of `base`: nothing in it has the name that
-/// all of it goes below. Many files are then written without an overlay in between.
-fn is_apart(base: &Tree, action: &pb::FileAction) -> bool {
-    let Some(Action::Copy(copy)) = &action.action else { return false };
-    let Some(name) = goes_below(copy) else { return false };
-    base.layers().iter().all(|layer| {
-        let there = layer.open().map(|directory| {
-            rustix::fs::statat(directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
-        });
-        matches!(there, Ok(Err(Errno::NOENT)))
-    })
+/// The mirror that the only action copies from.
+fn mirror_of(op: &pb::FileOp, inputs: &[Snapshot]) -> Option<String> {
+    let [action] = op.actions.as_slice() else { return None };
+    inputs.get(usize::try_from(action.secondaryInput).ok()?)?.mirror_id()
 }
 
-/// The name in the root that everything a copy makes is below, if there can be only one. Of several
-/// sources one may bring a link that the next one's destination leads through, and so may an archive.
-fn goes_below(copy: &pb::FileActionCopy) -> Option<String> {
-    let several = copy.allowWildcard && file::has_wildcard(&copy.src);
-    if several || copy.attemptUnpackDockerCompatibility {
-        return None;
+/// Stands for all that decides what becomes of a mirror's file: from equal ones a copy makes equal ones.
+fn name_of(mirror: &str, copy: &pb::FileActionCopy, maker: Maker) -> Digest {
+    let mut digester = Digester::new();
+    digester.field(mirror);
+    digester.field(copy.encode_to_vec());
+    let (user, group) = maker.owner.unzip();
+    for id in [user, group, Some(maker.root.0), Some(maker.root.1)] {
+        digester.field(id.map_or_else(Vec::new, |id| id.to_le_bytes().to_vec()));
     }
-    components(&clean(&copy.dest)).into_iter().next()
+    digester.finish()
 }
 
 fn owner_of(action: &pb::FileAction) -> Option<&pb::ChownOpt> {
@@ -130,8 +130,15 @@ struct Run {
     trees: Vec<Option<Tree>>,
     views: Vec<Option<Arc<Root>>>,
     states: Vec<State>,
-    /// What the only action's result lies upon, when it is made without a view of that.
+    /// What the only action's result lies upon, when it is made without ever having a view of that.
     below: Option<Tree>,
+    /// Whether the only action writes past the overlay.
+    is_bare: bool,
+    /// The mirror that the only action copies from.
+    mirror: Option<String>,
+    earlier: Arc<EarlierCopies>,
+    /// The copy that is made of it.
+    copying: Option<Copying>,
     explores: bool,
 }
 
@@ -214,17 +221,26 @@ impl Run {
                 self.committed(index)?
             }
         };
-        if self.op.actions.len() == 1 && is_apart(&tree, action) {
-            self.below = Some(tree);
+        let is_alone = self.op.actions.len() == 1;
+        if is_alone && is_apart(&tree, action) {
+            (self.below, self.is_bare) = (Some(tree), true);
             return Workspace::new(&self.store, Tree::scratch(), &self.name);
         }
-        Workspace::new(&self.store, tree, &self.name)
+        let workspace = Workspace::new(&self.store, tree, &self.name)?;
+        if is_alone && has_room(workspace.root(), action) {
+            self.is_bare = true;
+            return workspace.bare();
+        }
+        Ok(workspace)
     }
 
     fn committed(&mut self, index: usize) -> Result<Tree, Failure> {
         match std::mem::replace(&mut self.states[index], State::Consumed) {
             State::Growing(workspace) => {
                 let made = workspace.commit()?;
+                if let (Some(copying), Some(layer)) = (self.copying.take(), made.layers().last()) {
+                    copying.end(layer.id());
+                }
                 let tree = match self.below.take() {
                     Some(below) => {
                         made.layers().iter().fold(below, |tree, layer| tree.with(layer.clone()))
@@ -271,7 +287,11 @@ impl Run {
             Some(Action::Rm(rm)) => file::remove(target.root(), rm),
             Some(Action::Copy(copy)) => {
                 let source = self.view(action.secondaryInput)?;
-                file::copy(&source, target.root(), copy, maker, ids)
+                // Through an overlay no file of another layer can be had.
+                let mirror = self.mirror.as_deref().filter(|_| self.is_bare);
+                self.copying = mirror
+                    .map(|mirror| self.earlier.begin(&self.store, name_of(mirror, copy, maker)));
+                file::copy(&source, target.root(), copy, maker, ids, self.copying.as_ref())
             }
             None => return Err(Failure::invalid("invalid file op with no actions")),
         };
@@ -308,27 +328,4 @@ impl Run {
 
 fn invalid_input(input: i64) -> Failure {
     Failure::invalid(format!("invalid file action input {input}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_one_plain_source_is_known_to_stay_below_its_destination() {
-        let copy = |src: &str, dest: &str| pb::FileActionCopy {
-            src: src.to_owned(),
-            dest: dest.to_owned(),
-            allowWildcard: true,
-            ..pb::FileActionCopy::default()
-        };
-        let name = |copy: pb::FileActionCopy| goes_below(&copy);
-        assert_eq!(name(copy("/", "/app/")).as_deref(), Some("app"));
-        assert_eq!(name(copy("/a", "/etc/../srv/./deep")).as_deref(), Some("srv"));
-        assert_eq!(name(copy("/", "/")), None);
-        assert_eq!(name(copy("/*", "/app/")), None);
-        let archive = copy("/a.tar", "/app/");
-        let archive = pb::FileActionCopy { attemptUnpackDockerCompatibility: true, ..archive };
-        assert_eq!(name(archive), None);
-    }
 }

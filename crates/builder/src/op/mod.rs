@@ -16,3 +16,4 @@ pub(crate) mod file;
 pub(crate) mod file_op;
 pub(crate) mod merge;
 mod outputs;
+mod past_overlay;

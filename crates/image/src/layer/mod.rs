@@ -21,7 +21,7 @@ pub use apply::{Applied, ApplyOptions, apply, apply_untrusted};
 pub use error::ApplyError;
 pub use limits::Limits;
 pub use pack::{
-    Block, BlockSource, Compression, ESTARGZ_ANNOTATIONS, PackError, PackOptions, Packed,
+    Block, BlockKey, BlockSource, Compression, ESTARGZ_ANNOTATIONS, PackError, PackOptions, Packed,
     PriorBlob, TarSink, TreeOptions, TreeWriter, pack, pack_tar, write_tree,
 };
 pub(crate) use source::{Source, Wrapping};

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::crew::with_crew;
+use super::earlier::Copying;
 use super::leaf::{Buffers, Leaves, Spot};
 use super::mode::ModeChange;
 use super::select::Selection;
@@ -76,6 +77,12 @@ impl<'a> Copier<'a> {
     pub(super) fn new(source: &'a Root, target: &'a Root, options: &'a CopyOptions) -> Self {
         let leaves = Leaves::new(target, options);
         Self { source, target, options, leaves, buffers: Buffers::new() }
+    }
+
+    /// Takes over what it can of an earlier copy, and notes what is there for the next one.
+    pub(super) fn noting(mut self, copying: Option<&'a Copying>) -> Self {
+        self.leaves.copying = copying;
+        self
     }
 
     /// Copies `path` to `destination`. A destination with a trailing slash, or one that is a

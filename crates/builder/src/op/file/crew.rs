@@ -29,6 +29,8 @@ const ALONE: u64 = 4;
 pub(super) struct Folder {
     /// Where its files come from.
     pub(super) source: Arc<Root>,
+    /// What an earlier copy made of it.
+    pub(super) earlier: Option<Root>,
     /// Where they go.
     pub(super) target: Root,
     /// The latter as a path of the target.
@@ -92,7 +94,7 @@ impl Shared<'_> {
         for name in &names {
             let path = format!("{}/{name}", folder.path);
             let spot = Spot { parent: &folder.target, name, path: &path };
-            self.leaves.named(&folder.source, spot, buffers)?;
+            self.leaves.named(&folder.source, folder.earlier.as_ref(), spot, buffers)?;
         }
         folder.release()
     }
@@ -129,6 +131,15 @@ impl Crew<'_> {
         spot: Spot<'_>,
     ) -> io::Result<()> {
         self.shared.leaves.copy(source, stat, spot, self.buffers)
+    }
+
+    /// What an earlier copy made of the directory that becomes `path`, which is in what it made of `above` as `name`.
+    pub(super) fn earlier(&self, above: Option<&Folder>, name: &str, path: &str) -> Option<Root> {
+        let copying = self.shared.leaves.copying?;
+        match above {
+            Some(above) => above.earlier.as_ref()?.child(name).ok(),
+            None => copying.directory(path),
+        }
     }
 
     /// Sees to it that the regular files `names` of a directory are copied.

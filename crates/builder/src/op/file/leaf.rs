@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use super::copy::{CopyOptions, kind, reopen, stat_in};
+use super::earlier::Copying;
 use crate::rooted::{Root, chmod};
 use crate::xattrs::{MAX_XATTR_BYTES, read_open};
 
@@ -49,14 +50,23 @@ pub(super) struct Spot<'a> {
 pub(super) struct Leaves<'a> {
     target: &'a Root,
     options: &'a CopyOptions,
+    /// What is taken over of an earlier copy, and noted for the next.
+    pub(super) copying: Option<&'a Copying>,
     /// First copied path of each multiply linked inode, so that links stay links.
-    inodes: Mutex<HashMap<(u64, u64), String>>,
+    inodes: Mutex<HashMap<(u64, u64), FirstPath>>,
+}
+
+/// The first copied path of a file, once it is copied.
+type FirstPath = Arc<Mutex<Option<String>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'a> Leaves<'a> {
     /// For copies into `target`.
     pub(super) fn new(target: &'a Root, options: &'a CopyOptions) -> Self {
-        Self { target, options, inodes: Mutex::default() }
+        Self { target, options, copying: None, inodes: Mutex::default() }
     }
 
     /// Copies what the `O_PATH` descriptor `source` names and `stat` describes.
@@ -91,24 +101,45 @@ impl<'a> Leaves<'a> {
         }
     }
 
-    /// Copies the regular file `name` of `directory`.
+    /// Copies the regular file of `directory` that has the name of `spot`, or takes it over from `earlier`, which an
+    /// earlier copy made of the same directory.
     pub(super) fn named(
         &self,
         directory: &Root,
+        earlier: Option<&Root>,
         spot: Spot<'_>,
         buffers: &mut Buffers,
     ) -> io::Result<()> {
+        let Some(copying) = self.copying else {
+            return self.opened(directory, spot, buffers).map(drop);
+        };
+        if let Some(earlier) = earlier
+            && let Some(stat) = stat_in(directory.as_fd(), spot.name)?
+            && let Some(mark) = copying.mark(&stat, spot.path)
+            && copying.take_over(mark, earlier, spot)
+        {
+            copying.note(mark);
+            return Ok(());
+        }
+        let stat = self.opened(directory, spot, buffers)?;
+        copying.mark(&stat, spot.path).into_iter().for_each(|mark| copying.note(mark));
+        Ok(())
+    }
+
+    /// Copies the regular file of `directory` that has the name of `spot`. Gives what it was when it was opened.
+    fn opened(&self, directory: &Root, spot: Spot<'_>, buffers: &mut Buffers) -> io::Result<Stat> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let source = rustix::fs::openat(directory.as_fd(), spot.name, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&source)?;
         if kind(&stat) != FileType::RegularFile {
             return Err(io::Error::other(format!("{} changed while it was copied", spot.path)));
         }
-        self.regular(&File::from(source), &stat, spot, buffers)
+        self.regular(&File::from(source), &stat, spot, buffers)?;
+        Ok(stat)
     }
 
     /// Of a file with several names the first one is copied and the others are made links to it.
-    /// Whoever comes upon another one meanwhile waits.
+    /// Whoever comes upon another one meanwhile waits, and nobody else: names of most such files are elsewhere.
     fn regular(
         &self,
         source: &File,
@@ -119,11 +150,12 @@ impl<'a> Leaves<'a> {
         if stat.st_nlink < 2 {
             return self.content(source, stat, spot, buffers);
         }
-        let mut inodes = self.inodes.lock().unwrap_or_else(PoisonError::into_inner);
         let inode = (stat.st_dev, stat.st_ino);
-        let Some(first) = inodes.get(&inode) else {
+        let first = Arc::clone(lock(&self.inodes).entry(inode).or_default());
+        let mut first = lock(&first);
+        let Some(first) = first.as_ref() else {
             self.content(source, stat, spot, buffers)?;
-            inodes.insert(inode, spot.path.to_owned());
+            *first = Some(spot.path.to_owned());
             return Ok(());
         };
         let first = self.target.place(first)?;

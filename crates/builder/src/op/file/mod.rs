@@ -6,6 +6,7 @@
 mod copy;
 mod crew;
 mod difference;
+mod earlier;
 mod leaf;
 mod mode;
 mod select;
@@ -23,6 +24,7 @@ use rustix::fs::{Mode, OFlags};
 
 pub(crate) use self::copy::reopen;
 use self::copy::{Copier, CopyOptions, require_parent};
+pub(crate) use self::earlier::{Copying, EarlierCopies};
 use self::mode::{ModeChange, ParseModeError};
 use self::select::Selection;
 pub(crate) use self::wildcard::{expand as expand_wildcard, has_wildcard};
@@ -199,13 +201,14 @@ pub(crate) fn remove(root: &Root, action: &pb::FileActionRm) -> Result<(), FileA
     Ok(())
 }
 
-/// Copies from `source` to `target`.
+/// Copies from `source` to `target`, which takes over what it can of an earlier copy.
 pub(crate) fn copy(
     source: &Root,
     target: &Root,
     action: &pb::FileActionCopy,
     maker: Maker,
     ids: cofferdam_store::IdRange,
+    copying: Option<&Copying>,
 ) -> Result<(), FileActionError> {
     if !action.createDestPath
         && !require_parent(target, &action.dest).map_err(failed("stat", &action.dest))?
@@ -238,7 +241,7 @@ pub(crate) fn copy(
             continue;
         }
         // Links are kept within one copy: the next may put something else where this one's files are.
-        let mut copier = Copier::new(source, target, &options);
+        let mut copier = Copier::new(source, target, &options).noting(copying);
         copier.copy(&path, &action.dest).map_err(failed("copy", &path))?;
     }
     Ok(())

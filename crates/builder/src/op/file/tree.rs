@@ -204,6 +204,7 @@ impl<'a, 'c> Tree<'a, 'c> {
         }
         Ok(Folder {
             source: Arc::clone(&level.source),
+            earlier: self.crew.earlier(above, &name, &level.path),
             target,
             path: level.path.clone(),
             restore: (changes && level.included).then_some(owner),

@@ -25,7 +25,7 @@ pub(super) trait Sink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), PackError>;
 }
 
-/// Hands complete blocks to `emit`.
+/// Hands complete blocks to `emit`, which gives an empty buffer for the next one.
 pub(super) struct Cutter<E> {
     block: Vec<u8>,
     /// Content bytes of a large file still to come.
@@ -33,7 +33,7 @@ pub(super) struct Cutter<E> {
     emit: E,
 }
 
-impl<E: FnMut(Vec<u8>) -> Result<(), PackError>> Cutter<E> {
+impl<E: FnMut(Vec<u8>) -> Result<Vec<u8>, PackError>> Cutter<E> {
     pub(super) const fn new(emit: E) -> Self {
         Self { block: Vec::new(), in_file: 0, emit }
     }
@@ -47,13 +47,14 @@ impl<E: FnMut(Vec<u8>) -> Result<(), PackError>> Cutter<E> {
         if self.block.is_empty() {
             return Ok(());
         }
+        self.block = (self.emit)(std::mem::take(&mut self.block))?;
         // Nearly every block is a little longer than the least.
-        let next = Vec::with_capacity(FILE_BLOCK);
-        (self.emit)(std::mem::replace(&mut self.block, next))
+        self.block.reserve(FILE_BLOCK);
+        Ok(())
     }
 }
 
-impl<E: FnMut(Vec<u8>) -> Result<(), PackError>> Sink for Cutter<E> {
+impl<E: FnMut(Vec<u8>) -> Result<Vec<u8>, PackError>> Sink for Cutter<E> {
     fn entry(&mut self, path: &[u8]) -> Result<(), PackError> {
         let length = self.block.len();
         if length >= MAX_BLOCK || (length >= MIN_BLOCK && hash(path).is_multiple_of(NAMES_PER_CUT))
@@ -106,7 +107,7 @@ mod tests {
         let mut blocks = Vec::new();
         let mut cutter = Cutter::new(|block| {
             blocks.push(block);
-            Ok(())
+            Ok(Vec::new())
         });
         for number in 0..3000_u32 {
             if changed && number == 10 {

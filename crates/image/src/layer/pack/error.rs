@@ -38,6 +38,9 @@ pub enum PackError {
     /// The compressor failed.
     #[error("failed to compress the layer")]
     Compress(#[source] io::Error),
+    /// A thread could not be started.
+    #[error("failed to start a thread of the packing pipeline")]
+    Thread(#[source] io::Error),
     /// A worker thread ended without a result, or its results are no longer wanted.
     #[error("a worker of the packing pipeline ended unexpectedly")]
     Worker,

@@ -22,11 +22,10 @@ use std::io::Write;
 use std::os::fd::BorrowedFd;
 
 use cofferdam_digest::Digest;
-use serde::{Deserialize, Serialize};
 
 pub use error::PackError;
 pub use estargz::ESTARGZ_ANNOTATIONS;
-pub use prior::{BlockSource, PriorBlob};
+pub use prior::{BlockKey, BlockSource, PriorBlob};
 pub use tar_sink::{TarSink, pack_tar};
 pub use writer::{TreeOptions, TreeWriter, write_tree};
 
@@ -123,10 +122,10 @@ pub struct Packed {
 }
 
 /// One separately compressed block of a packed layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
-    /// Names the uncompressed bytes and how they were compressed.
-    pub key: Digest,
+    /// Its name.
+    pub key: BlockKey,
     /// Where it starts in the blob.
     pub offset: u64,
     /// Compressed size in bytes.

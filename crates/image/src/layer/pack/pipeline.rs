@@ -10,13 +10,14 @@
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use cofferdam_digest::{Digest, Digester, Digesting};
-use flate2::Crc;
+use crc32fast::Hasher as Crc;
 
 use super::cutter::{Cutter, Sink};
 use super::error::PackError;
-use super::{Block, Compression, PackOptions, Packed, codec};
+use super::{Block, BlockKey, Compression, PackOptions, Packed, codec};
 
 /// Blocks under way per compressing thread.
 const BLOCKS_PER_THREAD: usize = 3;
@@ -32,11 +33,31 @@ struct Task {
 
 struct Encoded {
     bytes: Vec<u8>,
+    /// How many bytes these were before they were compressed, and their checksum.
+    length: u64,
     crc: Crc,
     /// Of `bytes`, when they are listed.
     sum: u32,
-    key: Option<Digest>,
+    key: Option<BlockKey>,
     reused: bool,
+}
+
+/// Buffers of blocks that are done with: one that was never used costs a page fault for every 4 KiB.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    /// An empty buffer.
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Whoever lets go of a block last leaves its buffer here.
+    fn release(&self, block: Arc<Vec<u8>>) {
+        let Some(mut buffer) = Arc::into_inner(block) else { return };
+        buffer.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
 }
 
 type Results = Receiver<Receiver<Result<Encoded, PackError>>>;
@@ -56,25 +77,27 @@ pub(super) fn run(
 ) -> Result<Packed, PackError> {
     let threads = options.threads.clamp(1, MAX_THREADS);
     let depth = threads * BLOCKS_PER_THREAD;
+    let buffers = &Buffers::default();
     std::thread::scope(|scope| {
         let (to_hasher, from_walk) = sync_channel::<Arc<Vec<u8>>>(depth);
         let (to_workers, tasks) = sync_channel::<Task>(depth);
         let (to_writer, results) = sync_channel(depth);
         let tasks = Arc::new(Mutex::new(tasks));
-        let hasher = scope.spawn(move || hash(&from_walk));
+        let hasher = spawn(scope, "pack-hash", move || hash(&from_walk, buffers))?;
         for _ in 0..threads {
             let tasks = Arc::clone(&tasks);
-            scope.spawn(move || compress(options, &tasks));
+            spawn(scope, "pack-compress", move || compress(options, &tasks, buffers))?;
         }
         drop(tasks);
-        let writer = scope.spawn(move || write(options, &results, out));
+        let writer = spawn(scope, "pack-write", move || write(options, &results, out))?;
 
         let mut cutter = Cutter::new(move |block| {
             let block = Arc::new(block);
             let (result, slot) = sync_channel(1);
             to_hasher.send(Arc::clone(&block)).map_err(|_| PackError::Worker)?;
             to_writer.send(slot).map_err(|_| PackError::Worker)?;
-            to_workers.send(Task { block, result }).map_err(|_| PackError::Worker)
+            to_workers.send(Task { block, result }).map_err(|_| PackError::Worker)?;
+            Ok(buffers.take())
         });
         let built = build(&mut cutter).and_then(|entries| {
             cutter.write(&END)?;
@@ -102,16 +125,27 @@ pub(super) fn run(
     })
 }
 
-fn hash(blocks: &Receiver<Arc<Vec<u8>>>) -> (Digest, u64) {
+/// Starts a thread by the name that a profile of it should have.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, PackError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn_scoped(scope, work).map_err(PackError::Thread)
+}
+
+fn hash(blocks: &Receiver<Arc<Vec<u8>>>, buffers: &Buffers) -> (Digest, u64) {
     let mut digester = Digester::new();
     for block in blocks {
         digester.update(block.as_slice());
+        buffers.release(block);
     }
     let size = digester.len();
     (digester.finish(), size)
 }
 
-fn compress(options: &PackOptions<'_>, tasks: &Mutex<Receiver<Task>>) {
+fn compress(options: &PackOptions<'_>, tasks: &Mutex<Receiver<Task>>, buffers: &Buffers) {
     let mut encoder = codec::Encoder::new(options.compression);
     loop {
         let next = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -122,6 +156,7 @@ fn compress(options: &PackOptions<'_>, tasks: &Mutex<Receiver<Task>>) {
         };
         // The writer is gone when it failed; then nobody needs this.
         let _ = task.result.send(encoded);
+        buffers.release(task.block);
     }
 }
 
@@ -142,7 +177,7 @@ fn encode(
         None => encoder.encode(block).map_err(PackError::Compress)?,
     };
     let sum = if key.is_some() && options.index { codec::sum(&bytes) } else { 0 };
-    Ok(Encoded { bytes, crc, sum, key, reused })
+    Ok(Encoded { bytes, length: block.len() as u64, crc, sum, key, reused })
 }
 
 fn write(
@@ -152,7 +187,7 @@ fn write(
 ) -> Result<Written, PackError> {
     let mut out = Digesting::new(out);
     out.write_all(codec::prologue(options.compression)).map_err(PackError::Write)?;
-    let mut crc = Crc::new();
+    let (mut length, mut crc) = (0, Crc::new());
     let mut blocks = Vec::new();
     let mut reused = 0;
     for slot in results {
@@ -162,10 +197,11 @@ fn write(
             blocks.push(Block { key, offset: out.len(), size, crc: encoded.sum });
         }
         reused += u64::from(encoded.reused);
+        length += encoded.length;
         crc.combine(&encoded.crc);
         out.write_all(&encoded.bytes).map_err(PackError::Write)?;
     }
-    out.write_all(&codec::epilogue(options.compression, &crc)).map_err(PackError::Write)?;
+    out.write_all(&codec::epilogue(options.compression, crc, length)).map_err(PackError::Write)?;
     out.flush().map_err(PackError::Write)?;
     let (_, digest, size) = out.finish();
     Ok(Written { digest, size, blocks, reused })

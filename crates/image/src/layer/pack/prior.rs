@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use cofferdam_digest::Digest;
-
 use super::{Block, codec};
 
 /// Blocks hold some 3 MiB before they are compressed. An index that says much more is not believed,
 /// and never makes anybody allocate it.
 const MAX_BLOCK_BYTES: u32 = 8 << 20;
+
+/// Names the uncompressed bytes of a block and how they were compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockKey(pub [u8; 32]);
 
 /// Finds blocks compressed earlier.
 ///
@@ -18,7 +20,7 @@ const MAX_BLOCK_BYTES: u32 = 8 << 20;
 /// store it reads.
 pub trait BlockSource: Sync {
     /// The compressed bytes of the block named `key`; `None` when unknown and on any trouble.
-    fn block(&self, key: &Digest) -> Option<Vec<u8>>;
+    fn block(&self, key: &BlockKey) -> Option<Vec<u8>>;
 }
 
 impl Block {
@@ -38,7 +40,7 @@ impl Block {
 /// The blocks of one earlier blob.
 pub struct PriorBlob {
     file: File,
-    index: HashMap<Digest, Block>,
+    index: HashMap<BlockKey, Block>,
 }
 
 impl PriorBlob {
@@ -50,7 +52,7 @@ impl PriorBlob {
 }
 
 impl BlockSource for PriorBlob {
-    fn block(&self, key: &Digest) -> Option<Vec<u8>> {
+    fn block(&self, key: &BlockKey) -> Option<Vec<u8>> {
         self.index.get(key)?.read(&self.file)
     }
 }

@@ -1,0 +1,99 @@
+//! Copies that are written straight into a layer's directory, past the overlay that shows what lies below it.
+//!
+//! An overlay in between doubles what a small file costs, and through it no file of another layer can be given a further name.
+//! It is not needed where a copy looks at nothing that lies below: where everything it makes goes into one directory that is not
+//! there yet, or that nothing is in. Must say so only when that is certain; whatever else there is goes through the overlay.
+
+use std::os::fd::AsFd;
+
+use cofferdam_store::Tree;
+use cofferdam_wire::pb;
+use cofferdam_wire::pb::__buffa::oneof::file_action::Action;
+use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::io::Errno;
+
+use super::file;
+use crate::rooted::{Root, clean, components};
+
+/// Whether what an action makes is the same without a view of `base`: nothing in it has the name that
+/// all of it goes below.
+pub(super) fn is_apart(base: &Tree, action: &pb::FileAction) -> bool {
+    let Some(name) = goes_below(action).and_then(|path| path.into_iter().next()) else {
+        return false;
+    };
+    base.layers().iter().all(|layer| {
+        let there = layer.open().map(|directory| {
+            rustix::fs::statat(directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+        });
+        matches!(there, Ok(Err(Errno::NOENT)))
+    })
+}
+
+/// Prepares `merged`, a new layer seen together with what is below it: when all that an action makes goes into a directory
+/// there in which nothing is, or below a name that is not in one, then that directory is in the layer itself afterwards, as it
+/// is below, and the layer alone is enough. Gives whether it is so.
+pub(super) fn has_room(merged: &Root, action: &pb::FileAction) -> bool {
+    let Some(path) = goes_below(action) else { return false };
+    let Ok(mut directory) = merged.try_clone() else { return false };
+    let mut deepest = 0;
+    for name in &path {
+        let there = rustix::fs::statat(directory.as_fd(), name.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+        match there {
+            Err(Errno::NOENT) => break,
+            // A link would be followed within all that is there, and is what the overlay is for.
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {}
+            _ => return false,
+        }
+        let Ok(child) = directory.child(name) else { return false };
+        directory = child;
+        deepest += 1;
+    }
+    let is_whole = deepest == path.len();
+    if is_whole && !directory.entries().is_ok_and(|entries| entries.is_empty()) {
+        return false;
+    }
+    // The root of a layer is always there. Any change of a directory brings it up, with those above it.
+    deepest == 0 || brought_up(&directory).is_ok()
+}
+
+fn brought_up(directory: &Root) -> rustix::io::Result<()> {
+    let stat = rustix::fs::fstat(directory.as_fd())?;
+    rustix::fs::fchmod(directory.as_fd(), Mode::from_raw_mode(stat.st_mode & 0o7777))
+}
+
+/// The path that everything a copy makes is at or below, if there can be only one. Of several
+/// sources one may bring a link that the next one's destination leads through, and so may an archive.
+fn goes_below(action: &pb::FileAction) -> Option<Vec<String>> {
+    let Some(Action::Copy(copy)) = &action.action else { return None };
+    let several = copy.allowWildcard && file::has_wildcard(&copy.src);
+    if several || copy.attemptUnpackDockerCompatibility {
+        return None;
+    }
+    Some(components(&clean(&copy.dest))).filter(|path| !path.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_plain_source_is_known_to_stay_below_its_destination() {
+        let copy = |src: &str, dest: &str| pb::FileActionCopy {
+            src: src.to_owned(),
+            dest: dest.to_owned(),
+            allowWildcard: true,
+            ..pb::FileActionCopy::default()
+        };
+        let path = |copy: pb::FileActionCopy| {
+            let action = Some(Action::from(copy));
+            goes_below(&pb::FileAction { action, ..Default::default() }).map(|path| path.join("/"))
+        };
+        assert_eq!(path(copy("/", "/app/")).as_deref(), Some("app"));
+        assert_eq!(path(copy("/a", "/etc/../srv/./deep")).as_deref(), Some("srv/deep"));
+        assert_eq!(path(copy("/", "/")), None);
+        assert_eq!(path(copy("/*", "/app/")), None);
+        let archive = copy("/a.tar", "/app/");
+        let archive = pb::FileActionCopy { attemptUnpackDockerCompatibility: true, ..archive };
+        assert_eq!(path(archive), None);
+    }
+}
