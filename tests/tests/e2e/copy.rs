@@ -133,6 +133,46 @@ fn parents_are_kept_and_exclusions_left_out() {
 }
 
 #[test]
+fn directories_that_are_there_keep_what_they_are_and_show_nothing_that_was_removed() {
+    let builder = Builder::plain();
+    let context = Context::new(&[
+        (
+            "Dockerfile",
+            "FROM @busybox\nWORKDIR /work\nRUN mkdir -p -m 700 /deep/er /gone/x /full && chown 7:8 /deep/er && chmod 711 /deep && touch /gone/x/old /full/old\n\
+             RUN rm -r /gone/x && ln -s deep /link\nCOPY src .\nCOPY src /deep/er\nCOPY src /gone\nCOPY src /full\nCOPY src /link/new\nCOPY src/x/f /deep/er/\n\
+             RUN find /work /deep /gone /full /link | sort > /found && stat -c '%a %u %g %n' /deep /deep/er /deep/new > /attributes\n",
+        ),
+        ("src/x/f", "1"),
+        ("src/g", "2"),
+    ]);
+    let image = builder.build(&context).image();
+    let of = |top: &str, more: &[&str]| {
+        let mut paths: Vec<String> =
+            ["", "/g", "/x", "/x/f"].iter().map(|path| format!("{top}{path}")).collect();
+        paths.extend(more.iter().map(|path| format!("{top}{path}")));
+        paths
+    };
+    let mut wanted = [
+        of("/work", &[]),
+        of("/gone", &[]),
+        of("/full", &["/old"]),
+        of("/deep/er", &["/f"]),
+        of("/deep/new", &[]),
+    ]
+    .concat();
+    wanted.extend(["/deep".to_owned(), "/link".to_owned()]);
+    wanted.sort();
+    let found = image.text("found");
+    let mut found: Vec<&str> = found.lines().collect();
+    found.sort_unstable();
+    assert_eq!(found, wanted);
+    assert_eq!(image.text("attributes"), "711 0 0 /deep\n700 7 8 /deep/er\n755 0 0 /deep/new\n");
+    let files = image.files();
+    assert!(!files.contains_key("gone/x/old") && files.contains_key("gone/x/f"));
+    assert_eq!((files["deep/er"].uid, files["deep/er"].mode), (7, 0o700));
+}
+
+#[test]
 fn here_documents_become_files() {
     let builder = Builder::plain();
     let image = builder.image(

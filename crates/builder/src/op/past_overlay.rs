@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use cofferdam_store::Tree;
 use cofferdam_wire::pb;
 use cofferdam_wire::pb::__buffa::oneof::file_action::Action;
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, Dir, FileType, Mode};
 use rustix::io::Errno;
 
 use super::file;
@@ -49,11 +49,20 @@ pub(super) fn has_room(merged: &Root, action: &pb::FileAction) -> bool {
         deepest += 1;
     }
     let is_whole = deepest == path.len();
-    if is_whole && !directory.entries().is_ok_and(|entries| entries.is_empty()) {
+    if is_whole && !is_empty(&directory) {
         return false;
     }
     // The root of a layer is always there. Any change of a directory brings it up, with those above it.
     deepest == 0 || brought_up(&directory).is_ok()
+}
+
+/// Whether nothing is known to be in a directory.
+fn is_empty(directory: &Root) -> bool {
+    let Ok(entries) = Dir::read_from(directory.as_fd()) else { return false };
+    let mut others = entries.filter(|entry| {
+        !entry.as_ref().is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
+    });
+    others.next().is_none()
 }
 
 fn brought_up(directory: &Root) -> rustix::io::Result<()> {

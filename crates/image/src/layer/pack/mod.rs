@@ -11,6 +11,7 @@ mod cutter;
 mod error;
 mod estargz;
 mod header;
+mod listing;
 mod pipeline;
 mod prior;
 mod tar_sink;

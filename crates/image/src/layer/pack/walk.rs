@@ -9,8 +9,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, fstat, openat, readlinkat,
-    statat,
+    AtFlags, FileType, Mode, OFlags, Stat, fgetxattr, flistxattr, fstat, openat, readlinkat, statat,
 };
 use rustix::io::Errno;
 use tar::EntryType;
@@ -18,6 +17,7 @@ use tar::EntryType;
 use super::cutter::Sink;
 use super::error::PackError;
 use super::header::Head;
+use super::listing::{Ahead, Child, Level, Opened, open};
 use crate::layer::error::display;
 use crate::layer::limits::{MAX_DEPTH, MAX_PATH, MAX_XATTRS};
 use crate::layer::{MapId, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, XATTR_CAPABILITY, XATTR_OPAQUE};
@@ -42,22 +42,9 @@ pub(super) struct Walk<'a> {
     /// First path of each file with several names.
     links: HashMap<(u64, u64), Vec<u8>>,
     entries: u64,
+    ahead: Ahead,
     buffer: Vec<u8>,
     head: Vec<u8>,
-}
-
-/// One name of a directory.
-struct Child {
-    /// What it was when the directory was listed.
-    kind: FileType,
-    name: Vec<u8>,
-}
-
-impl Child {
-    /// Whiteouts sort first, as the layer specification asks.
-    fn order(&self) -> (bool, &[u8]) {
-        (self.kind != FileType::CharacterDevice, &self.name)
-    }
 }
 
 type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -70,6 +57,7 @@ impl<'a> Walk<'a> {
             ids,
             links: HashMap::new(),
             entries: 0,
+            ahead: Ahead::default(),
             buffer: vec![0; BUFFER],
             head: Vec::new(),
         }
@@ -91,7 +79,21 @@ impl<'a> Walk<'a> {
             openat(root, c".", flags, Mode::empty()).map_err(PackError::read("open", b"/"))?;
         // Inode numbers of another tree may repeat those of this one.
         self.links.clear();
-        self.children(&root, prefix, 0, sink)
+        let mut levels = vec![Level::new(root, prefix.to_vec())?];
+        while let Some(level) = levels.last_mut() {
+            let Some(child) = level.next() else {
+                levels.pop();
+                continue;
+            };
+            let below = self.child(level, child, sink)?;
+            if let Some(below) = below.as_ref().filter(|_| levels.len() > MAX_DEPTH) {
+                let reason = "directories are nested too deeply";
+                return Err(PackError::unrepresentable(&below.path, reason));
+            }
+            levels.extend(below);
+            self.ahead.look(&mut levels);
+        }
+        Ok(())
     }
 
     /// Writes an entry that exists only here.
@@ -119,69 +121,71 @@ impl<'a> Walk<'a> {
         pad(head.size, sink)
     }
 
-    fn children(
+    /// Writes a name of a directory. Gives what is in it, when it is one itself.
+    fn child(
         &mut self,
-        dir: &OwnedFd,
-        path: &[u8],
-        depth: usize,
+        level: &Level,
+        mut child: Child,
         sink: &mut dyn Sink,
-    ) -> Result<(), PackError> {
-        if depth > MAX_DEPTH {
-            return Err(PackError::unrepresentable(path, "directories are nested too deeply"));
+    ) -> Result<Option<Level>, PackError> {
+        let mut path = [level.path.as_slice(), &child.name].concat();
+        if path.len() >= MAX_PATH {
+            return Err(PackError::unrepresentable(&path, "the path is too long"));
         }
-        for child in list(dir, path)? {
-            let mut child_path = Vec::with_capacity(path.len() + child.name.len() + 1);
-            child_path.extend_from_slice(path);
-            child_path.extend_from_slice(&child.name);
-            if child_path.len() >= MAX_PATH {
-                return Err(PackError::unrepresentable(&child_path, "the path is too long"));
-            }
-            if self.flavor == Flavor::Upper && child.name.starts_with(WHITEOUT_PREFIX) {
-                return Err(PackError::unrepresentable(
-                    &child_path,
-                    "its name means a removal there",
-                ));
-            }
-            self.entry(dir, &child, child_path, depth, sink)?;
+        if self.flavor == Flavor::Upper && child.name.starts_with(WHITEOUT_PREFIX) {
+            return Err(PackError::unrepresentable(&path, "its name means a removal there"));
         }
-        Ok(())
+        let opened = self.ahead.take(child.opened.take());
+        // Files and directories, nearly everything there is, are examined where they are opened.
+        match (child.kind, opened) {
+            (FileType::Directory, Some(Opened::Directory(mut below))) => {
+                path.push(b'/');
+                below.path = path;
+                self.directory(&below, sink)?;
+                Ok(Some(below))
+            }
+            (FileType::Directory, _) => {
+                let fd = open(&level.fd, &child.name, OFlags::DIRECTORY, &path)?;
+                path.push(b'/');
+                let below = Level::new(fd, path)?;
+                self.directory(&below, sink)?;
+                Ok(Some(below))
+            }
+            (FileType::RegularFile, Some(Opened::File(fd))) => {
+                self.file(fd, &path, sink).map(|()| None)
+            }
+            (FileType::RegularFile, _) => {
+                let fd = open(&level.fd, &child.name, OFlags::NONBLOCK, &path)?;
+                self.file(fd, &path, sink).map(|()| None)
+            }
+            _ => self.special(&level.fd, &child, &path, sink).map(|()| None),
+        }
     }
 
-    fn entry(
+    /// What is neither a file nor a directory.
+    fn special(
         &mut self,
         dir: &OwnedFd,
         child: &Child,
-        mut path: Vec<u8>,
-        depth: usize,
+        path: &[u8],
         sink: &mut dyn Sink,
     ) -> Result<(), PackError> {
         let name = child.name.as_slice();
-        // Files and directories, nearly everything there is, are examined where they are opened.
-        match child.kind {
-            FileType::Directory => {
-                let fd = open(dir, name, OFlags::DIRECTORY, &path)?;
-                let there = fstat(&fd).map_err(PackError::read("examine", &path))?;
-                path.push(b'/');
-                return self.directory(&fd, &there, &path, depth, sink);
-            }
-            FileType::RegularFile => return self.file(dir, name, &path, sink),
-            _ => {}
-        }
         let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(PackError::read("examine", &path))?;
+            .map_err(PackError::read("examine", path))?;
         if FileType::from_raw_mode(there.st_mode) != child.kind {
-            return Err(PackError::unrepresentable(&path, CHANGED));
+            return Err(PackError::unrepresentable(path, CHANGED));
         }
         match child.kind {
             FileType::Symlink => {
                 let target = readlinkat(dir, name, Vec::new())
-                    .map_err(PackError::read("read link", &path))?;
-                let mut head = self.head(&path, &there, EntryType::Symlink)?;
+                    .map_err(PackError::read("read link", path))?;
+                let mut head = self.head(path, &there, EntryType::Symlink)?;
                 head.link = target.as_bytes();
                 self.emit(&head, sink)
             }
             FileType::Fifo => {
-                let head = self.head(&path, &there, EntryType::Fifo)?;
+                let head = self.head(path, &there, EntryType::Fifo)?;
                 self.emit(&head, sink)
             }
             FileType::CharacterDevice if self.flavor == Flavor::Upper && there.st_rdev == 0 => {
@@ -193,32 +197,20 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn directory(
-        &mut self,
-        fd: &OwnedFd,
-        there: &Stat,
-        path: &[u8],
-        depth: usize,
-        sink: &mut dyn Sink,
-    ) -> Result<(), PackError> {
-        let (xattrs, opaque) = self.xattrs(fd.as_fd(), path)?;
-        let mut head = self.head(path, there, EntryType::Directory)?;
+    fn directory(&mut self, level: &Level, sink: &mut dyn Sink) -> Result<(), PackError> {
+        let path = level.path.as_slice();
+        let there = fstat(&level.fd).map_err(PackError::read("examine", path))?;
+        let (xattrs, opaque) = self.xattrs(level.fd.as_fd(), path)?;
+        let mut head = self.head(path, &there, EntryType::Directory)?;
         head.xattrs = xattrs;
         self.emit(&head, sink)?;
         if opaque {
             self.marker(path, WHITEOUT_OPAQUE, sink)?;
         }
-        self.children(fd, path, depth + 1, sink)
+        Ok(())
     }
 
-    fn file(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        path: &[u8],
-        sink: &mut dyn Sink,
-    ) -> Result<(), PackError> {
-        let fd = open(dir, name, OFlags::NONBLOCK, path)?;
+    fn file(&mut self, fd: OwnedFd, path: &[u8], sink: &mut dyn Sink) -> Result<(), PackError> {
         let there = fstat(&fd).map_err(PackError::read("examine", path))?;
         if FileType::from_raw_mode(there.st_mode) != FileType::RegularFile {
             return Err(PackError::unrepresentable(path, CHANGED));
@@ -370,33 +362,6 @@ fn value(fd: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Vec<u8>, PackEr
         .map_err(PackError::read("read an attribute of", path))?;
     value.truncate(count);
     Ok(value)
-}
-
-fn open(dir: &OwnedFd, name: &[u8], extra: OFlags, path: &[u8]) -> Result<OwnedFd, PackError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | extra;
-    openat(dir, name, flags, Mode::empty()).map_err(PackError::read("open", path))
-}
-
-fn list(dir: &OwnedFd, path: &[u8]) -> Result<Vec<Child>, PackError> {
-    let mut children = Vec::new();
-    for entry in Dir::read_from(dir).map_err(PackError::read("list", path))? {
-        let entry = entry.map_err(PackError::read("list", path))?;
-        let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
-            continue;
-        }
-        let kind = match entry.file_type() {
-            FileType::Unknown => {
-                let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(PackError::read("examine", path))?;
-                FileType::from_raw_mode(there.st_mode)
-            }
-            known => known,
-        };
-        children.push(Child { kind, name: name.to_vec() });
-    }
-    children.sort_unstable_by(|left, right| left.order().cmp(&right.order()));
-    Ok(children)
 }
 
 fn pad(size: u64, sink: &mut dyn Sink) -> Result<(), PackError> {

@@ -1,0 +1,99 @@
+"""Numbers: medians, spread, and the most memory that a tree of processes takes.
+
+Memory is read in a run of its own, never in one that is timed: reading it costs the process that is looked at.
+"""
+
+import os
+import statistics
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import processes
+
+INTERVAL = 0.05
+
+
+def proportional(pid):
+    """Bytes of a process, shared pages counted in parts; nothing once it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def memory_of(roots):
+    """Bytes that these processes and all below them take at this moment."""
+    return sum(proportional(pid) for pid in processes.tree(roots))
+
+
+class Peak:
+    """The most memory seen while a block runs, looked at every 50 ms."""
+
+    def __init__(self, roots):
+        self.roots = roots
+        self.bytes = 0
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self):
+        while not self.over.is_set():
+            self.bytes = max(self.bytes, memory_of(self.roots()))
+            self.over.wait(INTERVAL)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+
+@dataclass
+class Series:
+    """What was measured of one entry of a row."""
+
+    name: str
+    floor: bool
+    remark: str
+    values: list = field(default_factory=list)
+    peak: int = 0
+    more: dict = field(default_factory=dict)
+
+    @property
+    def median(self):
+        return statistics.median(self.values)
+
+    def recorded(self):
+        return {
+            "name": self.name, "floor": self.floor, "remark": self.remark, "seconds": self.values, "median": self.median,
+            "least": min(self.values), "most": max(self.values), "peak_memory": self.peak or None, **self.more,
+        }
+
+
+def in_turn(entries, runs, tell):
+    """Runs each entry once to warm it up, then all of them `runs` times, each time another one first, then once more for memory."""
+    series = [Series(entry.name, entry.floor, entry.remark) for entry in entries]
+    pairs = list(zip(entries, series, strict=True))
+    for entry in entries:
+        tell(f"{entry.name}: warm-up")
+        entry.run()
+    for number in range(runs):
+        first = number % len(pairs)
+        for entry, kept in pairs[first:] + pairs[:first]:
+            # What one has written is not to be paid for by the next.
+            os.sync()
+            kept.values.append(entry.run())
+            tell(f"{entry.name}: {kept.values[-1]:.4f} s")
+    for entry, kept in pairs:
+        if entry.roots:
+            with Peak(entry.roots) as peak:
+                entry.run()
+            kept.peak = peak.bytes
+        if entry.more:
+            kept.more = entry.more()
+    return series
