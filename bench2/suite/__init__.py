@@ -1,1 +1,0 @@
-"""What `bench/run` and `bench/growth` are made of."""
