@@ -15,6 +15,8 @@ use super::error::PackError;
 
 /// Files and directories that are open ahead, at the most.
 const MOST: usize = 64;
+/// Names that are passed in search of them, so that a directory of other things costs no more than it has names.
+const SEARCHED: usize = 4 * MOST;
 /// How much of a file is read ahead. Within a file that is read the kernel does so itself.
 const BYTES: u64 = 256 << 10;
 
@@ -97,16 +99,18 @@ impl Ahead {
         if self.open > MOST / 2 {
             return;
         }
+        let mut left = SEARCHED;
         for level in levels.iter_mut().rev() {
-            if self.fill(level, 0).is_none() {
+            if self.fill(level, 0, &mut left).is_none() {
                 return;
             }
         }
     }
 
-    /// `None` once enough is open, or something could not be opened.
-    fn fill(&mut self, level: &mut Level, depth: usize) -> Option<()> {
+    /// `None` once enough is open or `left` names are passed, or when something could not be opened.
+    fn fill(&mut self, level: &mut Level, depth: usize, left: &mut usize) -> Option<()> {
         for child in level.rest.as_mut_slice() {
+            *left = left.checked_sub(1)?;
             let opens = matches!(child.kind, FileType::RegularFile | FileType::Directory);
             if opens && child.opened.is_none() {
                 if self.open >= MOST {
@@ -118,7 +122,7 @@ impl Ahead {
             if let Some(Opened::Directory(below)) = &mut child.opened {
                 // No deeper than this many are open.
                 (depth < MOST).then_some(())?;
-                self.fill(below, depth + 1)?;
+                self.fill(below, depth + 1, left)?;
             }
         }
         Some(())
