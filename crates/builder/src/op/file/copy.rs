@@ -50,6 +50,20 @@ pub(super) struct Copier<'a> {
 }
 
 impl CopyOptions {
+    /// Everything that is in a directory, as it is; what is in the way is replaced by its own kind only.
+    pub(super) fn everything() -> Self {
+        Self {
+            owner: None,
+            parents: (0, 0),
+            mtime: None,
+            mode: ModeChange::Keep,
+            selection: Selection::default(),
+            contents: true,
+            follow: false,
+            replace: false,
+        }
+    }
+
     fn parent_owner(&self) -> Ownership {
         let (uid, gid) = self.owner.unwrap_or(self.parents);
         Ownership { uid, gid, mtime: self.mtime }

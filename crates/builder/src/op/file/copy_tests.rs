@@ -16,16 +16,7 @@ fn root(path: &Path) -> Root {
 }
 
 fn as_it_is() -> CopyOptions {
-    CopyOptions {
-        owner: None,
-        parents: (0, 0),
-        mtime: None,
-        mode: ModeChange::Keep,
-        selection: Selection::default(),
-        contents: true,
-        follow: false,
-        replace: false,
-    }
+    CopyOptions::everything()
 }
 
 fn copy_all(from: &Path, to: &Path, options: &CopyOptions) -> io::Result<()> {

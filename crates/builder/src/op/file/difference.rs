@@ -16,8 +16,6 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::copy::{Copier, CopyOptions, copy_xattrs, mtime_of, reopen};
-use super::mode::ModeChange;
-use super::select::Selection;
 use crate::failure::Failure;
 use crate::rooted::{Root, set_mtime};
 use crate::snapshot::Workspace;
@@ -115,16 +113,7 @@ fn repeats_in(own: &Root, lower: &Root, depth: usize) -> io::Result<bool> {
 
 /// Copies everything as it is. Parents are made before, with the attributes they have above.
 fn as_it_is() -> CopyOptions {
-    CopyOptions {
-        owner: None,
-        parents: (0, 0),
-        mtime: None,
-        mode: ModeChange::Keep,
-        selection: Selection::default(),
-        contents: true,
-        follow: false,
-        replace: true,
-    }
+    CopyOptions { replace: true, ..CopyOptions::everything() }
 }
 
 fn bounded(depth: usize) -> io::Result<()> {

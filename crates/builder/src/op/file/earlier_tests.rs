@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 use cofferdam_store::{Layer, Options, RecordType};
 
 use super::super::copy::{Copier, CopyOptions};
-use super::super::mode::ModeChange;
-use super::super::select::Selection;
 use super::*;
 
 struct Bench {
@@ -56,16 +54,7 @@ impl Bench {
     }
 
     fn copy(&self, name: &str) -> Layer {
-        let options = CopyOptions {
-            owner: None,
-            parents: (0, 0),
-            mtime: None,
-            mode: ModeChange::Keep,
-            selection: Selection::default(),
-            contents: true,
-            follow: false,
-            replace: false,
-        };
+        let options = CopyOptions::everything();
         let layer = self.store.new_layer("copy", RecordType::Regular).unwrap();
         let copying = self.earlier.begin(&self.store, Digest::of(name));
         let source = Root::new(File::open(self.from("")).unwrap().into());

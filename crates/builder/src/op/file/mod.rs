@@ -297,11 +297,8 @@ pub(crate) fn copy_everything(
         // Every directory comes from the source; none is made on the way.
         parents: owner.unwrap_or((0, 0)),
         mtime,
-        mode: ModeChange::Keep,
-        selection: Selection::default(),
-        contents: true,
-        follow: false,
         replace: true,
+        ..CopyOptions::everything()
     };
     Copier::new(source, target, &options).copy("/", "/")?;
     mtime.map_or(Ok(()), |time| set_mtime(target.as_fd(), ".", time))

@@ -8,8 +8,6 @@ use cofferdam_store::IdRange;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::copy::{Copier, CopyOptions};
-use super::mode::ModeChange;
-use super::select::Selection;
 use super::{FileActionError, Maker, failed};
 use crate::rooted::{Root, clean};
 
@@ -55,16 +53,8 @@ pub(super) fn try_unpack(
                 .create_directory(aside, 0o700, maker.ownership(-1))
                 .map_err(failed("create", destination))?;
             let result = unpack(file, &directory, &move |_| Some(owner.0)).and_then(|()| {
-                let options = CopyOptions {
-                    owner: Some(owner),
-                    parents: owner,
-                    mtime: None,
-                    mode: ModeChange::Keep,
-                    selection: Selection::default(),
-                    contents: true,
-                    follow: false,
-                    replace: false,
-                };
+                let options =
+                    CopyOptions { owner: Some(owner), parents: owner, ..CopyOptions::everything() };
                 Copier::new(&directory, &to, &options).copy("/", "/").map_err(failed("copy", path))
             });
             to.remove(aside.as_ref()).map_err(failed("remove", destination))?;
