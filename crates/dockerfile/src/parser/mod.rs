@@ -24,9 +24,8 @@ use crate::expand::ExpandError;
 pub(crate) const MAX_FILE: usize = 1 << 20;
 /// Bytes in one physical line, the limit of the existing frontend.
 const MAX_LINE: usize = (64 << 10) - 1;
-/// Instructions in a file; an image cannot hold more than 127 layers, generated files
-/// have at most a few hundred other instructions.
-pub(crate) const MAX_INSTRUCTIONS: usize = 10_000;
+/// Instructions in a file: below what a graph may hold, and twice what the largest generated files are known to have.
+pub(crate) const MAX_INSTRUCTIONS: usize = 20_000;
 
 /// Text that does not split into instructions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
