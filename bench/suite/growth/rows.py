@@ -113,7 +113,7 @@ def cached(bench, _size):
 
 
 ROWS = [
-    Row("steps-env", "steps `ENV`, none of which makes a layer, no cache", "step", chain("ENV NAME{0}={0}"), Case,
+    Row("steps-env", "steps `ENV` of one variable, none of which makes a layer, no cache", "step", chain("ENV NAME={0}"), Case,
         [10, 100, 1_000], [10_000], [2, 4, 8]),
     Row("steps-copy", "steps `COPY`, each of a tiny file of its own, no cache", "step", copied, Case,
         [10, 100, 1_000], [10_000], [2, 4, 8]),

@@ -25,6 +25,8 @@ pub mod headers {
     pub const EXCLUDE: &str = "exclude-patterns";
     /// Repeated: paths resolved through symlinks and added to the includes.
     pub const FOLLOW: &str = "followpaths";
+    /// Ours: set when the daemon reads several packets in one.
+    pub const BUNDLES: &str = "cofferdam-bundles";
     /// Index of the exporter in the solve request.
     pub const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
     /// Prefix of exporter response entries.

@@ -99,12 +99,46 @@ impl Ground {
     }
 }
 
+/// All of them in one, as our own senders do.
+fn bundle(packets: &[Packet]) -> Packet {
+    Packet { r#type: EnumValue::from(4096), data: encode(packets), ..Packet::default() }
+}
+
+#[test]
+fn what_is_no_bundle_is_refused() {
+    let whole = bundle(&[file("a"), end()]);
+    let nested = bundle(std::slice::from_ref(&whole));
+    assert!(Ground::new().refuse(&[nested]).contains("unexpected packet of type 4096"));
+    for length in 1..whole.data.len() {
+        let cut = Packet { data: whole.data[..length].to_vec(), ..whole.clone() };
+        let ground = Ground::new();
+        // Cut between two packets it is a transfer that is not at its end.
+        let text = ground.refuse(&[cut]);
+        assert!(text.contains("what should be packets is not") || text.contains("early"), "{text}");
+    }
+    let long = Packet { data: vec![255; 64], ..whole };
+    assert!(Ground::new().refuse(&[long]).contains("what should be packets is not"));
+}
+
+#[test]
+fn bundles_are_received_as_what_is_in_them() {
+    let ground = Ground::new();
+    let bundles = [bundle(&[file("a"), file("b")]), bundle(&[end(), data(0, "x"), data(1, "y")])];
+    let rest = bundle(&[data(1, ""), data(0, ""), fin()]);
+    let all = [&bundles[..], &[rest]].concat();
+    let received = ground.receive(&all, ReceiveOptions::default()).unwrap();
+    assert_eq!((received.entries, received.requested, received.bytes), (2, 2, 2));
+    assert_eq!(fs::read(ground.inside().join("b")).unwrap(), b"y");
+}
+
 #[test]
 fn paths_that_leave_are_refused() {
     for path in ["../x", "..", "/etc/x", "a/../../x", ".", "", "a//b", "a/", "a\0b", "./a"] {
         let ground = Ground::new();
-        let text = ground.refuse(&[file(path), end()]);
-        assert!(text.contains("unclean path"), "{path:?}: {text}");
+        for packets in [vec![file(path), end()], vec![bundle(&[file(path), end()])]] {
+            let text = ground.refuse(&packets);
+            assert!(text.contains("unclean path"), "{path:?}: {text}");
+        }
     }
 }
 
@@ -329,6 +363,26 @@ async fn bad_requests_end_the_sender() {
         .await
         .unwrap_err();
         assert_eq!(error.to_string(), format!("invalid file id {last}"), "{ids:?}");
+        let error = against_receiver(source.path(), async |peer, received| {
+            while received.recv().await.is_some_and(|packet| packet.stat.is_set()) {}
+            let requests: Vec<_> = ids.iter().copied().map(request).collect();
+            say(peer, &bundle(&requests));
+        })
+        .await
+        .unwrap_err();
+        assert_eq!(error.to_string(), format!("invalid file id {last}"), "{ids:?}");
+    }
+    for (packet, expected) in [
+        (bundle(&[bundle(&[request(1)])]), "unexpected packet of type 4096"),
+        (Packet { data: vec![9, 0, 0], ..bundle(&[]) }, "what is no packet"),
+    ] {
+        let error = against_receiver(source.path(), async |peer, received| {
+            while received.recv().await.is_some_and(|packet| packet.stat.is_set()) {}
+            say(peer, &packet);
+        })
+        .await
+        .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }
 

@@ -80,6 +80,7 @@ impl Session {
         metadata::append(&mut map, headers::INCLUDE, &request.include);
         metadata::append(&mut map, headers::EXCLUDE, &request.exclude);
         metadata::append(&mut map, headers::FOLLOW, &request.follow);
+        metadata::append(&mut map, headers::BUNDLES, &["1".to_owned()]);
         let options = Self::options()
             .with_headers(map.iter().map(|(name, value)| (name.clone(), value.clone())));
         let client = FileSyncClient::new(self.transport().clone(), self.config());

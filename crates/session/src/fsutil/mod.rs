@@ -5,6 +5,7 @@
 //! and sizes are checked before a system call sees them, and every call resolves beneath the
 //! directory's descriptor. [`send`] opens only what its own walk has found.
 
+mod bundle;
 mod channel;
 mod dir;
 mod filter;

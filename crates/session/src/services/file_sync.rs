@@ -59,6 +59,7 @@ impl FileSync for FileSyncService {
             exclude: metadata::values(map, headers::EXCLUDE),
             follow: metadata::values(map, headers::FOLLOW),
             map: if directory.keep_owner { None } else { Some(root_owned()) },
+            bundles: metadata::value(map, headers::BUNDLES).is_some(),
             ..SendOptions::default()
         };
         let (outgoing, stream) = fsutil::server_channel();

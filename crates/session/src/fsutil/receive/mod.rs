@@ -18,7 +18,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buffa::MessageView as _;
 use cofferdam_wire::fsutil::types::packet::PacketType;
 use cofferdam_wire::fsutil::types::{Packet, PacketView};
 use connectrpc::{ConnectError, StreamMessage};
@@ -28,7 +27,7 @@ use tokio::sync::mpsc;
 pub use state::{Receiver, Step};
 
 use super::limits::ReceiveLimits;
-use super::{PacketStream, Progress};
+use super::{PacketStream, Progress, bundle};
 use crate::patterns::Matcher;
 
 /// What happens to entries the sender does not announce.
@@ -268,9 +267,14 @@ fn apply(
     answers: &mpsc::UnboundedSender<Vec<Packet>>,
 ) -> Result<Received, ReceiveError> {
     let mut receiver = Receiver::new(dest, options)?;
+    let mut bundles = false;
     while let Some(batch) = work.blocking_recv() {
         let mut said = Vec::new();
+        bundles |= batch.iter().any(|packet| bundle::is_bundle(packet.view()));
         let finished = take(&mut receiver, &batch, &mut said)?;
+        if bundles && said.len() > 1 {
+            said = bundled(&said);
+        }
         if !said.is_empty() && answers.send(said).is_err() {
             return Err(ReceiveError::Ended);
         }
@@ -281,6 +285,19 @@ fn apply(
     Err(ReceiveError::Ended)
 }
 
+/// The same in as few packets as will do, for a sender that sends bundles itself.
+fn bundled(packets: &[Packet]) -> Vec<Packet> {
+    let (mut bundle, mut out) = (bundle::Bundle::default(), Vec::new());
+    for packet in packets {
+        bundle.push(packet);
+        if bundle.is_full() {
+            out.extend(bundle.take());
+        }
+    }
+    out.extend(bundle.take());
+    out
+}
+
 /// Applies a batch and collects what there is to answer; says whether the sender has finished.
 fn take(
     receiver: &mut Receiver,
@@ -288,19 +305,48 @@ fn take(
     said: &mut Vec<Packet>,
 ) -> Result<bool, ReceiveError> {
     for packet in batch {
-        match receiver.packet(packet.view())? {
-            Step::Finished => return Ok(true),
-            Step::Request(id) => said.push(Packet {
-                r#type: PacketType::PACKET_REQ.into(),
-                ID: id,
-                ..Packet::default()
-            }),
-            Step::Continue => {}
+        if take_packet(receiver, packet.view(), said)? {
+            return Ok(true);
         }
-        if receiver.is_ready() {
-            receiver.settle()?;
-            said.push(Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() });
+    }
+    Ok(false)
+}
+
+/// The same with one packet, and with those in it when it is a bundle.
+fn take_packet(
+    receiver: &mut Receiver,
+    packet: &PacketView<'_>,
+    said: &mut Vec<Packet>,
+) -> Result<bool, ReceiveError> {
+    if !bundle::is_bundle(packet) {
+        return take_single(receiver, packet, said);
+    }
+    for packet in bundle::Packets(packet.data) {
+        let packet =
+            packet.map_err(|error| ReceiveError::Invalid { violation: error.to_string() })?;
+        // A bundle in a bundle is a packet of an unexpected type.
+        if take_single(receiver, &packet, said)? {
+            return Ok(true);
         }
+    }
+    Ok(false)
+}
+
+fn take_single(
+    receiver: &mut Receiver,
+    packet: &PacketView<'_>,
+    said: &mut Vec<Packet>,
+) -> Result<bool, ReceiveError> {
+    match receiver.packet(packet)? {
+        Step::Finished => return Ok(true),
+        Step::Request(id) => {
+            said.push(Packet { r#type: PacketType::PACKET_REQ.into(), ID: id, ..Packet::default() })
+        }
+        Step::Continue => {}
+    }
+    if receiver.is_ready() {
+        receiver.settle()?;
+        said.push(Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() });
     }
     Ok(false)
 }
@@ -319,21 +365,16 @@ pub(super) fn error_packet(message: &str) -> Packet {
 /// # Errors
 /// As [`receive`]; bytes that are no packets end the transfer.
 pub fn receive_bytes(
-    mut bytes: &[u8],
+    bytes: &[u8],
     dest: OwnedFd,
     options: ReceiveOptions,
 ) -> Result<Received, ReceiveError> {
     let mut receiver = Receiver::new(dest, options)?;
-    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
-        let length = u32::from_le_bytes(*length) as usize;
-        let packet = rest.get(..length).ok_or(ReceiveError::Ended)?;
-        bytes = &rest[length..];
-        let packet = PacketView::decode_view(packet).map_err(|_| ReceiveError::Ended)?;
-        if receiver.packet(&packet)? == Step::Finished {
+    for packet in bundle::Packets(bytes) {
+        let packet = packet.map_err(|_| ReceiveError::Ended)?;
+        // Nobody is there to be answered.
+        if take_packet(&mut receiver, &packet, &mut Vec::new())? {
             return Ok(receiver.received());
-        }
-        if receiver.is_ready() {
-            receiver.settle()?;
         }
     }
     Err(ReceiveError::Ended)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use buffa::MessageField;
 use cofferdam_wire::fsutil::types::packet::PacketType;
-use cofferdam_wire::fsutil::types::{Packet, Stat};
+use cofferdam_wire::fsutil::types::{Packet, PacketView, Stat};
 use connectrpc::ConnectError;
 use futures::StreamExt;
 use rustix::fs::FileType;
@@ -23,7 +23,7 @@ use super::filter::{Filter, FilterError};
 use super::follow::{self, FollowError};
 use super::mode::GoMode;
 use super::walk::{Visit, Visitor, Walk, WalkError};
-use super::{PacketStream, Progress};
+use super::{PacketStream, Progress, bundle};
 
 /// One tree to send.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub struct SendOptions {
     pub follow: Vec<String>,
     /// Called for each entry, in order.
     pub map: Option<MapHook>,
+    /// Whether the receiver reads several packets in one.
+    pub bundles: bool,
     /// Counters to keep up to date.
     pub progress: Arc<Progress>,
 }
@@ -112,6 +114,9 @@ pub enum SendError {
         /// Its type number.
         kind: i32,
     },
+    /// The receiver sent what is no packet.
+    #[error("the receiver sent what is no packet")]
+    Malformed,
     /// A pattern is malformed.
     #[error(transparent)]
     Filter(FilterError),
@@ -166,6 +171,7 @@ pub async fn send(
         sent: AtomicU64::new(0),
         announced: AtomicBool::new(false),
         stop: AtomicBool::new(false),
+        bundles: options.bundles,
         progress,
         table: Table::default(),
     });
@@ -224,35 +230,48 @@ async fn converse(
             Some(packet) => packet.map_err(SendError::Stream)?,
         };
         let view = packet.view();
-        match view.r#type.as_known() {
-            Some(PacketType::PACKET_REQ) => {
-                let request = shelf.table.request(view.ID)?;
-                shelf.requested.fetch_add(1, Ordering::Relaxed);
-                // The queue never blocks: a sender that stops listening while it answers would
-                // deadlock with a receiver that stops listening while it asks.
-                if requests.send(request).is_err() {
-                    return Err(SendError::Ended);
-                }
-                if readers < READERS {
-                    readers += 1;
-                    let shelf = Arc::clone(shelf);
-                    tokio::task::spawn_blocking(move || shelf.serve());
-                }
+        let finished = if bundle::is_bundle(view) {
+            let mut finished = false;
+            for packet in bundle::Packets(view.data) {
+                finished |= hear(&packet.map_err(|_| SendError::Malformed)?, shelf, &requests)?;
             }
-            // The end of the announcements may be answered before its task is seen to end.
-            Some(PacketType::PACKET_FIN) if shelf.announced.load(Ordering::Acquire) => {
-                return if announced {
-                    Ok(())
-                } else {
-                    walker.await.unwrap_or(Err(SendError::Ended))
-                };
-            }
-            Some(PacketType::PACKET_ERR) => {
-                let text = String::from_utf8_lossy(view.data);
-                return Err(SendError::Receiver { message: text.chars().take(4096).collect() });
-            }
-            _ => return Err(SendError::Unexpected { kind: view.r#type.to_i32() }),
+            finished
+        } else {
+            hear(view, shelf, &requests)?
+        };
+        if finished {
+            return if announced { Ok(()) } else { walker.await.unwrap_or(Err(SendError::Ended)) };
         }
+        let wanted = shelf.requested.load(Ordering::Relaxed).min(READERS);
+        for _ in readers..wanted {
+            let shelf = Arc::clone(shelf);
+            tokio::task::spawn_blocking(move || shelf.serve());
+        }
+        readers = readers.max(wanted);
+    }
+}
+
+/// Takes one word of the receiver; says whether it was the last.
+fn hear(
+    packet: &PacketView<'_>,
+    shelf: &Shelf,
+    requests: &mpsc::UnboundedSender<Request>,
+) -> Result<bool, SendError> {
+    match packet.r#type.as_known() {
+        Some(PacketType::PACKET_REQ) => {
+            let request = shelf.table.request(packet.ID)?;
+            shelf.requested.fetch_add(1, Ordering::Relaxed);
+            // The queue never blocks: a sender that stops listening while it answers would
+            // deadlock with a receiver that stops listening while it asks.
+            requests.send(request).map(|()| false).map_err(|_| SendError::Ended)
+        }
+        // The end of the announcements may be answered before its task is seen to end.
+        Some(PacketType::PACKET_FIN) if shelf.announced.load(Ordering::Acquire) => Ok(true),
+        Some(PacketType::PACKET_ERR) => {
+            let text = String::from_utf8_lossy(packet.data);
+            Err(SendError::Receiver { message: text.chars().take(4096).collect() })
+        }
+        _ => Err(SendError::Unexpected { kind: packet.r#type.to_i32() }),
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::SendError;
+use crate::fsutil::bundle::{self, Bundle};
 use crate::fsutil::dir;
 
 /// Content of one packet; Go's end sends a quarter of it, every receiver takes far more.
@@ -22,7 +23,7 @@ const CHUNK: usize = 128 << 10;
 const BATCH: usize = 16;
 
 /// Files read at once.
-pub(super) const READERS: usize = 2;
+pub(super) const READERS: u64 = 2;
 
 /// A file that may be asked for.
 struct Announced {
@@ -76,6 +77,8 @@ pub(super) struct Shelf {
     pub(super) announced: AtomicBool,
     /// Set when the transfer has failed: nothing more is worth reading.
     pub(super) stop: AtomicBool,
+    /// Whether the receiver reads several packets in one.
+    pub(super) bundles: bool,
     pub(super) requested: AtomicU64,
     pub(super) sent: AtomicU64,
     pub(super) progress: Arc<crate::fsutil::Progress>,
@@ -159,6 +162,8 @@ fn data(id: u32, data: &[u8]) -> Packet {
 pub(super) struct Batch<'a> {
     shelf: &'a Shelf,
     packets: Vec<Packet>,
+    /// Later than all of those; empty for a receiver that reads none.
+    bundle: Bundle,
     /// Bytes of content in them.
     content: usize,
     limit: usize,
@@ -167,11 +172,18 @@ pub(super) struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(super) fn new(shelf: &'a Shelf) -> Self {
         let limit = BATCH.min(shelf.outgoing.max_capacity());
-        Self { shelf, packets: Vec::with_capacity(limit), content: 0, limit }
+        let bundle = Bundle::default();
+        Self { shelf, packets: Vec::with_capacity(limit), bundle, content: 0, limit }
     }
 
     /// Sends a packet, now or with the ones after it.
     pub(super) fn say(&mut self, packet: Packet) -> Result<(), SendError> {
+        if self.shelf.bundles && packet.data.len() < bundle::FULL {
+            self.bundle.push(&packet);
+            return if self.bundle.is_full() { self.flush() } else { Ok(()) };
+        }
+        // What is large gains nothing from being copied once more.
+        self.packets.extend(self.bundle.take());
         self.content += packet.data.len();
         self.packets.push(packet);
         if self.packets.len() >= self.limit || self.content >= CHUNK {
@@ -185,6 +197,7 @@ impl<'a> Batch<'a> {
         if self.shelf.stop.load(Ordering::Relaxed) {
             return Err(SendError::Ended);
         }
+        self.packets.extend(self.bundle.take());
         if self.packets.is_empty() {
             return Ok(());
         }
