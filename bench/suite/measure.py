@@ -75,16 +75,24 @@ class Series:
         }
 
 
+def order(count, number):
+    """In which order so many entries take their turn in this round. Over the rounds each follows every other one as often: what one
+    leaves in the machine's memory, or pushes out of it, is not always the same one's to find."""
+    inwards = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
+    shift, backwards = (number, False) if count % 2 == 0 else (number // 2, number % 2 == 1)
+    turns = [(place + shift) % count for place in inwards]
+    return turns[::-1] if backwards else turns
+
+
 def in_turn(entries, runs, tell):
-    """Runs each entry once to warm it up, then all of them `runs` times, each time another one first, then once more for memory."""
+    """Runs each entry once to warm it up, then all of them `runs` times in changing order, then once more for memory."""
     series = [Series(entry.name, entry.floor, entry.remark) for entry in entries]
     pairs = list(zip(entries, series, strict=True))
     for entry in entries:
         tell(f"{entry.name}: warm-up")
         entry.run()
     for number in range(runs):
-        first = number % len(pairs)
-        for entry, kept in pairs[first:] + pairs[:first]:
+        for entry, kept in (pairs[place] for place in order(len(pairs), number)):
             # What one has written is not to be paid for by the next.
             os.sync()
             kept.values.append(entry.run())
