@@ -70,6 +70,30 @@ async fn a_tree_that_goes_away_meanwhile_is_sent_as_far_as_it_is_there() {
     }
 }
 
+/// A few dozen entries have room in one message, and get one only where the receiver reads bundles.
+#[tokio::test(flavor = "multi_thread")]
+async fn bundles_are_for_those_who_read_them() {
+    let root = tempfile::tempdir().unwrap();
+    (0..50).for_each(|number| write(root.path(), &format!("file{number}"), "x"));
+    for (bundles, expected) in [(false, vec![0; 51]), (true, vec![4096])] {
+        let (peer, incoming) = mpsc::unbounded_channel();
+        let (outgoing, mut received) = mpsc::channel(64);
+        let sources = vec![Source { root: dir(root.path()), under: None }];
+        let packets = UnboundedReceiverStream::new(incoming).boxed();
+        let options = SendOptions { bundles, ..SendOptions::default() };
+        let sending = tokio::spawn(fsutil::send(sources, packets, outgoing, options));
+        let mut kinds = Vec::new();
+        while kinds.len() < expected.len() {
+            kinds.push(received.recv().await.unwrap().r#type.to_i32());
+        }
+        assert_eq!(kinds, expected);
+        let fin = Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() };
+        peer.send(Ok(StreamMessage::from_message(&fin))).unwrap();
+        drop(peer);
+        assert_eq!(sending.await.unwrap().unwrap().entries, 50);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_cannot_travel_is_named() {
     use std::os::unix::ffi::OsStrExt as _;

@@ -24,7 +24,7 @@ use crate::expand::ExpandError;
 pub(crate) const MAX_FILE: usize = 1 << 20;
 /// Bytes in one physical line, the limit of the existing frontend.
 const MAX_LINE: usize = (64 << 10) - 1;
-/// Instructions in a file: below what a graph may hold, and twice what the largest generated files are known to have.
+/// Instructions in a file: no more than a graph may have operations. Generated files have a few hundred.
 pub(crate) const MAX_INSTRUCTIONS: usize = 20_000;
 
 /// Text that does not split into instructions.
