@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::moby::buildkit::v1::PruneRequest;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
@@ -18,6 +18,8 @@ use crate::victims::{self, Victim, settle};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a builder holds what it holds only for the next step of a build: a launch helper's network is given up after 5 s.
+const REST: Duration = Duration::from_secs(6);
 /// What is made of results: there is no registry to push to.
 const KINDS: &[Kind] = &[Kind::Archive, Kind::Anew, Kind::Files];
 
@@ -41,13 +43,23 @@ impl Alone {
         for kind in KINDS {
             alone.build_again(0, *kind, known, story);
         }
-        alone.usual = settle("a builder without builds", PATIENCE, || {
-            let now = alone.census();
-            victims::whole_builders(&alone.members())?;
-            if now.temporary.is_empty() { Ok(now) } else { Err(now.lines()) }
-        });
+        alone.usual = alone.first_look();
         story.tell(format!("a builder holds\n{}", alone.usual.lines()));
         alone
+    }
+
+    /// What the builder holds once that has not changed for [`REST`].
+    fn first_look(&self) -> Census {
+        let (mut last, mut since) = (String::new(), Instant::now());
+        settle("a builder without builds", PATIENCE, || {
+            let now = self.census();
+            victims::whole_builders(&self.members())?;
+            if now.lines() != last {
+                (last, since) = (now.lines(), Instant::now());
+            }
+            let at_rest = now.temporary.is_empty() && since.elapsed() >= REST;
+            if at_rest { Ok(now) } else { Err(now.lines()) }
+        })
     }
 
     fn builder(&self) -> &Builder {

@@ -162,7 +162,7 @@ pub(crate) fn whole_builders(members: &BTreeMap<i32, String>) -> Result<usize, S
 /// Waits until something holds, and gives it; what is wrong still when there is no more patience.
 pub(crate) fn await_for<T>(
     patience: Duration,
-    look: impl Fn() -> Result<T, String>,
+    mut look: impl FnMut() -> Result<T, String>,
 ) -> Result<T, String> {
     let begun = Instant::now();
     loop {
@@ -175,6 +175,10 @@ pub(crate) fn await_for<T>(
 }
 
 /// The same for what has to hold in the end.
-pub(crate) fn settle<T>(what: &str, patience: Duration, look: impl Fn() -> Result<T, String>) -> T {
+pub(crate) fn settle<T>(
+    what: &str,
+    patience: Duration,
+    look: impl FnMut() -> Result<T, String>,
+) -> T {
     await_for(patience, look).unwrap_or_else(|trouble| panic!("{what}: {trouble}"))
 }

@@ -4,6 +4,7 @@
 //! helper does nothing but copy itself for each step and report how the copies end; setting a step up is the copy's own work, so
 //! one helper has any number of steps in hand at once. They hold the descriptors they need and nothing else of the builder's.
 
+mod ahead;
 mod command;
 mod filesystem;
 mod join;
@@ -16,11 +17,12 @@ pub(crate) use step::Step;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use self::ahead::NextNetwork;
 use crate::cgroup::Cgroups;
 use crate::descriptors;
 use crate::gvisor::Runsc;
@@ -125,7 +127,8 @@ fn start_helper(equipment: &Equipment, builder: &OwnedFd, number: u8) -> Result<
             keep.push(theirs.as_raw_fd());
             // SAFETY: this copy never returns.
             unsafe { process::close_all_but(&keep) }.ok();
-            Helper { equipment, builder: theirs, running: Vec::new() }.serve();
+            let next = NextNetwork::new(equipment.ids);
+            Helper { equipment, builder: theirs, running: Vec::new(), next }.serve();
             process::exit(0)
         }
     }
@@ -136,6 +139,7 @@ struct Helper<'a> {
     equipment: &'a Equipment,
     builder: OwnedFd,
     running: Vec<Child>,
+    next: NextNetwork,
 }
 
 struct Child {
@@ -156,18 +160,27 @@ impl Helper<'_> {
             if requested && !self.accept() {
                 break;
             }
+            let waited_long = self.next.patience().is_some_and(|left| left.is_zero());
+            if waited_long && self.next.leave().is_err() {
+                break;
+            }
         }
         for child in &self.running {
             rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL).ok();
         }
     }
 
-    /// Waits for a request or the end of a step: whether there is one, and which.
+    /// Waits for a request, the end of a step, or the time to give up what was made ahead: whether there is a request, and which
+    /// steps have ended.
     fn wait(&self) -> Result<(bool, Vec<usize>), Errno> {
+        let patience = self.next.patience().map(|left| Timespec {
+            tv_sec: left.as_secs().cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        });
         let mut fds = vec![PollFd::new(&self.builder, PollFlags::IN)];
         fds.extend(self.running.iter().map(|child| PollFd::new(&child.pidfd, PollFlags::IN)));
         loop {
-            match poll(&mut fds, None) {
+            match poll(&mut fds, patience.as_ref()) {
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
                 Ok(_) => break,
@@ -200,42 +213,55 @@ impl Helper<'_> {
             Ok(None) | Err(_) => return false,
         };
         let Some(step) = step::Step::read(&request, &mut fds) else {
-            self.tell(
-                &Notice::Refused { id: request.id, errno: Errno::INVAL.raw_os_error() },
-                None,
-            );
+            self.refuse(request.id, Errno::INVAL);
             return true;
         };
+        let gated = step.order.network == Network::Gate && step.joined().is_none();
+        if let Err(errno) = self.start(request.id, step) {
+            self.refuse(request.id, errno);
+        }
+        // Another step is likely to follow, and this one has its own work to do meanwhile.
+        !gated || self.next.make().is_ok()
+    }
+
+    fn refuse(&self, id: u64, errno: Errno) {
+        self.tell(&Notice::Refused { id, errno: errno.raw_os_error() }, None);
+    }
+
+    /// Copies this process into a step, in its control group and namespaces.
+    fn start(&mut self, id: u64, mut step: Step) -> Result<(), Errno> {
         let mut flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
-        if step.order.network != Network::Host {
+        match step.order.network {
+            Network::Host => self.next.leave()?,
+            Network::Gate if step.joined().is_none() => step.tun = self.next.take(),
+            Network::Gate | Network::None => {}
+        }
+        if step.order.network != Network::Host && step.tun.is_none() {
             flags |= CLONE_NEWNET;
         }
         let leaf = match &step.order.leaf {
-            Some(leaf) => self.equipment.cgroups.unified(leaf),
-            None => Ok(None),
+            Some(leaf) => self.equipment.cgroups.unified(leaf)?,
+            None => None,
         };
-        let forked = leaf.and_then(|leaf| {
-            let leaf = leaf.as_ref().map(AsFd::as_fd);
-            match step.joined() {
-                // SAFETY: a helper has one thread.
-                None => unsafe { fork(flags, leaf) },
-                // SAFETY: likewise.
-                Some(target) => unsafe { join::fork_beside(target, leaf) },
+        let leaf = leaf.as_ref().map(AsFd::as_fd);
+        let side = match step.joined() {
+            // SAFETY: a helper has one thread.
+            None => unsafe { fork(flags, leaf) },
+            // SAFETY: likewise.
+            Some(target) => unsafe { join::fork_beside(target, leaf) },
+        };
+        match side? {
+            Side::Parent { pid, pidfd } => {
+                self.tell(&Notice::Started { id }, Some(&pidfd));
+                self.running.push(Child { id, pid, pidfd });
+                Ok(())
             }
-        });
-        match forked {
-            Err(errno) => {
-                self.tell(&Notice::Refused { id: request.id, errno: errno.raw_os_error() }, None)
-            }
-            Ok(Side::Parent { pid, pidfd }) => {
-                self.tell(&Notice::Started { id: request.id }, Some(&pidfd));
-                self.running.push(Child { id: request.id, pid, pidfd });
-            }
-            Ok(Side::Child) => {
+            Side::Child => {
                 set_parent_process_death_signal(Some(Signal::KILL)).ok();
+                // What waits for another step is none of this one's.
+                drop(self.next.take());
                 step.become_command(self.equipment)
             }
         }
-        true
     }
 }

@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::{Equipment, command, filesystem, join, terminal};
+use super::{Equipment, ahead, command, filesystem, join, terminal};
 use crate::gvisor::{Needs, Runsc};
 use crate::message::{Failure, Order, Report, Request, SourceOrder, encode};
 use crate::namespaces::{CLONE_NEWCGROUP, CLONE_NEWNS, unshare};
 use crate::rootfs::{Parent, Stub};
 use crate::spec::{Network, Security};
-use crate::{capabilities, descriptors, network, process, rlimits};
+use crate::{capabilities, descriptors, process, rlimits};
 
 /// Paths have up to 4096 bytes, and up to six characters each in a report; twelve of them stay below a message's bound if they are
 /// of any usual kind, and a longer report is only lost, with the stubs left in the root.
@@ -33,6 +33,8 @@ pub(crate) struct Step {
     mounts: Vec<Option<OwnedFd>>,
     /// The step that this process joins, by its first process.
     joined: Option<OwnedFd>,
+    /// The device of the network namespace this process is made in, when that was made ahead.
+    pub(super) tun: Option<OwnedFd>,
 }
 
 impl Step {
@@ -52,7 +54,7 @@ impl Step {
                 SourceOrder::Tmpfs { .. } => None,
             });
         }
-        Some(Self { order, report, root, stdio, stdin, mounts, joined })
+        Some(Self { order, report, root, stdio, stdin, mounts, joined, tun: None })
     }
 
     /// A step of this crate's own making, with one mount and nothing to read.
@@ -71,6 +73,7 @@ impl Step {
             stdin: None,
             mounts: vec![Some(mount)],
             joined: None,
+            tun: None,
         }
     }
 
@@ -253,18 +256,16 @@ impl Step {
         Ok(())
     }
 
-    fn prepare_network(&self, equipment: &Equipment) -> Result<Option<OwnedFd>, Failure> {
+    fn prepare_network(&mut self, equipment: &Equipment) -> Result<Option<OwnedFd>, Failure> {
         if self.order.network == Network::Host {
             return Ok(None);
         }
-        let ids = equipment.ids;
-        network::prepare_loopback().map_err(Failure::mechanism("bring up the loopback device"))?;
-        network::allow_ping(ids.first, ids.first + (ids.count - 1))
-            .map_err(Failure::mechanism("allow ping sockets"))?;
+        if let Some(tun) = self.tun.take() {
+            return Ok(Some(tun));
+        }
+        ahead::loopback(equipment.ids)?;
         match self.order.network {
-            Network::Gate => network::create_tun()
-                .map(Some)
-                .map_err(Failure::mechanism("create the network device with /dev/net/tun")),
+            Network::Gate => ahead::tun().map(Some),
             Network::None | Network::Host => Ok(None),
         }
     }

@@ -18,6 +18,7 @@ pub(super) const CASES: &[(&str, super::Case)] = cases![
     set_user_id_gains_only_container_root,
     no_network_is_loopback_only,
     gate_network_has_one_device,
+    networks_are_given_once,
     host_network_is_the_builders,
     host_network_reaches_the_builder,
     abstract_sockets_stop_at_the_namespace,
@@ -172,6 +173,40 @@ async fn gate_network_has_one_device(bench: Arc<Bench>) {
         (&packet[12..16], &packet[16..20]),
         (&STEP_ADDRESS.octets()[..], &[192, 0, 2, 1][..])
     );
+}
+
+/// Networks are made ahead of steps. While a device is open its namespace is there, and its name is nobody else's.
+async fn networks_are_given_once(bench: Arc<Bench>) {
+    let mut known = Vec::new();
+    for round in 0..4 {
+        let mut steps = Vec::new();
+        // The first ones one by one, the last at once: more than there are helpers with something ready.
+        for _ in 0..if round < 3 { 1 } else { 6 } {
+            let mut spec = bench.script("readlink /proc/self/ns/net; grep -c eth0 /proc/net/dev");
+            spec.network = Network::Gate;
+            let (mut running, stdout, _stderr) = bench.start(spec).await.unwrap();
+            let tun = running.take_tun().expect("a device");
+            steps.push((running, stdout, tun));
+        }
+        for (mut running, stdout, tun) in steps {
+            assert!(running.wait().await.unwrap().success());
+            let mut bytes = [0; 256];
+            let length = rustix::io::read(&stdout, &mut bytes).unwrap();
+            let said = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            let (name, devices) = said.split_once('\n').unwrap();
+            assert_eq!(devices, "1\n");
+            known.push((name.to_owned(), tun));
+        }
+        let mut spec = bench.script("readlink /proc/self/ns/net");
+        spec.network = Network::Host;
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        assert_eq!(bench.run(spec).await.stdout.trim(), own.to_str().unwrap());
+        known.iter().for_each(|(name, _)| assert_ne!(name, own.to_str().unwrap()));
+    }
+    let mut names: Vec<_> = known.iter().map(|(name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 9, "{names:?}");
 }
 
 async fn host_network_is_the_builders(bench: Arc<Bench>) {

@@ -22,6 +22,7 @@ pub(super) const CASES: &[(&str, super::Case)] = cases![
     background_processes_end_with_the_first,
     many_at_once,
     a_lost_helper_is_replaced,
+    helpers_at_rest_keep_no_network,
     refused_steps_leave_nothing,
 ];
 
@@ -232,6 +233,24 @@ async fn a_lost_helper_is_replaced(bench: Arc<Bench>) {
     assert_eq!(bench.output("echo again").await, "again\n");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(helpers().len(), 2);
+}
+
+async fn helpers_at_rest_keep_no_network(bench: Arc<Bench>) {
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    let away = || {
+        let network = |pid| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        helpers().into_iter().filter(|pid| network(*pid) != own).count()
+    };
+    let mut spec = bench.script("true");
+    spec.network = Network::Gate;
+    assert!(bench.run(spec).await.exit.success());
+    // One helper has something ready for the step that follows.
+    assert_ne!(away(), 0);
+    let begun = Instant::now();
+    while away() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "a network waits for ever");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn refused_steps_leave_nothing(bench: Arc<Bench>) {

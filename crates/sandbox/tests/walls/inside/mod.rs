@@ -43,6 +43,7 @@ const NOT_UNDER_GVISOR: &[(&str, &str)] = &[
         "kernel::host_network_is_the_builders",
         "the sentry has names of its own for namespaces: see kernel::host_network_reaches_the_builder",
     ),
+    ("kernel::networks_are_given_once", "likewise"),
     ("process::is_the_first_to_go_for_memory", "the sentry's /proc has values of its own"),
     (
         "process::signals_are_default",
