@@ -39,11 +39,11 @@ fn fin() -> Packet {
 
 fn give(receiver: &mut Receiver, packet: &Packet) -> Result<Step, ReceiveError> {
     let bytes = packet.encode_to_vec();
-    receiver.packet(&PacketView::decode_view(&bytes).unwrap())
+    receiver.packet(0, &PacketView::decode_view(&bytes).unwrap())
 }
 
 fn receiver(dest: &Path, mode: ReceiveMode) -> Receiver {
-    Receiver::new(dir(dest), ReceiveOptions { mode, ..ReceiveOptions::default() }).unwrap()
+    Receiver::new(dir(dest), ReceiveOptions { mode, ..ReceiveOptions::default() }, 1).unwrap()
 }
 
 /// Announces `count` files in each of `directories` directories; returns ids and paths.
@@ -294,7 +294,7 @@ fn files_in_transit_are_counted_while_their_content_is_held() {
     let dest = tempfile::tempdir().unwrap();
     let limits = ReceiveLimits { max_open_files: 1, ..ReceiveLimits::default() };
     let options = ReceiveOptions { limits, ..ReceiveOptions::default() };
-    let mut receiver = Receiver::new(dir(dest.path()), options).unwrap();
+    let mut receiver = Receiver::new(dir(dest.path()), options, 1).unwrap();
     for path in ["a", "b", "c"] {
         give(&mut receiver, &stat(path, 0o644, 1)).unwrap();
     }
@@ -305,7 +305,7 @@ fn files_in_transit_are_counted_while_their_content_is_held() {
     give(&mut receiver, &data(2, b"x")).unwrap();
     let beside = tempfile::tempdir().unwrap();
     let options = ReceiveOptions { limits, ..ReceiveOptions::default() };
-    let mut other = Receiver::new(dir(beside.path()), options).unwrap();
+    let mut other = Receiver::new(dir(beside.path()), options, 1).unwrap();
     for path in ["a", "b"] {
         give(&mut other, &stat(path, 0o644, 1)).unwrap();
     }

@@ -23,6 +23,8 @@ use super::kept::{Entry, Kept};
 const MAX_FILES: usize = 500_000;
 /// Mirrors of which anything is known.
 const MAX_MIRRORS: usize = 1024;
+/// Selections of one mirror whose digests are known.
+const MAX_SELECTIONS: usize = 256;
 const SECOND: i128 = 1_000_000_000;
 /// Longer than any tick of a clock that files get their times from (10 ms at most).
 const TICK: i128 = SECOND / 10;
@@ -82,6 +84,8 @@ fn inode(stat: &Stat) -> (u64, u64) {
 /// Digests of files by device and inode.
 struct Table {
     files: Mutex<HashMap<(u64, u64), (Stamp, Digest)>>,
+    /// Digests of what was selected of the mirror as it is, by the names of the selections.
+    whole: Mutex<HashMap<Digest, Digest>>,
     /// Files of all mirrors, shared by these.
     total: Arc<AtomicUsize>,
     max: usize,
@@ -138,6 +142,24 @@ impl KnownFiles {
         }
         self.table.insert(inode(stat), stamp, digest);
         self.table.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// The digest of a selection of the mirror, if nothing in it has changed since that was found out.
+    pub(crate) fn whole(&self, selection: &Digest) -> Option<Digest> {
+        lock(&self.table.whole).get(selection).copied()
+    }
+
+    /// Remembers that digest, until [`KnownFiles::forget_whole`].
+    pub(crate) fn remember_whole(&self, selection: Digest, digest: Digest) {
+        let mut whole = lock(&self.table.whole);
+        if whole.len() < MAX_SELECTIONS {
+            whole.insert(selection, digest);
+        }
+    }
+
+    /// To be called when a transfer changed anything in the mirror, before anybody looks at it. Only transfers do.
+    pub(crate) fn forget_whole(&self) {
+        lock(&self.table.whole).clear();
     }
 
     /// Whether something was found out that is not kept for the next builder.
@@ -226,6 +248,7 @@ impl KnownMirrors {
         let known = known.unwrap_or_else(|| {
             Arc::new(Table {
                 files: Mutex::default(),
+                whole: Mutex::default(),
                 total: Arc::clone(&self.total),
                 max: self.max,
                 overflowed: AtomicBool::new(false),

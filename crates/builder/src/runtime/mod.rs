@@ -90,10 +90,14 @@ impl OpRuntime {
         if let Some(known) = tree.as_ref().and_then(|tree| store.content_digest(tree, &name)) {
             return Ok(known);
         }
+        let known = output.known_files();
+        if let Some(digest) = known.as_ref().and_then(|known| known.whole(&name)) {
+            return Ok(digest);
+        }
         let view = output.view().await?;
         let ids = store.ids();
-        let known = output.known_files();
-        let digest = blocking(move || content_digest::digest(&view, ids, &selectors, known))
+        let files = known.clone();
+        let digest = blocking(move || content_digest::digest(&view, ids, &selectors, files))
             .await?
             .map_err(|error| {
                 let name = vertex.inputs.get(index).map_or_else(String::new, |input| {
@@ -108,7 +112,10 @@ impl OpRuntime {
                     subject: Subject::Input(index),
                 })
             })?;
-        // Only what cannot change any more may be remembered: a client's mirror can.
+        if let Some(known) = known {
+            known.remember_whole(name, digest);
+        }
+        // Only what cannot change any more may be remembered for good: a client's mirror can.
         if let Some(tree) = output.known_tree().filter(|_| output.is_immutable()) {
             store.put_content_digest(&tree, &name, digest);
         }

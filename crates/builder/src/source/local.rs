@@ -15,6 +15,7 @@ use cofferdam_store::MirrorGuard;
 use cofferdam_wire::pb;
 use futures::FutureExt;
 
+use super::local_parts::Parts;
 use super::{SourceKey, cancellable};
 use crate::blocking::{blocking, give_back};
 use crate::content_digest::KnownFiles;
@@ -76,6 +77,7 @@ pub(crate) async fn snapshot(
         include: list(op, "local.includepattern")?,
         exclude: list(op, "local.excludepatterns")?,
         follow: list(op, "local.followpaths")?,
+        apart: Vec::new(),
         options: ReceiveOptions { described: described(op)?, ..ReceiveOptions::default() },
     };
     let request_all = op.attrs.get("local.differ").is_some_and(|differ| differ == "none");
@@ -113,7 +115,8 @@ async fn sync(
         progress: Arc::clone(&progress),
         ..request.options.clone()
     };
-    let request = LocalRequest { options, ..request.clone() };
+    let parts = Parts::of(&guard);
+    let request = LocalRequest { options, apart: parts.apart(), ..request.clone() };
     let transfer = session.sync_local(request, directory);
     tokio::pin!(transfer);
     let result = loop {
@@ -126,11 +129,15 @@ async fn sync(
         }
     };
     match result {
-        Ok(_) => {
+        Ok(received) => {
             guard.keep();
+            parts.keep(&received.apart);
             let total = i64::try_from(progress.bytes()).unwrap_or(i64::MAX);
             step.progress.status(status.at(total, 0).done());
             let known = known_files(context, &guard).await?;
+            if received.changed {
+                known.forget_whole();
+            }
             Ok(Snapshot::mirror(guard, Arc::clone(&context.store), known))
         }
         Err(error) => {

@@ -19,6 +19,7 @@ mod http_request;
 pub(crate) mod image;
 pub(crate) mod layers;
 pub(crate) mod local;
+mod local_parts;
 mod login;
 mod single;
 

@@ -1,5 +1,6 @@
 //! `FileSync.DiffCopy`: brings a client's directory to this machine.
 
+use std::borrow::Cow;
 use std::os::fd::OwnedFd;
 
 use cofferdam_wire::moby::filesync::v1::FileSyncClient;
@@ -22,6 +23,9 @@ pub struct LocalRequest {
     pub exclude: Vec<String>,
     /// Paths the client resolves through symlinks and includes.
     pub follow: Vec<String>,
+    /// Directories that a call of their own brings, so that the client describes two parts of the tree at once; see
+    /// [`Received::apart`]. Only where everything is brought.
+    pub apart: Vec<String>,
     /// How to receive.
     pub options: ReceiveOptions,
 }
@@ -74,12 +78,27 @@ impl Session {
         if !self.supports(METHOD) {
             return Err(LocalError::NotEnabled);
         }
+        let mut calls = Vec::new();
+        for part in parts(&request) {
+            calls.push(self.diff_copy(&part).await?);
+        }
+        let received = fsutil::receive_parts(calls, dest, request.options).await;
         let name = request.name;
+        received.map_err(|source| match source {
+            ReceiveError::Stream(error) if error.code == ErrorCode::NotFound => {
+                LocalError::NoAccess { name }
+            }
+            source => LocalError::Receive { name, source },
+        })
+    }
+
+    /// Begins the call that brings a part of a directory.
+    async fn diff_copy(&self, part: &Part<'_>) -> Result<fsutil::Call, LocalError> {
         let mut map = http::HeaderMap::new();
-        metadata::append(&mut map, headers::DIR_NAME, std::slice::from_ref(&name));
-        metadata::append(&mut map, headers::INCLUDE, &request.include);
-        metadata::append(&mut map, headers::EXCLUDE, &request.exclude);
-        metadata::append(&mut map, headers::FOLLOW, &request.follow);
+        metadata::append(&mut map, headers::DIR_NAME, std::slice::from_ref(part.name));
+        metadata::append(&mut map, headers::INCLUDE, part.include);
+        metadata::append(&mut map, headers::EXCLUDE, &part.exclude);
+        metadata::append(&mut map, headers::FOLLOW, part.follow);
         metadata::append(&mut map, headers::BUNDLES, &["1".to_owned()]);
         let options = Self::options()
             .with_headers(map.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -89,13 +108,27 @@ impl Session {
             .await
             .map_err(|error| LocalError::Rpc(RpcError::new(METHOD, error)))?;
         let (packets, outgoing) = fsutil::client_channel(stream);
-        fsutil::receive(packets, outgoing, dest, request.options).await.map_err(|source| {
-            if let ReceiveError::Stream(error) = &source
-                && error.code == ErrorCode::NotFound
-            {
-                return LocalError::NoAccess { name: name.clone() };
-            }
-            LocalError::Receive { name: name.clone(), source }
-        })
+        Ok(fsutil::Call { packets, outgoing })
     }
+}
+
+/// What one call brings.
+struct Part<'a> {
+    name: &'a String,
+    include: &'a [String],
+    exclude: Cow<'a, [String]>,
+    follow: &'a [String],
+}
+
+/// The rest and what is apart, or all of it. Patterns that exclude come last to have the last word.
+fn parts(request: &LocalRequest) -> Vec<Part<'_>> {
+    let LocalRequest { name, include, exclude, follow, apart, options } = request;
+    let all = Part { name, include, exclude: Cow::Borrowed(exclude), follow };
+    let is_whole = include.is_empty() && follow.is_empty() && options.described.is_none();
+    if apart.is_empty() || !is_whole {
+        return vec![all];
+    }
+    let rest = [&exclude[..], &apart[..]].concat();
+    let apart = Part { name, include: apart, exclude: Cow::Borrowed(exclude), follow };
+    vec![Part { exclude: Cow::Owned(rest), ..all }, apart]
 }

@@ -24,8 +24,8 @@ pub use follow::{FollowError, resolve as follow_paths};
 pub use limits::ReceiveLimits;
 pub use mode::GoMode;
 pub use receive::{
-    Compare, Ownership, ReceiveError, ReceiveMode, ReceiveOptions, Received, Receiver, Step,
-    receive, receive_bytes,
+    Call, Compare, Ownership, ReceiveError, ReceiveMode, ReceiveOptions, Received, Receiver, Step,
+    receive, receive_bytes, receive_parts,
 };
 pub use send::{MapHook, MapResult, SendError, SendOptions, Sent, Source, send};
 

@@ -7,6 +7,7 @@
 //! while it answers.
 
 mod apply;
+mod calls;
 mod file;
 mod pool;
 mod state;
@@ -20,12 +21,13 @@ use std::time::Duration;
 
 use cofferdam_wire::fsutil::types::packet::PacketType;
 use cofferdam_wire::fsutil::types::{Packet, PacketView};
-use connectrpc::{ConnectError, StreamMessage};
+use connectrpc::ConnectError;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub use state::{Receiver, Step};
 
+use self::calls::{Batch, Input, Waiting};
 use super::limits::ReceiveLimits;
 use super::{PacketStream, Progress, bundle};
 use crate::patterns::Matcher;
@@ -88,7 +90,7 @@ pub struct ReceiveOptions {
 }
 
 /// What a finished transfer did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Received {
     /// Entries the sender announced.
     pub entries: u64,
@@ -98,6 +100,19 @@ pub struct Received {
     pub deleted: u64,
     /// Bytes of file content received.
     pub bytes: u64,
+    /// Whether anything in the directory is not as it was.
+    pub changed: bool,
+    /// What a call of its own may bring of the same tree next time, beside one that brings the rest: directories with about half of it.
+    /// Nothing for a tree that is not worth it.
+    pub apart: Vec<String>,
+}
+
+/// One of the calls that bring a tree.
+pub struct Call {
+    /// What the sender says.
+    pub packets: PacketStream,
+    /// What it is told.
+    pub outgoing: mpsc::Sender<Packet>,
 }
 
 /// A transfer that did not finish. Unless the stream itself broke, the sender was told.
@@ -148,19 +163,16 @@ pub enum ReceiveError {
     },
 }
 
-/// Packets that go to the blocking thread together, in the order they came.
-type Batch = Vec<StreamMessage<Packet>>;
-
 /// Most packets of a batch.
 const MAX_PACKETS: usize = 256;
 
 /// A batch that has this many bytes is full. One packet may have more.
 const MAX_BYTES: usize = 512 << 10;
 
-/// Batches between the stream and the blocking thread (1 MiB).
+/// Batches between the streams and the blocking thread (1 MiB).
 const DEPTH: usize = 2;
 
-/// How long the end of the call may take once everything is said.
+/// How long the end of the calls may take once everything is said.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Receives a tree into `dest`; see the module text for the shape.
@@ -174,20 +186,53 @@ pub async fn receive(
     dest: OwnedFd,
     options: ReceiveOptions,
 ) -> Result<Received, ReceiveError> {
-    // Read on after its end below, which a bare stream need not bear.
-    let mut packets: PacketStream = packets.fuse().boxed();
+    receive_parts(vec![Call { packets, outgoing }], dest, options).await
+}
+
+/// The same from several calls that bring parts of one tree. Each is in the order of the protocol; a directory may come in more
+/// than one.
+///
+/// # Errors
+/// As [`receive`]. What fails one call fails all.
+pub async fn receive_parts(
+    calls: Vec<Call>,
+    dest: OwnedFd,
+    options: ReceiveOptions,
+) -> Result<Received, ReceiveError> {
     let (input, work) = mpsc::channel(DEPTH);
-    let (answers, mut answered) = mpsc::unbounded_channel();
-    let mut worker = tokio::task::spawn_blocking(move || {
-        let result = apply(dest, options, work, &answers);
-        if let Err(error) = &result
-            && !matches!(error, ReceiveError::Sender { .. } | ReceiveError::Ended)
-        {
-            // The sender may be gone already; then nobody needs to know.
-            let _ = answers.send(vec![error_packet(&error.to_string())]);
+    let (mut streams, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
+    for call in calls {
+        // Read on after its end below, which a bare stream need not bear.
+        streams.push(call.packets.fuse().boxed());
+        answers.push(answering(call.outgoing));
+        rooms.push(calls::room());
+    }
+    let mut worker = {
+        let rooms = rooms.clone();
+        tokio::task::spawn_blocking(move || apply(dest, options, work, &answers, rooms))
+    };
+    let result = {
+        let pumps = streams.iter_mut().zip(&rooms).enumerate();
+        let pumps = pumps.map(|(call, (packets, room))| pump(call, packets, room, input.clone()));
+        let pumps = futures::future::join_all(pumps);
+        drop(input);
+        tokio::pin!(pumps);
+        tokio::select! {
+            result = &mut worker => result,
+            _ = &mut pumps => worker.await,
         }
-        result
-    });
+    };
+    // Both sides have said everything; taking in the rest lets our last words get through.
+    let rest = streams
+        .iter_mut()
+        .map(|packets| async move { while let Some(Ok(_)) = packets.next().await {} });
+    let _ = tokio::time::timeout(DRAIN, futures::future::join_all(rest)).await;
+    result.unwrap_or(Err(ReceiveError::Ended))
+}
+
+/// Sends answers in a task of their own, so that who gives them never waits.
+fn answering(outgoing: mpsc::Sender<Packet>) -> Answers {
+    let (answers, mut answered) = mpsc::unbounded_channel::<Vec<Packet>>();
     tokio::spawn(async move {
         while let Some(packets) = answered.recv().await {
             for packet in packets {
@@ -197,33 +242,29 @@ pub async fn receive(
             }
         }
     });
-    let (result, broken) = {
-        let pump = pump(&mut packets, input);
-        tokio::pin!(pump);
-        tokio::select! {
-            result = &mut worker => (result, None),
-            broken = &mut pump => (worker.await, broken),
-        }
-    };
-    // Both sides have said everything; taking in the rest lets our last words get through.
-    let _ = tokio::time::timeout(DRAIN, async { while let Some(Ok(_)) = packets.next().await {} })
-        .await;
-    match (result, broken) {
-        (Ok(Err(ReceiveError::Ended)), Some(error)) => Err(ReceiveError::Stream(error)),
-        (Ok(result), _) => result,
-        (Err(_), _) => Err(ReceiveError::Ended),
-    }
+    answers
 }
 
-/// Moves packets until the stream ends or nobody takes them; says how the stream broke, if it did.
-async fn pump(packets: &mut PacketStream, input: mpsc::Sender<Batch>) -> Option<ConnectError> {
+/// Moves packets until the stream ends or nobody takes them.
+async fn pump(
+    call: usize,
+    packets: &mut PacketStream,
+    room: &Semaphore,
+    input: mpsc::Sender<Input>,
+) {
     loop {
         let (batch, then) = gather(packets).await;
-        if !batch.is_empty() && input.send(batch).await.is_err() {
-            return None;
+        if !batch.is_empty() {
+            let Ok(taken) = room.acquire_many(calls::weight(&batch)).await else { return };
+            taken.forget();
+            if input.send(Input::Batch(call, batch)).await.is_err() {
+                return;
+            }
         }
         if let ControlFlow::Break(broken) = then {
-            return broken;
+            // The thread may be done; then nobody needs to know.
+            let _ = input.send(Input::End(call, broken)).await;
+            return;
         }
     }
 }
@@ -260,26 +301,67 @@ async fn gather(packets: &mut PacketStream) -> (Batch, ControlFlow<Option<Connec
     }
 }
 
+type Answers = mpsc::UnboundedSender<Vec<Packet>>;
+
+/// Applies what comes, and tells every sender when that fails.
 fn apply(
     dest: OwnedFd,
     options: ReceiveOptions,
-    mut work: mpsc::Receiver<Batch>,
-    answers: &mpsc::UnboundedSender<Vec<Packet>>,
+    work: mpsc::Receiver<Input>,
+    answers: &[Answers],
+    rooms: Vec<Arc<Semaphore>>,
 ) -> Result<Received, ReceiveError> {
-    let mut receiver = Receiver::new(dest, options)?;
-    let mut bundles = false;
-    while let Some(batch) = work.blocking_recv() {
-        let mut said = Vec::new();
-        bundles |= batch.iter().any(|packet| bundle::is_bundle(packet.view()));
-        let finished = take(&mut receiver, &batch, &mut said)?;
-        if bundles && said.len() > 1 {
-            said = bundled(&said);
+    let result = Receiver::new(dest, options, answers.len()).and_then(|mut receiver| {
+        apply_all(&mut receiver, work, answers, rooms)?;
+        Ok(receiver.received())
+    });
+    if let Err(error) = &result
+        && !matches!(
+            error,
+            ReceiveError::Sender { .. } | ReceiveError::Ended | ReceiveError::Stream(_)
+        )
+    {
+        for answers in answers {
+            // The sender may be gone already; then nobody needs to know.
+            let _ = answers.send(vec![error_packet(&error.to_string())]);
         }
-        if !said.is_empty() && answers.send(said).is_err() {
-            return Err(ReceiveError::Ended);
+    }
+    result
+}
+
+fn apply_all(
+    receiver: &mut Receiver,
+    mut work: mpsc::Receiver<Input>,
+    answers: &[Answers],
+    rooms: Vec<Arc<Semaphore>>,
+) -> Result<(), ReceiveError> {
+    let mut waiting = Waiting::new(rooms);
+    let mut bundles = vec![false; answers.len()];
+    while let Some(input) = work.blocking_recv() {
+        match input {
+            Input::Batch(call, batch) => waiting.add(call, batch),
+            Input::End(call, _) if receiver.has_finished(call) => continue,
+            Input::End(_, broken) => {
+                return Err(broken.map_or(ReceiveError::Ended, ReceiveError::Stream));
+            }
+        }
+        let mut said = vec![Vec::new(); answers.len()];
+        let mut finished = false;
+        while !finished && let Some(call) = waiting.next(receiver) {
+            bundles[call] |= waiting.is_bundled(call);
+            let taken = waiting.take(call, |packet| take(receiver, call, packet, &mut said))?;
+            finished = taken.unwrap_or(false);
+        }
+        for (call, mut said) in said.into_iter().enumerate() {
+            if bundles[call] && said.len() > 1 {
+                said = bundled(&said);
+            }
+            if !said.is_empty() && answers[call].send(said).is_err() {
+                return Err(ReceiveError::Ended);
+            }
         }
         if finished {
-            return Ok(receiver.received());
+            return Ok(());
         }
     }
     Err(ReceiveError::Ended)
@@ -298,55 +380,27 @@ fn bundled(packets: &[Packet]) -> Vec<Packet> {
     out
 }
 
-/// Applies a batch and collects what there is to answer; says whether the sender has finished.
+/// Applies a packet and collects what there is to answer, by call; says whether the sender has finished.
 fn take(
     receiver: &mut Receiver,
-    batch: &[StreamMessage<Packet>],
-    said: &mut Vec<Packet>,
-) -> Result<bool, ReceiveError> {
-    for packet in batch {
-        if take_packet(receiver, packet.view(), said)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The same with one packet, and with those in it when it is a bundle.
-fn take_packet(
-    receiver: &mut Receiver,
+    call: usize,
     packet: &PacketView<'_>,
-    said: &mut Vec<Packet>,
+    said: &mut [Vec<Packet>],
 ) -> Result<bool, ReceiveError> {
-    if !bundle::is_bundle(packet) {
-        return take_single(receiver, packet, said);
-    }
-    for packet in bundle::Packets(packet.data) {
-        let packet =
-            packet.map_err(|error| ReceiveError::Invalid { violation: error.to_string() })?;
-        // A bundle in a bundle is a packet of an unexpected type.
-        if take_single(receiver, &packet, said)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn take_single(
-    receiver: &mut Receiver,
-    packet: &PacketView<'_>,
-    said: &mut Vec<Packet>,
-) -> Result<bool, ReceiveError> {
-    match receiver.packet(packet)? {
+    match receiver.packet(call, packet)? {
         Step::Finished => return Ok(true),
-        Step::Request(id) => {
-            said.push(Packet { r#type: PacketType::PACKET_REQ.into(), ID: id, ..Packet::default() })
-        }
+        Step::Request(id) => said[call].push(Packet {
+            r#type: PacketType::PACKET_REQ.into(),
+            ID: id,
+            ..Packet::default()
+        }),
         Step::Continue => {}
     }
     if receiver.is_ready() {
         receiver.settle()?;
-        said.push(Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() });
+        for said in said {
+            said.push(Packet { r#type: PacketType::PACKET_FIN.into(), ..Packet::default() });
+        }
     }
     Ok(false)
 }
@@ -369,11 +423,22 @@ pub fn receive_bytes(
     dest: OwnedFd,
     options: ReceiveOptions,
 ) -> Result<Received, ReceiveError> {
-    let mut receiver = Receiver::new(dest, options)?;
+    let mut receiver = Receiver::new(dest, options, 1)?;
+    // Nobody is there to be answered.
+    let mut take = |packet: &PacketView<'_>| take(&mut receiver, 0, packet, &mut [Vec::new()]);
     for packet in bundle::Packets(bytes) {
         let packet = packet.map_err(|_| ReceiveError::Ended)?;
-        // Nobody is there to be answered.
-        if take_packet(&mut receiver, &packet, &mut Vec::new())? {
+        let mut finished = false;
+        if bundle::is_bundle(&packet) {
+            for packet in bundle::Packets(packet.data) {
+                let packet = packet
+                    .map_err(|error| ReceiveError::Invalid { violation: error.to_string() })?;
+                finished = finished || take(&packet)?;
+            }
+        } else {
+            finished = take(&packet)?;
+        }
+        if finished {
             return Ok(receiver.received());
         }
     }

@@ -3,7 +3,9 @@
 //! Every packet passes here before it has any effect. The stack of open directories follows the
 //! sender's order, so an entry whose directory is not on it was announced out of order.
 
+mod content;
 mod described;
+mod shape;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -13,9 +15,10 @@ use cofferdam_wire::fsutil::types::{PacketView, StatView};
 use rustix::fs::FileType;
 
 use self::described::Described;
+use self::shape::Shape;
 use super::apply::{Attributes, Disk, Existing};
 use super::file::{FileInProgress, Parents};
-use super::pool::{Pool, Whole};
+use super::pool::Pool;
 use super::{Compare, ReceiveError, ReceiveMode, ReceiveOptions, Received};
 use crate::fsutil::mode::GoMode;
 use crate::fsutil::order;
@@ -47,6 +50,8 @@ struct Level {
     listing: Listing,
     /// Its record; the root has none.
     record: Option<usize>,
+    /// Entries announced before those in it.
+    before: u64,
 }
 
 struct DirectoryRecord {
@@ -60,28 +65,40 @@ struct HardLink {
     target: String,
 }
 
+/// One of the calls that bring a tree together, each a part of it.
+#[derive(Default)]
+struct Call {
+    /// Entries so far: the next one's id in this call.
+    announced: u32,
+    announced_all: bool,
+    finished: bool,
+}
+
 /// Applies one sender's packets to one directory, in order and without ever waiting.
 ///
 /// [`super::receive`] drives it from a stream; driven by hand it suits tests of hostile input.
 pub struct Receiver {
     disk: Disk,
     options: ReceiveOptions,
+    calls: Vec<Call>,
     stack: Vec<Level>,
     last: String,
-    announced: u32,
+    /// The call that announced the last entry.
+    last_call: usize,
     metadata_bytes: u64,
+    shape: Shape,
     /// Regular files so far: the inode of those kept as they are, `None` for new ones.
     files: HashMap<Box<str>, Option<u64>>,
     /// Inodes of kept files with several names: a second name must be a link again.
     kept_inodes: HashSet<u64>,
-    pending: HashMap<u32, FileInProgress>,
+    /// By call and id.
+    pending: HashMap<(usize, u32), FileInProgress>,
     /// How many of them have begun to arrive.
     in_transit: usize,
     parents: Parents,
     pool: Pool,
     directories: Vec<DirectoryRecord>,
     links: Vec<HardLink>,
-    announced_all: bool,
     settled: bool,
     received: Received,
     /// What was written down, in a transfer of descriptions.
@@ -93,25 +110,27 @@ fn invalid(violation: String) -> ReceiveError {
 }
 
 impl Receiver {
-    /// Starts on `root`.
+    /// Starts on `root`, for what `calls` calls bring together.
     ///
     /// # Errors
     /// The directory cannot be listed.
-    pub fn new(root: OwnedFd, options: ReceiveOptions) -> Result<Self, ReceiveError> {
+    pub fn new(root: OwnedFd, options: ReceiveOptions, calls: usize) -> Result<Self, ReceiveError> {
         let disk = Disk::new(root, options.ownership.clone());
         let fd = disk.open_root()?;
         let listing = match options.mode {
             ReceiveMode::Merge => Listing::Merge,
             ReceiveMode::Mirror => Listing::Mirror(disk.names(&fd, "")?),
         };
-        let root = Level { path: String::new(), fd, listing, record: None };
+        let root = Level { path: String::new(), fd, listing, record: None, before: 0 };
         Ok(Self {
             disk,
             options,
+            calls: (0..calls).map(|_| Call::default()).collect(),
             stack: vec![root],
             last: String::new(),
-            announced: 0,
+            last_call: 0,
             metadata_bytes: 0,
+            shape: Shape::default(),
             files: HashMap::new(),
             kept_inodes: HashSet::new(),
             pending: HashMap::new(),
@@ -120,31 +139,34 @@ impl Receiver {
             pool: Pool::default(),
             directories: Vec::new(),
             links: Vec::new(),
-            announced_all: false,
             settled: false,
             received: Received::default(),
             described: None,
         })
     }
 
-    /// Takes one packet.
+    /// Takes one packet of a call. What is announced has to be in order over all calls.
     ///
     /// # Errors
     /// Any violation of the protocol, limit, or failure on disk; the receiver is then done.
-    pub fn packet(&mut self, packet: &PacketView<'_>) -> Result<Step, ReceiveError> {
+    pub fn packet(&mut self, call: usize, packet: &PacketView<'_>) -> Result<Step, ReceiveError> {
         let kind = packet.r#type.as_known();
         // What is announced moves too, and may be all that does.
         let names = packet.stat.as_option().map_or(0, |stat| stat.path.len() + stat.linkname.len());
         self.options.progress.add_bytes(names + packet.data.len());
         match kind {
             Some(PacketType::PACKET_STAT) => match packet.stat.as_option() {
-                None => self.end_of_announcements().map(|()| Step::Continue),
-                Some(stat) => self.announce(stat),
+                None => self.end_of_announcements(call).map(|()| Step::Continue),
+                Some(stat) => self.announce(call, stat),
             },
             Some(PacketType::PACKET_DATA) => {
-                self.data(packet.ID, packet.data).map(|()| Step::Continue)
+                self.data((call, packet.ID), packet.data).map(|()| Step::Continue)
             }
-            Some(PacketType::PACKET_FIN) if self.settled => Ok(Step::Finished),
+            Some(PacketType::PACKET_FIN) if self.settled => {
+                self.calls[call].finished = true;
+                let all = self.calls.iter().all(|call| call.finished);
+                Ok(if all { Step::Finished } else { Step::Continue })
+            }
             Some(PacketType::PACKET_ERR) => Err(ReceiveError::Sender {
                 message: String::from_utf8_lossy(packet.data).chars().take(4096).collect(),
             }),
@@ -156,7 +178,7 @@ impl Receiver {
     /// time: the caller then calls [`Receiver::settle`] and says so to the sender.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.announced_all && self.pending.is_empty() && !self.settled
+        self.all_announced_all() && self.pending.is_empty() && !self.settled
     }
 
     /// Waits for the last files, makes the hard links and sets the attributes of directories.
@@ -180,37 +202,58 @@ impl Receiver {
 
     /// What was done so far.
     #[must_use]
-    pub const fn received(&self) -> Received {
-        self.received
+    pub fn received(&self) -> Received {
+        Received { apart: self.shape.half(self.received.entries), ..self.received.clone() }
     }
 
-    fn announce(&mut self, stat: &StatView<'_>) -> Result<Step, ReceiveError> {
-        if self.announced_all {
+    /// Whether a call has announced all of its entries.
+    #[must_use]
+    pub fn has_announced_all(&self, call: usize) -> bool {
+        self.calls[call].announced_all
+    }
+
+    /// Whether a call has said all that it has to say.
+    #[must_use]
+    pub fn has_finished(&self, call: usize) -> bool {
+        self.calls[call].finished
+    }
+
+    fn all_announced_all(&self) -> bool {
+        self.calls.iter().all(|call| call.announced_all)
+    }
+
+    fn announce(&mut self, call: usize, stat: &StatView<'_>) -> Result<Step, ReceiveError> {
+        if self.calls[call].announced_all {
             return Err(invalid(format!("{} announced after the end", stat.path)));
         }
         if self.options.described.is_some() && stat.path == described::LIST {
             return Ok(Step::Continue);
         }
-        let id = self.announced;
-        self.count(stat)?;
+        let id = self.calls[call].announced;
+        self.count(call, stat)?;
         let path = stat.path;
         if !order::is_clean(path) {
             return Err(invalid(format!("unclean path {path:?}")));
+        }
+        if call != self.last_call && self.last == path {
+            // A directory of which more than one call has something.
+            return Ok(Step::Continue);
         }
         if !self.last.is_empty() && order::compare(&self.last, path).is_ge() {
             return Err(invalid(format!("changes out of order: {path} after {}", self.last)));
         }
         path.clone_into(&mut self.last);
+        self.last_call = call;
         match self.options.described.clone() {
-            Some(wanted) => self.describe(id, stat, &wanted),
-            None => self.take(id, stat),
+            Some(wanted) => self.describe((call, id), stat, &wanted),
+            None => self.take((call, id), stat),
         }
     }
 
     /// Applies an entry that is in order to the directory on top.
     fn place(
         &mut self,
-        id: u32,
+        id: (usize, u32),
         stat: &StatView<'_>,
         path: &str,
         name: &str,
@@ -260,12 +303,12 @@ impl Receiver {
         Ok(Step::Continue)
     }
 
-    fn count(&mut self, stat: &StatView<'_>) -> Result<(), ReceiveError> {
+    fn count(&mut self, call: usize, stat: &StatView<'_>) -> Result<(), ReceiveError> {
         let limits = &self.options.limits;
-        if self.announced >= limits.max_entries {
+        if self.received.entries >= u64::from(limits.max_entries) {
             return Err(ReceiveError::Limit { limit: "the number of entries" });
         }
-        self.announced += 1;
+        self.calls[call].announced += 1;
         self.received.entries += 1;
         self.options.progress.add_entry();
         let xattrs: usize = stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -290,10 +333,12 @@ impl Receiver {
     /// Leaves the directory on top, deleting what was not announced in it.
     fn leave(&mut self) -> Result<(), ReceiveError> {
         let Some(level) = self.stack.pop() else { return Ok(()) };
+        self.shape.add(&level.path, self.received.entries - level.before);
         if let Listing::Mirror(names) = level.listing {
             for name in &names {
                 self.disk.remove_name(&level.fd, &level.path, name)?;
                 self.received.deleted += 1;
+                self.received.changed = true;
             }
             if let (false, Some(record)) = (names.is_empty(), level.record) {
                 self.directories[record].dirty = true;
@@ -316,6 +361,7 @@ impl Receiver {
 
     /// Notes that the directory on top changes, so that its times are set again.
     fn touch(&mut self) {
+        self.received.changed = true;
         if let Some(record) = self.stack[self.stack.len() - 1].record {
             self.directories[record].dirty = true;
         }
@@ -342,9 +388,17 @@ impl Receiver {
         if fresh {
             self.touch();
         }
+        self.received.changed |= dirty;
+        let before = self.received.entries;
         let record = self.directories.len();
         self.directories.push(DirectoryRecord { path: path.to_string(), attributes, dirty });
-        self.stack.push(Level { path: path.to_string(), fd, listing, record: Some(record) });
+        self.stack.push(Level {
+            path: path.to_string(),
+            fd,
+            listing,
+            record: Some(record),
+            before,
+        });
         Ok(())
     }
 
@@ -354,6 +408,7 @@ impl Receiver {
         target: &str,
         existing: Option<&Existing>,
     ) -> Result<(), ReceiveError> {
+        self.shape.has_links();
         let Some(kept) = self.files.get(target) else {
             return Err(invalid(format!(
                 "hard link {path} to {target:?}, which was not announced"
@@ -372,7 +427,7 @@ impl Receiver {
 
     fn file(
         &mut self,
-        id: u32,
+        id: (usize, u32),
         stat: &StatView<'_>,
         path: &str,
         name: &str,
@@ -402,46 +457,20 @@ impl Receiver {
         }
         self.pending.insert(id, FileInProgress::new(path, attributes, keep_until_done));
         self.received.requested += 1;
-        Ok(Step::Request(id))
+        Ok(Step::Request(id.1))
     }
 
-    fn end_of_announcements(&mut self) -> Result<(), ReceiveError> {
-        if self.announced_all {
+    fn end_of_announcements(&mut self, call: usize) -> Result<(), ReceiveError> {
+        if std::mem::replace(&mut self.calls[call].announced_all, true) {
             return Err(invalid("second end of announcements".to_string()));
         }
-        self.announced_all = true;
+        if !self.all_announced_all() {
+            return Ok(());
+        }
         while !self.stack.is_empty() {
             self.leave()?;
         }
         Ok(())
-    }
-
-    fn data(&mut self, id: u32, data: &[u8]) -> Result<(), ReceiveError> {
-        let Some(file) = self.pending.get_mut(&id) else {
-            return Err(invalid(format!("data of file {id}, which was not requested")));
-        };
-        let begins = !file.has_begun();
-        if begins && self.in_transit >= self.options.limits.max_open_files {
-            return Err(ReceiveError::Limit { limit: "the number of files in transit" });
-        }
-        if data.is_empty() {
-            self.in_transit -= usize::from(!begins);
-            return self.whole(id);
-        }
-        self.in_transit += usize::from(begins);
-        self.received.bytes += data.len() as u64;
-        if self.received.bytes > self.options.limits.max_content_bytes {
-            return Err(ReceiveError::Limit { limit: "the size of all files" });
-        }
-        file.add(data, &self.disk, &mut self.parents)
-    }
-
-    /// Finishes a file of which nothing more is to come.
-    fn whole(&mut self, id: u32) -> Result<(), ReceiveError> {
-        let Some(file) = self.pending.remove(&id) else { return Ok(()) };
-        let parent = self.parents.of(&self.disk, file.path())?;
-        // What waits for a thread holds no descriptor of its own.
-        if file.is_open() { file.finish(&parent) } else { self.pool.finish(Whole { file, parent }) }
     }
 }
 

@@ -30,7 +30,7 @@ impl Receiver {
     /// Writes an entry down, and takes it in when it is among what is to be brought.
     pub(super) fn describe(
         &mut self,
-        id: u32,
+        id: (usize, u32),
         stat: &StatView<'_>,
         wanted: &Matcher,
     ) -> Result<Step, ReceiveError> {
@@ -91,7 +91,11 @@ impl Receiver {
     }
 
     /// Applies an entry to the directory it is in.
-    pub(super) fn take(&mut self, id: u32, stat: &StatView<'_>) -> Result<Step, ReceiveError> {
+    pub(super) fn take(
+        &mut self,
+        id: (usize, u32),
+        stat: &StatView<'_>,
+    ) -> Result<Step, ReceiveError> {
         let path = stat.path;
         let (parent, name) = order::split(path);
         self.enter(parent, path)?;
