@@ -17,6 +17,7 @@ mod receive;
 mod send;
 mod stat;
 mod walk;
+mod xattrs;
 
 pub use channel::{PacketStream, client_channel, server_channel};
 pub use filter::{Filter, FilterError};

@@ -1,19 +1,17 @@
 //! A kernel stat as a stat of this wire.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use cofferdam_wire::fsutil::types::Stat;
 use rustix::fs::FileType;
 
 use super::dir;
 use super::mode::GoMode;
+use super::xattrs;
 
 /// Longest symlink target the kernel makes.
 const MAX_TARGET: usize = 4096;
-
-/// All attributes of one entry: the kernel's own bound on the list of their names.
-const MAX_XATTRS: usize = 64 << 10;
 
 /// The announcement of `name` in `dir` under `path`, without hard link detection.
 pub(super) fn read(
@@ -48,38 +46,7 @@ pub(super) fn read(
         _ => {}
     }
     if matches!(kind, FileType::RegularFile | FileType::Directory) {
-        out.xattrs = xattrs(&parent, name).into_iter().collect();
+        out.xattrs = xattrs::read(parent.as_fd(), name).into_iter().collect();
     }
     Ok(out)
-}
-
-/// The user attributes of an entry; none when they cannot be read.
-fn xattrs(parent: impl AsFd, name: &std::ffi::CStr) -> Vec<(String, Vec<u8>)> {
-    // There is no call that reads attributes relative to a descriptor; the magic link of the
-    // directory's descriptor names exactly that directory.
-    let mut link = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).into_bytes();
-    link.extend_from_slice(name.to_bytes());
-    let Ok(size) = rustix::fs::llistxattr_query(link.as_slice()) else {
-        return Vec::new();
-    };
-    if size == 0 || size > MAX_XATTRS {
-        return Vec::new();
-    }
-    let mut names = vec![0; size];
-    let Ok(length) = rustix::fs::llistxattr(link.as_slice(), &mut names[..]) else {
-        return Vec::new();
-    };
-    names.truncate(length);
-    let mut out = Vec::new();
-    for key in names.split(|byte| *byte == 0).filter_map(|key| std::str::from_utf8(key).ok()) {
-        if !dir::is_portable_xattr(key) {
-            continue;
-        }
-        let mut value = vec![0; MAX_XATTRS];
-        if let Ok(length) = rustix::fs::lgetxattr(link.as_slice(), key, &mut value[..]) {
-            value.truncate(length);
-            out.push((key.to_string(), value));
-        }
-    }
-    out
 }
