@@ -3,13 +3,16 @@
 //! A committed layer never changes. It is meaningful by itself: whiteouts and opaque directories
 //! are part of it, and any order of layers makes a tree. This module must never copy a layer.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use chrono::{DateTime, Utc};
 use cofferdam_digest::Digest;
+use rustix::fs::{AtFlags, statat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LayerError;
@@ -117,6 +120,8 @@ pub(crate) struct Pinned {
     id: LayerId,
     path: PathBuf,
     store: Arc<Store>,
+    /// The names at its root, once somebody asked for them; `None` for a layer that has many.
+    names: OnceLock<Option<Vec<CString>>>,
 }
 
 impl std::fmt::Debug for Pinned {
@@ -153,12 +158,35 @@ impl Layer {
     /// # Errors
     /// The directory is gone, the disk lost what was written to it, or no descriptor is free.
     pub fn open(&self) -> io::Result<OwnedFd> {
-        if !lock(&self.0.store.state).layers.contains_key(&self.0.id) {
-            // It is held, so it was not evicted: see `Store::distrust_unsynced`.
-            return Err(io::Error::other("the disk lost what was written to this layer"));
-        }
+        self.check()?;
         let layers = &self.0.store.root.layers;
         Ok(root::open_directory(layers.as_fd(), &name_of(self.0.id.0))?)
+    }
+
+    /// Whether something of this name is at the layer's root, be it what removes it from the layers below. Who asks this of each layer
+    /// of a tree, for every step that adds one, does not want to open all of them every time. *Blocking.*
+    ///
+    /// # Errors
+    /// As [`Layer::open`], or the directory cannot be read.
+    pub fn has_at_root(&self, name: &str) -> io::Result<bool> {
+        let names = match self.0.names.get() {
+            Some(names) => {
+                self.check()?;
+                names
+            }
+            None => {
+                let names = crate::walk::few_names(&self.open()?)?;
+                self.0.names.get_or_init(|| names)
+            }
+        };
+        if let Some(names) = names {
+            return Ok(names.iter().any(|known| known.to_bytes() == name.as_bytes()));
+        }
+        match statat(self.open()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What the store knows of the layer. `usage` may still be missing.
@@ -179,6 +207,14 @@ impl Layer {
             return Ok(false);
         }
         crate::walk::has_opaque(self.open()?)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if !lock(&self.0.store.state).layers.contains_key(&self.0.id) {
+            // It is held, so it was not evicted: see `Store::distrust_unsynced`.
+            return Err(io::Error::other("the disk lost what was written to this layer"));
+        }
+        Ok(())
     }
 
     /// The store this layer belongs to.
@@ -428,6 +464,7 @@ impl Store {
             id,
             path: self.root.path().join("layers").join(name_of(id.0)),
             store: self.clone(),
+            names: OnceLock::new(),
         });
         entry.pinned = Arc::downgrade(&pinned);
         Some(Layer(pinned))

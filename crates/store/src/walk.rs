@@ -269,6 +269,25 @@ pub(crate) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Names at a layer's root that are remembered while it is held: a root file system has some twenty.
+const FEW_NAMES: usize = 32;
+
+/// The names in a directory, if they are few.
+pub(crate) fn few_names(directory: &OwnedFd) -> io::Result<Option<Vec<CString>>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if names.len() == FEW_NAMES {
+            return Ok(None);
+        }
+        names.push(entry.file_name().to_owned());
+    }
+    Ok(Some(names))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

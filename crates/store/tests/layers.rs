@@ -184,3 +184,26 @@ fn device_nodes_of_a_layer_are_dead() {
     let opened = rustix::fs::openat(&mount, "null", rustix::fs::OFlags::RDONLY, Mode::empty());
     assert_eq!(opened.unwrap_err(), rustix::io::Errno::ACCESS);
 }
+
+#[test]
+fn a_layer_knows_the_names_at_its_root() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let base = layer(&store, &[("gone", "1"), ("dir/deep", "1")]);
+    let active = store.new_layer("step", RecordType::Regular).unwrap();
+    let mount = mount_tree(&Tree::from(base.clone()), Some(&active)).unwrap();
+    remove(&mount, "gone", AtFlags::empty());
+    drop(mount);
+    let removal = active.commit().unwrap();
+    let files: Vec<String> = (0..100).map(|index| format!("file{index}")).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|name| (name.as_str(), "")).collect();
+    let many = layer(&store, &files);
+    // As it is asked first, and again.
+    for _ in 0..2 {
+        let has = |name| [&base, &removal, &many].map(|layer| layer.has_at_root(name).unwrap());
+        assert_eq!(has("gone"), [true, true, false], "what removes it is there too");
+        assert_eq!(has("dir"), [true, false, false]);
+        assert_eq!(has("deep"), [false; 3]);
+        assert_eq!(has("file99"), [false, false, true]);
+    }
+}

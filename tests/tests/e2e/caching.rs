@@ -139,6 +139,37 @@ fn a_copy_made_again_shares_what_did_not_change_and_nobody_can_write_to_it() {
 }
 
 #[test]
+fn a_large_context_is_brought_in_two_parts() {
+    let builder = Builder::plain();
+    let context = Context::dockerfile("FROM scratch\nCOPY . /app\n");
+    for index in 0..4_400 {
+        context.write(&format!("m/{}/f{index}", index % 4), "as it was");
+    }
+    let apart = || {
+        let mirrors = std::fs::read_dir(builder.root().join("store/mutable")).unwrap();
+        let apart = mirrors.map(|mirror| mirror.unwrap().path().join("state/apart"));
+        apart.filter_map(|file| std::fs::read_to_string(file).ok()).collect::<Vec<_>>()
+    };
+    let first = builder.build(&context).image();
+    assert_eq!(apart(), ["m/0\nm/1\n"], "control: the next build asks for parts");
+    assert!(ran(&builder, &context).is_empty());
+    // Something in either part, and something that neither had.
+    context.write("m/0/f0", "changed").write("m/3/f3", "changed").write("new/f", "");
+    std::fs::remove_file(context.join("m/1/f1")).unwrap();
+    std::fs::remove_file(context.join("m/2/f2")).unwrap();
+    let second = builder.build(&context).image();
+    let texts = ["app/m/0/f0", "app/m/3/f3", "app/m/0/f4"].map(|path| second.text(path));
+    assert_eq!(texts, ["changed", "changed", "as it was"]);
+    assert_eq!(second.files().len(), first.files().len(), "two are new and two are gone");
+    let is_there = |path| second.files().contains_key(path);
+    assert_eq!(["app/m/1/f1", "app/m/2/f2", "app/new/f"].map(is_there), [false, false, true]);
+    // Without a change nothing is looked at again, but whoever changes it back is noticed.
+    assert!(ran(&builder, &context).is_empty());
+    context.write("m/0/f0", "again");
+    assert_eq!(builder.build(&context).image().text("app/m/0/f0"), "again");
+}
+
+#[test]
 fn two_builds_at_once_run_a_step_once() {
     let builder = Builder::plain();
     let context = Context::dockerfile(

@@ -21,12 +21,7 @@ pub(super) fn is_apart(base: &Tree, action: &pb::FileAction) -> bool {
     let Some(name) = goes_below(action).and_then(|path| path.into_iter().next()) else {
         return false;
     };
-    base.layers().iter().all(|layer| {
-        let there = layer.open().map(|directory| {
-            rustix::fs::statat(directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
-        });
-        matches!(there, Ok(Err(Errno::NOENT)))
-    })
+    base.layers().iter().all(|layer| matches!(layer.has_at_root(&name), Ok(false)))
 }
 
 /// Prepares `merged`, a new layer seen together with what is below it: when all that an action makes goes into a directory
