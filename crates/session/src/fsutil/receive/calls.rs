@@ -60,13 +60,21 @@ struct Queue {
     packets: VecDeque<StreamMessage<Packet>>,
     /// Bytes taken of the first one, when that is a bundle.
     taken: usize,
+    /// What the first packet is, once somebody wanted to know: it may be large, and is compared with many.
+    first: Option<First>,
     room: Arc<Semaphore>,
+}
+
+enum First {
+    /// It announces this path.
+    Entry(String),
+    Other,
 }
 
 impl Waiting {
     /// Of as many calls as there are rooms.
     pub(super) fn new(rooms: Vec<Arc<Semaphore>>) -> Self {
-        let queue = |room| Queue { packets: VecDeque::new(), taken: 0, room };
+        let queue = |room| Queue { packets: VecDeque::new(), taken: 0, first: None, room };
         Self { calls: rooms.into_iter().map(queue).collect() }
     }
 
@@ -76,24 +84,21 @@ impl Waiting {
     }
 
     /// The call whose first packet is next; none before more has come.
-    pub(super) fn next(&self, receiver: &Receiver) -> Option<usize> {
+    pub(super) fn next(&mut self, receiver: &Receiver) -> Option<usize> {
         if let [only] = &self.calls[..] {
             return (!only.packets.is_empty()).then_some(0);
         }
         let mut next: Option<(usize, &str)> = None;
         let mut is_certain = true;
-        for (call, queue) in self.calls.iter().enumerate() {
+        for (call, queue) in self.calls.iter_mut().enumerate() {
             match queue.first() {
                 None => is_certain &= receiver.has_announced_all(call),
-                Some(Ok(packet)) => match path(&packet) {
-                    None => return Some(call),
-                    Some(path) => {
-                        if next.is_none_or(|(_, first)| order::compare(path, first).is_lt()) {
-                            next = Some((call, path));
-                        }
+                Some(First::Other) => return Some(call),
+                Some(First::Entry(path)) => {
+                    if next.is_none_or(|(_, first)| order::compare(path, first).is_lt()) {
+                        next = Some((call, path));
                     }
-                },
-                Some(Err(_)) => return Some(call),
+                }
             }
         }
         next.filter(|_| is_certain).map(|(call, _)| call)
@@ -105,10 +110,10 @@ impl Waiting {
         call: usize,
         take: impl FnOnce(&PacketView<'_>) -> Result<T, ReceiveError>,
     ) -> Result<Option<T>, ReceiveError> {
-        let Some(first) = self.calls[call].first() else { return Ok(None) };
-        let taken = take(&first?)?;
-        self.calls[call].forget_first();
-        Ok(Some(taken))
+        let queue = &mut self.calls[call];
+        let taken = queue.with_first(take).transpose()?;
+        queue.forget_first();
+        Ok(taken)
     }
 
     /// Whether the first packet of a call came in a bundle.
@@ -124,18 +129,34 @@ fn path<'a>(packet: &PacketView<'a>) -> Option<&'a str> {
 }
 
 impl Queue {
+    fn first(&mut self) -> Option<&First> {
+        if self.first.is_none() {
+            let look = |packet: &PacketView<'_>| {
+                Ok(path(packet).map_or(First::Other, |path| First::Entry(path.to_owned())))
+            };
+            // What is no packet is found out at once, too.
+            self.first = self.with_first(look).map(|first| first.unwrap_or(First::Other));
+        }
+        self.first.as_ref()
+    }
+
     /// Looks into bundles. A bundle in a bundle is a packet of an unexpected type.
-    fn first(&self) -> Option<Result<PacketView<'_>, ReceiveError>> {
+    fn with_first<T>(
+        &self,
+        look: impl FnOnce(&PacketView<'_>) -> Result<T, ReceiveError>,
+    ) -> Option<Result<T, ReceiveError>> {
         let first = self.packets.front()?.view();
         if !bundle::is_bundle(first) {
-            return Some(Ok(first.clone()));
+            return Some(look(first));
         }
         let malformed =
             |error: bundle::Malformed| ReceiveError::Invalid { violation: error.to_string() };
-        Packets(&first.data[self.taken..]).next().map(|packet| packet.map_err(malformed))
+        let packet = Packets(&first.data[self.taken..]).next()?;
+        Some(packet.map_err(malformed).and_then(|packet| look(&packet)))
     }
 
     fn forget_first(&mut self) {
+        self.first = None;
         let Some(first) = self.packets.front().map(StreamMessage::view) else { return };
         if bundle::is_bundle(first) {
             let mut rest = Packets(&first.data[self.taken..]);
