@@ -63,7 +63,8 @@ impl Shape {
         for (path, entries) in self.directories.iter().rev() {
             let is_in_one = pieces.iter().any(|(piece, _)| is_below(path, piece));
             let has_pieces = || self.directories.iter().any(|(other, _)| is_below(other, path));
-            if !is_in_one && !(*entries > large && has_pieces()) {
+            let is_taken_apart = *entries > large && has_pieces();
+            if !is_in_one && !is_taken_apart {
                 pieces.push((path, *entries));
             }
         }
