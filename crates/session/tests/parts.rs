@@ -95,9 +95,17 @@ async fn a_large_tree_says_what_its_half_is() {
     let first = sync(&session, dest.path(), &[]).await;
     assert_eq!(first.apart, ["m/0", "m/1"]);
     let second = sync(&session, dest.path(), &["m/0", "m/1"]).await;
-    assert_eq!((second.apart, second.changed), (first.apart, false));
-    // The directory above comes in both.
+    assert_eq!((&second.apart, second.changed), (&first.apart, false));
+    // The directory above comes in both, so that one more entry shows that there were two calls.
     assert_eq!((first.entries, second.entries), (4_405, 4_406));
+    let many = LocalRequest {
+        name: "context".into(),
+        exclude: (0..101).map(|index| format!("none{index}")).collect(),
+        apart: first.apart.clone(),
+        ..LocalRequest::default()
+    };
+    let whole = session.sync_local(many, dir(dest.path())).await.unwrap();
+    assert_eq!(whole.entries, 4_405, "one call, whose headers have no room for more patterns");
     fs::hard_link(source.path().join("m/0/0"), source.path().join("m/0/again")).unwrap();
     let linked = sync(&session, dest.path(), &[]).await;
     assert!(linked.apart.is_empty(), "two calls would make two files of it");

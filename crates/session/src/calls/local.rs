@@ -112,6 +112,10 @@ impl Session {
     }
 }
 
+/// Patterns of a request that leave room for those of its parts among the headers, which clients bound: a request that was
+/// answered by itself must not be refused for the sake of speed.
+const FEW_PATTERNS: usize = 100;
+
 /// What one call brings.
 struct Part<'a> {
     name: &'a String,
@@ -125,7 +129,7 @@ fn parts(request: &LocalRequest) -> Vec<Part<'_>> {
     let LocalRequest { name, include, exclude, follow, apart, options } = request;
     let all = Part { name, include, exclude: Cow::Borrowed(exclude), follow };
     let is_whole = include.is_empty() && follow.is_empty() && options.described.is_none();
-    if apart.is_empty() || !is_whole {
+    if apart.is_empty() || !is_whole || exclude.len() > FEW_PATTERNS {
         return vec![all];
     }
     let rest = [&exclude[..], &apart[..]].concat();

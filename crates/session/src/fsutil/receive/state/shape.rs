@@ -12,6 +12,8 @@ const SMALLEST: u64 = 200;
 const DEPTH: usize = 4;
 /// Most directories that are looked at: more may be in a tree than one wants to compare with each other.
 const KNOWN: usize = 1_024;
+/// Longest path of one, in bytes: they travel as headers, for all of which clients have a few ten thousand.
+const LONGEST: usize = 128;
 /// Most directories of a half: each is a pattern that the sender compares every path with.
 const MOST: usize = 16;
 
@@ -79,7 +81,7 @@ fn is_below(path: &str, directory: &str) -> bool {
 /// Whether every letter stands for itself in a pattern, which some senders take for a regular expression, and in a header.
 fn is_plain(path: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@/".contains(&byte);
-    !path.is_empty() && path.bytes().all(plain)
+    !path.is_empty() && path.len() <= LONGEST && path.bytes().all(plain)
 }
 
 #[cfg(test)]
@@ -116,6 +118,8 @@ mod tests {
         assert!(shape(&[("a", 9_000)]).half(9_001).is_empty());
         assert!(shape(&[("a b", 3_000), ("a*", 3_000), ("!a", 3_000)]).half(9_003).is_empty());
         assert!(shape(&[("a", 1_000)]).half(9_000).is_empty());
+        let long = "a".repeat(LONGEST + 1);
+        assert!(shape(&[(&long, 4_000), ("b", 5_000)]).half(9_002).is_empty());
         assert!(shape(&[]).half(1_000_000).is_empty());
     }
 
