@@ -164,6 +164,6 @@ impl Pieces {
 
 impl From<&Tree> for Pieces {
     fn from(tree: &Tree) -> Self {
-        Self(tree.layers().iter().cloned().map(Piece::Here).collect())
+        Self(tree.iter().cloned().map(Piece::Here).collect())
     }
 }

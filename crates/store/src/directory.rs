@@ -200,7 +200,7 @@ impl CacheMount {
             // It is mounted again and again, and what it holds should survive a crash.
             volatile: false,
         };
-        let made = mount::overlay(&self.held.store, self.base.layers(), Some(&upper))?;
+        let made = mount::overlay(&self.held.store, &self.base.layers(), Some(&upper))?;
         if let Ok(mount) = mount::clone_mount(&made) {
             *overlay = Some(made);
             return Ok(mount);

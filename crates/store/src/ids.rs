@@ -3,6 +3,8 @@
 //! Must never hand out an id outside the range: an id that has no place on disk is an error of
 //! the caller's input, not something to map to "nobody".
 
+pub(crate) mod runs;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

@@ -102,7 +102,7 @@ pub(crate) struct Upper {
 /// # Errors
 /// A layer cannot be opened, or the kernel refuses.
 pub fn mount_tree(tree: &Tree, upper: Option<&ActiveLayer>) -> Result<OwnedFd, MountError> {
-    match (tree.layers(), upper) {
+    match (tree.layers().as_slice(), upper) {
         ([], None) => empty_directory(),
         ([only], None) if only.is_plain() => {
             clone_directory(&only.open().map_err(MountError::open)?, true)

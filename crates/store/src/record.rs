@@ -1,7 +1,8 @@
 //! Cache records: which layers a key leads to, and digests of parts of trees.
 //!
-//! A record is visible at once and reaches the disk after the layers it names. It dies with any
-//! of them. Lookups note the use of every layer they lead to.
+//! A record is visible at once and reaches the disk after the layers it names. It dies with the uppermost layer of any output:
+//! those below are not evicted before it. Where one was lost, or layers lie on each other in both orders, a record that names a
+//! layer which is gone leads nowhere and is removed when somebody asks for it. Lookups note the use of every layer they lead to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub struct Record {
     #[serde(default)]
     pub aliases: Vec<Digest>,
     /// The layers of each output, bottom first.
+    #[serde(with = "crate::ids::runs")]
     pub outputs: Vec<Vec<LayerId>>,
     /// Blobs that are kept as long as the record, for instance an image's configuration.
     #[serde(default)]
@@ -66,6 +68,11 @@ impl Record {
     /// All layers of all outputs.
     pub(crate) fn layers(&self) -> impl Iterator<Item = LayerId> + '_ {
         self.outputs.iter().flatten().copied()
+    }
+
+    /// The uppermost layer of each output.
+    pub(crate) fn tops(&self) -> impl Iterator<Item = LayerId> + '_ {
+        self.outputs.iter().filter_map(|output| output.last().copied())
     }
 }
 
@@ -153,7 +160,7 @@ impl Store {
     }
 
     /// The record behind a key (identity or alias) with its trees, one for each output. Counts
-    /// as a use of their layers. `None` also when any layer is gone or on any trouble.
+    /// as a use of their layers. `None` also on any trouble, or when a layer is gone: the record goes then, too.
     #[must_use]
     pub fn record(self: &Arc<Self>, key: &Digest) -> Option<(Record, Vec<Tree>)> {
         let record = self.read_record(key)?;
@@ -162,7 +169,15 @@ impl Store {
         for output in &record.outputs {
             let layers: Option<Vec<_>> =
                 output.iter().map(|id| self.pin(&mut state, *id)).collect();
-            trees.push(Tree::new(layers?));
+            let Some(layers) = layers else {
+                let replaced = state.unwritten_record(&record.identity).is_some();
+                drop(state);
+                if !replaced {
+                    self.remove_record(&record.identity);
+                }
+                return None;
+            };
+            trees.push(Tree::new(layers));
         }
         let mut layers: Vec<LayerId> = record.layers().collect();
         layers.sort_unstable();

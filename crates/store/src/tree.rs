@@ -1,71 +1,109 @@
 //! A tree: an ordered list of layers, bottom first.
+//!
+//! Each step of a build makes a tree with one more layer than the one before, and all of these are held at once: trees share what
+//! is below, so that a step takes room for a few layers and not for all that lie below it.
+
+use std::sync::Arc;
 
 use cofferdam_digest::{Digest, Digester};
 
 use crate::ids::LayerId;
 use crate::layer::Layer;
 
-/// A file tree as layers, bottom first. Holding it pins all of them. Empty means scratch.
+/// Layers that a further one is put beside, rather than above: what adding one copies at the most, and how many are
+/// reached by following one pointer.
+const SECTION: usize = 64;
+
+/// A file tree as layers, bottom first. Cheap to clone. Holding it pins all of them. Empty means scratch.
 #[derive(Debug, Clone, Default)]
-pub struct Tree(Vec<Layer>);
+pub struct Tree(Option<Arc<Section>>);
+
+/// Layers that lie together, and what is below them.
+#[derive(Debug)]
+struct Section {
+    below: Option<Arc<Self>>,
+    /// At least one.
+    layers: Vec<Layer>,
+    /// How many there are with all below.
+    count: usize,
+}
 
 impl Tree {
     /// The tree without any layer.
     #[must_use]
     pub const fn scratch() -> Self {
-        Self(Vec::new())
+        Self(None)
     }
 
     /// A tree of `layers`, bottom first.
     #[must_use]
-    pub const fn new(layers: Vec<Layer>) -> Self {
-        Self(layers)
+    pub fn new(layers: Vec<Layer>) -> Self {
+        layers.chunks(SECTION).fold(Self::scratch(), |below, layers| {
+            let count = below.len() + layers.len();
+            Self(Some(Arc::new(Section { below: below.0, layers: layers.to_vec(), count })))
+        })
     }
 
     /// The layers, bottom first.
+    pub fn iter(&self) -> impl Iterator<Item = &Layer> {
+        let mut sections = Vec::with_capacity(self.len().div_ceil(SECTION));
+        let mut next = &self.0;
+        while let Some(section) = next {
+            sections.push(section);
+            next = &section.below;
+        }
+        sections.into_iter().rev().flat_map(|section| &section.layers)
+    }
+
+    /// The layers, bottom first, as a list of their own.
     #[must_use]
-    pub fn layers(&self) -> &[Layer] {
-        &self.0
+    pub fn layers(&self) -> Vec<Layer> {
+        self.iter().cloned().collect()
     }
 
     /// The layers' ids, bottom first.
     #[must_use]
     pub fn ids(&self) -> Vec<LayerId> {
-        self.0.iter().map(Layer::id).collect()
+        self.iter().map(Layer::id).collect()
     }
 
     /// The uppermost layer.
     #[must_use]
     pub fn top(&self) -> Option<&Layer> {
-        self.0.last()
+        self.0.as_ref()?.layers.last()
     }
 
     /// How many layers there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, |section| section.count)
     }
 
     /// Whether this is scratch.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 
     /// This tree with one more layer on top.
     #[must_use]
     pub fn with(&self, layer: Layer) -> Self {
-        let mut layers = Vec::with_capacity(self.0.len() + 1);
-        layers.extend_from_slice(&self.0);
+        let count = self.len() + 1;
+        let (below, beside) = match &self.0 {
+            Some(top) if top.layers.len() < SECTION => (top.below.clone(), top.layers.as_slice()),
+            whole => (whole.clone(), &[][..]),
+        };
+        let mut layers = Vec::with_capacity(beside.len() + 1);
+        layers.extend_from_slice(beside);
         layers.push(layer);
-        Self(layers)
+        Self(Some(Arc::new(Section { below, layers, count })))
     }
 
     /// What names this tree within its store, for as long as its layers exist.
     #[must_use]
     pub fn identity(&self) -> Digest {
         let mut digester = Digester::new();
-        for layer in &self.0 {
+        for layer in self.iter() {
             digester.update(layer.id().0.to_le_bytes());
         }
         digester.finish()
@@ -74,12 +112,12 @@ impl Tree {
 
 impl From<Vec<Layer>> for Tree {
     fn from(layers: Vec<Layer>) -> Self {
-        Self(layers)
+        Self::new(layers)
     }
 }
 
 impl From<Layer> for Tree {
     fn from(layer: Layer) -> Self {
-        Self(vec![layer])
+        Self::new(vec![layer])
     }
 }

@@ -173,6 +173,27 @@ fn directories_that_are_there_keep_what_they_are_and_show_nothing_that_was_remov
 }
 
 #[test]
+fn directories_of_a_step_are_made_upon_what_is_below() {
+    let builder = Builder::plain();
+    let image = builder.image(
+        "FROM @busybox\nWORKDIR /new/er\nRUN mkdir -p -m 700 /gone/old /kept && chown 7:8 /kept && touch /kept/file /plain\n\
+         RUN rm -r /gone && ln -s kept /link\nWORKDIR /gone/fresh\nWORKDIR /link/in\nWORKDIR /kept\nWORKDIR /new/er\nWORKDIR most\n\
+         RUN pwd > /at && find /new /gone /kept /link | sort > /found && stat -c '%a %u %g %n' /new /gone /kept /kept/in > /attributes\n",
+    );
+    assert_eq!(image.text("at"), "/new/er/most\n");
+    let wanted =
+        "/gone /gone/fresh /kept /kept/file /kept/in /link /new /new/er /new/er/most".split(' ');
+    assert_eq!(image.text("found").lines().collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
+    assert_eq!(
+        image.text("attributes"),
+        "755 0 0 /new\n755 0 0 /gone\n700 7 8 /kept\n755 0 0 /kept/in\n"
+    );
+    let context = Context::dockerfile("FROM @busybox\nRUN touch /plain\nWORKDIR /plain/in\n");
+    let failed = builder.build(&context).run().failure();
+    assert!(failed.contains("/plain"), "{failed}");
+}
+
+#[test]
 fn here_documents_become_files() {
     let builder = Builder::plain();
     let image = builder.image(

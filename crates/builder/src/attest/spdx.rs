@@ -16,7 +16,7 @@ const MAX_FILES: usize = 500_000;
 
 /// `document` with a comment on each file that has none, naming the layer the file is in.
 pub(crate) fn add_layers(mut document: Value, tree: &Tree, layers: &[Descriptor]) -> Value {
-    if !document["spdxVersion"].is_string() || tree.layers().len() != layers.len() {
+    if !document["spdxVersion"].is_string() || tree.len() != layers.len() {
         return document;
     }
     let Some(finder) = Finder::new(tree, layers) else { return document };
@@ -73,7 +73,8 @@ struct Finder {
 
 impl Finder {
     fn new(tree: &Tree, descriptors: &[Descriptor]) -> Option<Self> {
-        let layers = tree.layers().iter().zip(descriptors).rev();
+        let layers = tree.layers();
+        let layers = layers.iter().zip(descriptors).rev();
         let layers = layers
             .map(|(layer, descriptor)| {
                 Some((Root::new(layer.open().ok()?), descriptor.digest.to_string()))

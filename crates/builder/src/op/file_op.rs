@@ -238,13 +238,11 @@ impl Run {
         match std::mem::replace(&mut self.states[index], State::Consumed) {
             State::Growing(workspace) => {
                 let made = workspace.commit()?;
-                if let (Some(copying), Some(layer)) = (self.copying.take(), made.layers().last()) {
+                if let (Some(copying), Some(layer)) = (self.copying.take(), made.top()) {
                     copying.end(layer.id());
                 }
                 let tree = match self.below.take() {
-                    Some(below) => {
-                        made.layers().iter().fold(below, |tree, layer| tree.with(layer.clone()))
-                    }
+                    Some(below) => made.iter().fold(below, |tree, layer| tree.with(layer.clone())),
                     None => made,
                 };
                 self.states[index] = State::Committed(tree.clone());

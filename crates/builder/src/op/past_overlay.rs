@@ -1,8 +1,9 @@
-//! Copies that are written straight into a layer's directory, past the overlay that shows what lies below it.
+//! What is written straight into a layer's directory, past the overlay that shows what lies below it.
 //!
 //! An overlay in between doubles what a small file costs, and through it no file of another layer can be given a further name.
 //! It is not needed where a copy looks at nothing that lies below: where everything it makes goes into one directory that is not
-//! there yet, or that nothing is in. Must say so only when that is certain; whatever else there is goes through the overlay.
+//! there yet, or that nothing is in; nor where a directory is made and the first name of its path is not there yet. Must say so
+//! only when that is certain; whatever else there is goes through the overlay.
 
 use std::os::fd::AsFd;
 
@@ -18,10 +19,9 @@ use crate::rooted::{Root, clean, components};
 /// Whether what an action makes is the same without a view of `base`: nothing in it has the name that
 /// all of it goes below.
 pub(super) fn is_apart(base: &Tree, action: &pb::FileAction) -> bool {
-    let Some(name) = goes_below(action).and_then(|path| path.into_iter().next()) else {
-        return false;
-    };
-    base.layers().iter().all(|layer| matches!(layer.has_at_root(&name), Ok(false)))
+    let path = goes_below(action).or_else(|| is_made(action));
+    let Some(name) = path.and_then(|path| path.into_iter().next()) else { return false };
+    base.iter().all(|layer| matches!(layer.has_at_root(&name), Ok(false)))
 }
 
 /// Prepares `merged`, a new layer seen together with what is below it: when all that an action makes goes into a directory
@@ -63,6 +63,13 @@ fn is_empty(directory: &Root) -> bool {
 fn brought_up(directory: &Root) -> rustix::io::Result<()> {
     let stat = rustix::fs::fstat(directory.as_fd())?;
     rustix::fs::fchmod(directory.as_fd(), Mode::from_raw_mode(stat.st_mode & 0o7777))
+}
+
+/// The path of a directory that is made. Without the one above it there is nothing to make it in, and who asked is told of that by
+/// what the layer alone says, too.
+fn is_made(action: &pb::FileAction) -> Option<Vec<String>> {
+    let Some(Action::Mkdir(mkdir)) = &action.action else { return None };
+    Some(components(&clean(&mkdir.path))).filter(|path| !path.is_empty())
 }
 
 /// The path that everything a copy makes is at or below, if there can be only one. Of several

@@ -13,6 +13,7 @@ use cofferdam_provenance::{
     Capture, Layers, Mode, Predicate, ProvenanceOptions, Version, describe,
 };
 use cofferdam_solver::Job;
+use cofferdam_store::Tree;
 use cofferdam_wire::pb::__buffa::oneof::op::Op;
 use serde_json::Value;
 
@@ -108,6 +109,9 @@ impl Creator {
             }
             for (output, snapshot) in outputs.into_iter().enumerate() {
                 let Some(snapshot) = snapshot.filter(Snapshot::is_immutable) else { continue };
+                if is_unpacked(&snapshot) {
+                    continue;
+                }
                 let pieces = snapshot.pieces().await?;
                 if let Some(chain) = packed(&pieces) {
                     layers.insert(format!("step{number}:{output}"), vec![chain]);
@@ -140,6 +144,12 @@ fn images(job: &Job<OpRuntime>, reference: &Reference) -> HashMap<Digest, (Diges
         Some((vertex.digest, (root, platform_of(&vertex.effective_platform()))))
     };
     reference.graph().vertices().filter_map(image).collect()
+}
+
+/// Whether the uppermost layer is known to be here and not packed: of most steps it is, and then nobody looks at those below.
+fn is_unpacked(snapshot: &Snapshot) -> bool {
+    let tree = snapshot.known_tree();
+    tree.as_ref().and_then(Tree::top).is_some_and(|top| top.info().blobs.is_empty())
 }
 
 /// Descriptors of a tree's layers when all of them are packed.

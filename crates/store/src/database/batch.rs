@@ -98,7 +98,7 @@ fn remove_record(transaction: &WriteTransaction, identity: &Digest) -> Result<()
         }
     }
     let mut index = transaction.open_multimap_table(LAYER_RECORDS)?;
-    for layer in record.layers() {
+    for layer in record.tops() {
         index.remove(layer.0, key)?;
     }
     Ok(())
@@ -115,7 +115,7 @@ fn insert_record(transaction: &WriteTransaction, record: &Record) -> Result<(), 
         aliases.insert(&alias.as_bytes()[..], key)?;
     }
     let mut index = transaction.open_multimap_table(LAYER_RECORDS)?;
-    for layer in record.layers() {
+    for layer in record.tops() {
         index.insert(layer.0, key)?;
     }
     if !record.blobs.is_empty() {

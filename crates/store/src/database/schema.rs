@@ -7,6 +7,7 @@ use cofferdam_digest::Digest;
 use redb::{MultimapTableDefinition, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::DatabaseError;
+use crate::record::Record;
 
 /// Numbers about the store itself.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -16,7 +17,7 @@ pub(super) const DIRECTORIES: TableDefinition<'_, u64, &[u8]> = TableDefinition:
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
 /// Other keys to identity.
 pub(super) const ALIASES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("aliases");
-/// Layer to the identities of records that name it.
+/// Layer to the identities of records of which it is the uppermost: those below go after it.
 pub(super) const LAYER_RECORDS: MultimapTableDefinition<'_, u64, &[u8]> =
     MultimapTableDefinition::new("layer_records");
 /// Identity to the blobs a record keeps, 32 bytes each; only records that keep any.
@@ -39,7 +40,7 @@ pub(super) const SCHEMA_KEY: &str = "schema";
 pub(super) const NEXT_ID_KEY: &str = "next_id";
 
 /// Steps from older schemas: the step at index `n` turns schema `n + 1` into `n + 2`.
-pub(super) const MIGRATIONS: &[Migration] = &[];
+pub(super) const MIGRATIONS: &[Migration] = &[index_by_uppermost];
 pub(super) type Migration = fn(&WriteTransaction) -> Result<(), redb::Error>;
 
 /// Creates the tables and brings an older file to this version's schema, all in one
@@ -75,6 +76,20 @@ pub(super) fn migrate(
     transaction.open_table(CONTENTS)?;
     transaction.open_table(DOCUMENTS)?;
     Ok(Ok(()))
+}
+
+/// Schema 1 had a row for each layer of a record: as many as the square of a long build's steps.
+fn index_by_uppermost(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.delete_multimap_table(LAYER_RECORDS)?;
+    let mut index = transaction.open_multimap_table(LAYER_RECORDS)?;
+    for row in transaction.open_table(RECORDS)?.iter()? {
+        let (identity, record) = row?;
+        let Ok(record) = serde_json::from_slice::<Record>(record.value()) else { continue };
+        for layer in record.tops() {
+            index.insert(layer.get(), identity.value())?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn to_digest(bytes: &[u8]) -> Option<Digest> {
@@ -138,6 +153,43 @@ mod tests {
     }
 
     #[test]
+    fn records_are_found_by_their_uppermost_layers_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let database = open(&temp.path().join("records"));
+        run(&database, &[]).unwrap();
+        let key = |name: &str| Digest::of(name);
+        let row = |name: &str, outputs: &str| {
+            let identity = serde_json::to_string(&key(name)).unwrap();
+            format!(r#"{{"identity":{identity},"outputs":{outputs}}}"#)
+        };
+        let rows = [
+            ("chain", row("chain", "[[1,2,3]]")),
+            ("two outputs", row("two outputs", "[[1,2],[4],[]]")),
+            ("damaged", "{".to_owned()),
+        ];
+        let transaction = database.begin_write().unwrap();
+        for (name, row) in &rows {
+            let mut records = transaction.open_table(RECORDS).unwrap();
+            records.insert(&key(name).as_bytes()[..], row.as_bytes()).unwrap();
+            let mut index = transaction.open_multimap_table(LAYER_RECORDS).unwrap();
+            for layer in 1..=4 {
+                index.insert(layer, &key(name).as_bytes()[..]).unwrap();
+            }
+        }
+        transaction.commit().unwrap();
+        run(&database, MIGRATIONS).unwrap();
+        let transaction = database.begin_read().unwrap();
+        let index = transaction.open_multimap_table(LAYER_RECORDS).unwrap();
+        let of = |layer: u64| -> Vec<Digest> {
+            index.get(layer).unwrap().filter_map(|row| to_digest(row.unwrap().value())).collect()
+        };
+        assert_eq!(of(1), []);
+        assert_eq!(of(2), [key("two outputs")]);
+        assert_eq!(of(3), [key("chain")]);
+        assert_eq!(of(4), [key("two outputs")]);
+    }
+
+    #[test]
     fn new_files_are_not_migrated() {
         let temp = tempfile::tempdir().unwrap();
         let database = open(&temp.path().join("records"));
@@ -155,7 +207,7 @@ mod tests {
         transaction.commit().unwrap();
         let error = crate::Store::open(temp.path(), crate::Options::default()).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
-        assert_eq!(source, "records have schema 7, this version knows up to 1");
+        assert_eq!(source, "records have schema 7, this version knows up to 2");
         assert_eq!(version(&open(&path)), 7);
     }
 }
