@@ -3,6 +3,7 @@
 Memory is read in a run of its own, never in one that is timed: reading it costs the process that is looked at.
 """
 
+import contextlib
 import os
 import statistics
 import threading
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import processes
+from .table import OURS
 
 INTERVAL = 0.05
 
@@ -63,14 +65,19 @@ class Series:
     values: list = field(default_factory=list)
     peak: int = 0
     more: dict = field(default_factory=dict)
+    # Why there are no figures: what it said when it failed.
+    failed: str = ""
 
     @property
     def median(self):
         return statistics.median(self.values)
 
     def recorded(self):
+        known = {"name": self.name, "floor": self.floor, "remark": self.remark}
+        if self.failed:
+            return {**known, "failed": self.failed}
         return {
-            "name": self.name, "floor": self.floor, "remark": self.remark, "seconds": self.values, "median": self.median,
+            **known, "seconds": self.values, "median": self.median,
             "least": min(self.values), "most": max(self.values), "peak_memory": self.peak or None, **self.more,
         }
 
@@ -84,24 +91,43 @@ def order(count, number):
     return turns[::-1] if backwards else turns
 
 
+@contextlib.contextmanager
+def others_may_fail(kept, tell):
+    """Another builder that fails is out of its row, and says why; when ours does, there is nothing to compare."""
+    try:
+        yield
+    except processes.Failed as failure:
+        if kept.name.startswith(OURS):
+            raise
+        kept.failed = str(failure)
+        tell(f"{kept.name} is out of this row: {failure!r}\n{failure.last}")
+
+
 def in_turn(entries, runs, tell):
     """Runs each entry once to warm it up, then all of them `runs` times in changing order, then once more for memory."""
     series = [Series(entry.name, entry.floor, entry.remark) for entry in entries]
     pairs = list(zip(entries, series, strict=True))
-    for entry in entries:
+    for entry, kept in pairs:
         tell(f"{entry.name}: warm-up")
-        entry.run()
+        with others_may_fail(kept, tell):
+            entry.run()
     for number in range(runs):
         for entry, kept in (pairs[place] for place in order(len(pairs), number)):
+            if kept.failed:
+                continue
             # What one has written is not to be paid for by the next.
             os.sync()
-            kept.values.append(entry.run())
-            tell(f"{entry.name}: {kept.values[-1]:.4f} s")
+            with others_may_fail(kept, tell):
+                kept.values.append(entry.run())
+                tell(f"{entry.name}: {kept.values[-1]:.4f} s")
     for entry, kept in pairs:
-        if entry.roots:
-            with Peak(entry.roots) as peak:
-                entry.run()
-            kept.peak = peak.bytes
-        if entry.more:
-            kept.more = entry.more()
+        if kept.failed:
+            continue
+        with others_may_fail(kept, tell):
+            if entry.roots:
+                with Peak(entry.roots) as peak:
+                    entry.run()
+                kept.peak = peak.bytes
+            if entry.more:
+                kept.more = entry.more()
     return series

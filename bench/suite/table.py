@@ -27,7 +27,7 @@ def line(*cells):
 
 def called(series, name):
     """The median of an entry, or nothing where it was not measured."""
-    return next((one.median for one in series if one.name == name and not one.floor), None)
+    return next((one.median for one in series if one.name == name and not one.floor and not one.failed), None)
 
 
 def verdict(row, series):
@@ -46,7 +46,7 @@ def verdict(row, series):
 
 def floor_of(series):
     """The quickest of the floors."""
-    floors = [one.median for one in series if one.floor]
+    floors = [one.median for one in series if one.floor and not one.failed]
     return duration(min(floors)) if floors else ""
 
 
@@ -84,6 +84,9 @@ def details(row, series, titles):
     lines += [line("---", "---:", "---:", "---:", "---:", "---")]
     for one in series:
         name = f"*floor: {one.name}*" if one.floor else one.name
+        if one.failed:
+            lines.append(line(name, "failed", "", "", "", one.failed))
+            continue
         spread = f"{duration(min(one.values))} to {duration(max(one.values))}"
         lines.append(line(name, duration(one.median), spread, ratio(ours, one.median), size(one.peak), remarks(one)))
     return lines

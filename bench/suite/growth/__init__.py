@@ -24,6 +24,8 @@ class Row:
     units: Callable[[int], int] = lambda size: size
 
     def chosen(self, given):
+        if given.sizes:
+            return given.sizes
         return self.quick if given.quick else self.sizes + (self.full if given.full else [])
 
 

@@ -121,3 +121,38 @@ impl From<Layer> for Tree {
         Self::new(vec![layer])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{Options, RecordType, Store};
+
+    #[test]
+    fn a_tree_is_the_same_however_it_was_made() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path(), Options::default()).unwrap();
+        let layer = || store.new_layer("step", RecordType::Regular).unwrap().commit().unwrap();
+        let layers: Vec<Layer> = std::iter::repeat_with(layer).take(3 * SECTION + 1).collect();
+        let mut grown = Tree::scratch();
+        assert!(grown.is_empty() && grown.top().is_none() && grown.layers().is_empty());
+        for count in 1..=layers.len() {
+            let below = grown.clone();
+            grown = grown.with(layers[count - 1].clone());
+            let made = Tree::new(layers[..count].to_vec());
+            for tree in [&grown, &made] {
+                assert_eq!(tree.len(), count);
+                assert_eq!(tree.layers(), layers[..count]);
+                assert_eq!(tree.top(), layers[..count].last());
+            }
+            assert_eq!(grown.identity(), made.identity());
+            assert_ne!(grown.identity(), below.identity());
+            assert_eq!(below.layers(), layers[..count - 1], "what is below stays as it was");
+        }
+        // Two that were put on the same tree know nothing of each other.
+        let (one, other) = (grown.with(layers[0].clone()), grown.with(layers[1].clone()));
+        assert_eq!(one.top(), Some(&layers[0]));
+        assert_eq!(other.top(), Some(&layers[1]));
+        assert_eq!(grown.len(), layers.len());
+    }
+}

@@ -156,6 +156,35 @@ fn a_crash_between_eviction_and_its_rows_is_swept() {
 }
 
 #[test]
+fn a_record_above_a_lost_layer_leads_nowhere_and_can_be_made_anew() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let base = layer(&store, &[("a", "1")]);
+    let top = layer(&store, &[("b", "1")]);
+    let tree = Tree::new(vec![base.clone(), top.clone()]);
+    let key = put(&store, "key", std::slice::from_ref(&tree));
+    let top_key = put(&store, "top", &[Tree::from(top.clone())]);
+    store.flush().unwrap();
+    let (copy, after) = crash(temp.path());
+    drop(after);
+    let root = copy.path().join("root");
+    std::fs::remove_dir_all(root.join("layers").join(base.id().to_string())).unwrap();
+    let after = open(&root);
+    assert!(after.record(&top_key).is_some());
+    assert!(after.record(&key).is_none());
+    assert!(after.record(&key).is_none());
+    let base = layer(&after, &[("a", "2")]);
+    let top = after.layer(top.id()).unwrap();
+    put(&after, "key", &[Tree::new(vec![base, top])]);
+    drop(after);
+    let after = open(&root);
+    assert_eq!(after.record(&key).unwrap().1[0].len(), 2);
+    assert_eq!(after.prune(&prune_all()).unwrap().len(), 2);
+    assert!(after.record(&key).is_none() && after.record(&top_key).is_none());
+    drop((after, tree));
+}
+
+#[test]
 fn content_digests_last_as_long_as_the_tree() {
     let temp = tempfile::tempdir().unwrap();
     let selector = Digest::of("/etc");

@@ -1,6 +1,8 @@
 //! `depot build`: outputs, secrets, failures, and what the API tells of them afterwards.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use cofferdam_tests::{Context, Image, Registry, Server, digest, entries};
 use serde_json::Value;
@@ -77,6 +79,63 @@ fn a_build_is_recorded_step_by_step() {
     assert_eq!(step("RUN echo said", &steps)["cacheState"], "CACHE_STATE_CACHED");
     let cached = steps.iter().filter(|step| step["cacheState"] == "CACHE_STATE_CACHED").count();
     assert_eq!(again["cachedSteps"], cached);
+}
+
+/// Every path below a directory with what its file holds.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Option<String>> {
+    let mut found = BTreeMap::new();
+    let mut todo = vec![directory.to_owned()];
+    while let Some(at) = todo.pop() {
+        for entry in fs::read_dir(at).unwrap() {
+            let entry = entry.unwrap();
+            let path = entry.path();
+            let name = path.strip_prefix(directory).unwrap().to_owned();
+            if entry.file_type().unwrap().is_dir() {
+                found.insert(name, None);
+                todo.push(path);
+            } else {
+                found.insert(name, Some(fs::read_to_string(&path).unwrap_or_default()));
+            }
+        }
+    }
+    found
+}
+
+/// Depot's client describes it in two calls then, which it knows nothing of.
+#[test]
+fn a_large_context_arrives_as_it_is_however_often_it_changed() {
+    let server = Server::start();
+    let project = server.project("large");
+    let context = Context::dockerfile("FROM scratch\nCOPY . /\n");
+    for index in 0..4_400 {
+        context.write(&format!("m/{}/f{index}", index % 4), "as it was");
+    }
+    let arrives = || {
+        let out = tempfile::tempdir().unwrap();
+        let to = format!("type=local,dest={}", out.path().display());
+        let _ = server.depot_build(&project, &context).arg("-o").arg(to).success();
+        assert!(files(out.path()) == files(context.path()), "something else arrived");
+    };
+    arrives();
+    let kept = server.data().path().join("projects").join(&project.id);
+    let parts = files(&kept).into_iter().filter(|(path, _)| path.ends_with("state/apart"));
+    let parts: Vec<_> = parts.filter_map(|(_, parts)| parts).collect();
+    assert_eq!(parts, ["m/0\nm/1\n"], "control: the next build asks for parts");
+    arrives();
+    // In either part something that is new, changed, gone, and of another kind.
+    context
+        .write("m/0/f0", "changed")
+        .write("m/3/f3", "changed")
+        .write("m/1/new/f", "")
+        .write("n/f", "");
+    for gone in ["m/1/f1", "m/2/f2", "m/0/f4", "m/3/f7"] {
+        fs::remove_file(context.join(gone)).unwrap();
+    }
+    context.write("m/0/f4/below", "").write("m/3/f7/below", "");
+    arrives();
+    fs::remove_dir_all(context.join("m/0")).unwrap();
+    context.write("m/0", "a file now");
+    arrives();
 }
 
 #[test]
