@@ -373,18 +373,15 @@ pub(crate) fn move_blobs(root: &Root, blobs: &HashSet<Digest>) -> std::io::Resul
 /// Counts layers that nobody counted yet. A layer evicted meanwhile fails to be counted, which
 /// no longer matters.
 pub(crate) fn measure_new_layers(store: &Store) {
-    let unmeasured: Vec<LayerId> = {
-        let state = lock(&store.state);
-        let entries = state.layers.iter();
-        entries.filter(|(_, entry)| entry.info.usage.is_none()).map(|(id, _)| *id).collect()
-    };
-    for id in unmeasured {
+    let uncounted = lock(&store.state).uncounted.clone();
+    for id in uncounted {
         let Ok(directory) = open_directory(store.root.layers.as_fd(), &name_of(id.0)) else {
             continue;
         };
         match walk::measure(directory) {
             Ok(usage) => {
                 let mut state = lock(&store.state);
+                state.uncounted.remove(&id);
                 if let Some(entry) = state.layers.get_mut(&id) {
                     entry.info.usage = Some(usage);
                     state.pending.layers.insert(id);

@@ -332,6 +332,9 @@ impl ActiveLayer {
             rename_new(root.active.as_fd(), &format!("{name}/fs"), root.layers.as_fd(), &name)
                 .map_err(|errno| failed(errno.into()))?;
             state.layers.insert(self.id, LayerEntry::new(info));
+            if usage.is_none() {
+                state.uncounted.insert(self.id);
+            }
             state.pending.layers.insert(self.id);
             self.store.pin(&mut state, self.id)
         };

@@ -14,7 +14,7 @@ use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
 use crate::ids::{LayerId, name_of};
-use crate::prune::forget_layer;
+use crate::prune::{Above, forget_layer};
 use crate::root::{self, Root};
 use crate::state::{State, lock};
 use crate::store::Store;
@@ -94,7 +94,7 @@ fn look(dir: BorrowedFd<'_>, digest: &Digest, retries: &mut u32) -> io::Result<b
 
 fn drop_layer(store: &Store, state: &mut State, id: LayerId) {
     let Some(entry) = state.layers.remove(&id) else { return };
-    forget_layer(state, id, entry.info.chain_id);
+    forget_layer(state, id, entry.info.chain_id, Above::Others);
     if entry.in_use() {
         // Mounts of it may exist: its files stay until they are gone.
         state.lost_layers.push((id, entry.pinned));

@@ -24,6 +24,8 @@ use crate::usage::{Subject, UsageRecord, list};
 
 /// How often a limit of size is looked at again: what went may share its blobs with what stays.
 const ROUNDS: usize = 8;
+/// Blobs that are looked for in everything that may name one, and deleted, while nobody else gets at the store.
+const LOOSE_AT_ONCE: usize = 64;
 
 /// Decides about one entry.
 pub(crate) type Filter = Arc<dyn Fn(&UsageRecord) -> bool + Send + Sync>;
@@ -223,7 +225,8 @@ impl Store {
             Subject::Layer(id) => {
                 let Some(entry) = state.layers.remove(&id) else { return };
                 release_parents(children, &entry.info.parents);
-                forget_layer(state, id, entry.info.chain_id);
+                let above = if children.contains_key(&id) { Above::Others } else { Above::Nothing };
+                forget_layer(state, id, entry.info.chain_id, above);
                 if let Err(error) = self.reaper.discard(self.root.layers.as_fd(), &name_of(id.0)) {
                     tracing::warn!(%id, %error, "cannot move a layer aside");
                 }
@@ -270,34 +273,29 @@ impl Store {
         if let Err(error) = ingest::delete_partials(self, young) {
             tracing::warn!(%error, "cannot delete partial blobs");
         }
-        for digest in self.blob_names() {
+        let old = |digest: &Digest| {
             let name = digest.hex();
             let age = root::age(self.root.fresh.as_fd(), &name)
                 .or_else(|| root::age(self.root.content.as_fd(), &name));
-            if !age.is_some_and(young) {
-                self.delete_loose(&digest);
-            }
-        }
+            !age.is_some_and(young)
+        };
+        let old: Vec<Digest> = self.blob_names().into_iter().filter(old).collect();
+        self.release_blobs(&old);
     }
 
     /// Deletes those of `digests` that nothing names or holds any more, for whoever just removed what named them. *Blocking.*
     pub fn release_blobs(&self, digests: &[Digest]) {
-        for digest in digests {
-            self.delete_loose(digest);
-        }
-    }
-
-    fn delete_loose(&self, digest: &Digest) {
-        let mut state = lock(&self.state);
-        let held = state.blobs.get(digest).is_some_and(|blob| blob.strong_count() > 0);
-        if held || is_named(&state, digest) {
-            return;
-        }
-        state.blobs.remove(digest);
-        state.proven.remove(digest);
-        state.pending.fresh.remove(digest);
-        if let Err(error) = content::delete(&self.root, digest) {
-            tracing::warn!(%digest, %error, "cannot delete a blob");
+        for some in digests.chunks(LOOSE_AT_ONCE) {
+            // Nobody may come to name one of them between the look and the end of it.
+            let mut state = lock(&self.state);
+            for digest in loose(&state, some) {
+                state.blobs.remove(&digest);
+                state.proven.remove(&digest);
+                state.pending.fresh.remove(&digest);
+                if let Err(error) = content::delete(&self.root, &digest) {
+                    tracing::warn!(%digest, %error, "cannot delete a blob");
+                }
+            }
         }
     }
 
@@ -329,14 +327,23 @@ fn cut_off(options: &PruneOptions, now: DateTime<Utc>) -> Option<DateTime<Utc>> 
     now.checked_sub_signed(TimeDelta::from_std(options.keep_duration).ok()?)
 }
 
-/// Whether anything stored needs the blob.
-fn is_named(state: &State, digest: &Digest) -> bool {
-    let by_layer = |entry: &crate::state::LayerEntry| {
-        entry.info.blobs.iter().any(|blob| blob.digest == *digest)
-    };
-    state.layers.values().any(by_layer)
-        || state.record_blobs.values().any(|blobs| blobs.contains(digest))
-        || state.document_blobs.values().any(|blobs| blobs.contains(digest))
+/// Those of some blobs that nobody holds and nothing stored needs. Everything is looked at once for all of them.
+fn loose(state: &State, digests: &[Digest]) -> HashSet<Digest> {
+    let held =
+        |digest: &Digest| state.blobs.get(digest).is_some_and(|blob| blob.strong_count() > 0);
+    let mut loose: HashSet<Digest> =
+        digests.iter().copied().filter(|digest| !held(digest)).collect();
+    if loose.is_empty() {
+        return loose;
+    }
+    let of_layers = state.layers.values().flat_map(|entry| &entry.info.blobs);
+    let of_layers = of_layers.map(|blob| &blob.digest);
+    let of_records = state.record_blobs.values().flatten();
+    let of_documents = state.document_blobs.values().flatten();
+    for named in of_layers.chain(of_records).chain(of_documents) {
+        loose.remove(named);
+    }
+    loose
 }
 
 /// The first candidate that only other candidates lie on. Merged trees put layers on top of each
@@ -419,16 +426,28 @@ fn used_at(record: &UsageRecord) -> DateTime<Utc> {
     record.last_used_at.unwrap_or(record.created_at)
 }
 
+/// Whether layers lie on one that goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Above {
+    /// None does, which whoever says so has looked up.
+    Nothing,
+    /// Some may.
+    Others,
+}
+
 /// Takes a removed layer out of everything that waits or names it.
-pub(crate) fn forget_layer(state: &mut State, id: LayerId, chain_id: Option<Digest>) {
+pub(crate) fn forget_layer(state: &mut State, id: LayerId, chain_id: Option<Digest>, above: Above) {
     if let Some(chain_id) = chain_id
         && state.chains.get(&chain_id) == Some(&id)
     {
         state.chains.remove(&chain_id);
     }
-    for entry in state.layers.values_mut() {
-        entry.info.parents.retain(|parent| *parent != id);
+    if above == Above::Others {
+        for entry in state.layers.values_mut() {
+            entry.info.parents.retain(|parent| *parent != id);
+        }
     }
+    state.uncounted.remove(&id);
     let Pending { layers, touched, removed_layers, records, contents, .. } = &mut state.pending;
     layers.remove(&id);
     touched.remove(&id);

@@ -4,7 +4,7 @@
 //! The state's lock is held for work in memory and for making or renaming single directories,
 //! never for walks, syncs or database work.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use chrono::{DateTime, Utc};
@@ -53,6 +53,8 @@ pub(crate) struct State {
     /// Ids below this were given out.
     pub(crate) next_id: u64,
     pub(crate) layers: BTreeMap<LayerId, LayerEntry>,
+    /// Layers of which nobody knows yet what they take on disk.
+    pub(crate) uncounted: BTreeSet<LayerId>,
     pub(crate) chains: HashMap<Digest, LayerId>,
     /// Cache mounts and mirrors by id.
     pub(crate) directories: BTreeMap<u64, DirectoryEntry>,

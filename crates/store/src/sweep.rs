@@ -80,6 +80,9 @@ fn fill_layers(
         if let Some(chain_id) = info.chain_id {
             state.chains.insert(chain_id, id);
         }
+        if info.usage.is_none() {
+            state.uncounted.insert(id);
+        }
         state.layers.insert(id, LayerEntry::stored(info));
     }
     for name in present {

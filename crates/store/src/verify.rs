@@ -14,7 +14,7 @@ use crate::directory::Hold;
 use crate::error::RecordError;
 use crate::ids::{LayerId, name_of, number_of};
 use crate::loss::{is_damage, is_intact};
-use crate::prune::forget_layer;
+use crate::prune::{Above, forget_layer};
 use crate::root::open_directory;
 use crate::state::{State, lock};
 use crate::store::Store;
@@ -172,7 +172,7 @@ impl Store {
             return;
         }
         if let Some(entry) = state.layers.remove(&id) {
-            forget_layer(state, id, entry.info.chain_id);
+            forget_layer(state, id, entry.info.chain_id, Above::Others);
         }
     }
 
