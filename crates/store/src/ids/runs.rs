@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::LayerId;
 
-/// More layers than this in one list are damage: a Dockerfile makes 20,000 at the most, and a merge of several a few times that.
+/// More layers than this in the lists of one record are damage: a Dockerfile makes 20,000 at the most, and a merge of several a few times that.
 const MAX_LAYERS: u64 = 1 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -29,7 +29,8 @@ fn to_runs(list: &[LayerId]) -> Vec<Run> {
     list.chunk_by(follows).filter_map(run).collect()
 }
 
-fn to_list(runs: &[Run]) -> Option<Vec<LayerId>> {
+/// `room` is for how many more all lists together may hold.
+fn to_list(runs: &[Run], room: &mut u64) -> Option<Vec<LayerId>> {
     let mut list = Vec::new();
     for run in runs {
         let (first, last) = match run {
@@ -37,9 +38,7 @@ fn to_list(runs: &[Run]) -> Option<Vec<LayerId>> {
             Run::Several(first, last) => (first.0, last.0),
         };
         let more = last.checked_sub(first)?.checked_add(1)?;
-        if more > MAX_LAYERS.saturating_sub(list.len() as u64) {
-            return None;
-        }
+        *room = room.checked_sub(more)?;
         list.extend((first..=last).map(LayerId));
     }
     Some(list)
@@ -56,7 +55,8 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<Vec<LayerId>>, D::Error> {
     let lists: Vec<Vec<Run>> = Vec::deserialize(deserializer)?;
-    let lists = lists.iter().map(|runs| to_list(runs)).collect::<Option<_>>();
+    let mut room = MAX_LAYERS;
+    let lists = lists.iter().map(|runs| to_list(runs, &mut room)).collect::<Option<_>>();
     lists.ok_or_else(|| D::Error::custom("a list of layers that no tree can have"))
 }
 
@@ -104,6 +104,7 @@ mod tests {
             "[[[0,18446744073709551615]]]",
             "[[[1,9000000000]]]",
             "[[[1,1048576],1]]",
+            "[[[1,1048576]],[1]]",
             "[[[1,2,3]]]",
             "[[-1]]",
             "[[\"1\"]]",
